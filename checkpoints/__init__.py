@@ -1,0 +1,1 @@
+"""The shipped meta-trained optimizers, one folder each."""

@@ -1,0 +1,120 @@
+"""An inner optimizer as an optimizer of `higher`, and one window of the inner loop played with it."""
+
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", SyntaxWarning)  # higher 0.2.1 has two of them, at its first import
+    import higher
+
+from metatele.optimizer import InnerOptimizer, InnerState
+from metatele.params import Params, select_tasks, task_norm
+from metatele.point import Point
+from metatele.stack import StackedNetwork
+from metatele.symmetry import ProductGroup
+
+
+class InnerStep(torch.optim.Optimizer):
+    """Holds an inner optimizer and its state until `higher` makes a `DifferentiableInnerStep` of it.
+
+    Args:
+        network: the stacked network whose parameters are to be trained.
+        inner: the inner optimizer.
+        group: the network's group, from `InnerOptimizer.bind`.
+        state: the inner optimizer's state.
+        alive: which tasks have not diverged, [B] bool; the others stay where they are.
+        step: number of steps taken so far.
+    """
+
+    def __init__(
+        self,
+        network: StackedNetwork,
+        inner: InnerOptimizer,
+        group: ProductGroup,
+        state: InnerState,
+        alive: Tensor,
+        step: int,
+    ) -> None:
+        super().__init__(network.parameters(), {})
+        self.names, self.inner, self.group = network.names, inner, group
+        self.inner_state, self.alive, self.step_count = state, alive, step
+
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        raise NotImplementedError("an inner step is taken through higher.innerloop_ctx")
+
+
+class DifferentiableInnerStep(higher.optim.DifferentiableOptimizer):
+    """One step of an inner optimizer on `higher`'s patched network.
+
+    A task that has diverged is frozen: its parameters stay, and no gradient passes through it, so
+    that its non-finite numbers cannot reach the meta-gradient.
+    """
+
+    def __init__(self, other: InnerStep, *args: Any, **kwargs: Any) -> None:
+        super().__init__(other, *args, **kwargs)
+        self.names, self.inner, self.group = other.names, other.inner, other.group
+        self.inner_state, self.alive, self.step_count = other.inner_state, other.alive, other.step_count
+        self._inputs = torch.empty(0)
+
+    @property
+    def params(self) -> Params:
+        """The current parameters of the patched network, {name: [B, ...]}."""
+        return dict(zip(self.names, self._fmodel.fast_params, strict=True))
+
+    def step(  # type: ignore[override]
+        self, losses: Tensor, inputs: Tensor, second_order: bool, held: Params | None = None
+    ) -> Params:
+        """Take one step for all tasks.
+
+        Args:
+            losses: the loss of each task at the current parameters, [B].
+            inputs: the inputs that gave the losses.
+            second_order: whether to differentiate through the inner gradient.
+            held: a gradient to use in place of that of the losses.
+        Returns: the gradient that was used.
+        """
+        params = self.params
+        if held is None:
+            # Tasks share nothing, so the gradient of the sum is each task's own gradient.
+            grads = torch.autograd.grad(
+                losses.sum(), list(params.values()), create_graph=second_order, retain_graph=self._track_higher_grads
+            )
+            held = dict(zip(params, grads, strict=True))
+        self.alive = self.alive & task_norm(held).detach().isfinite()
+        if not bool(self.alive.all()):
+            held = select_tasks(self.alive, held, {k: torch.zeros_like(g) for k, g in held.items()})
+        self._inputs = inputs
+        self._update([list(held.values())])
+        return held
+
+    def _update(self, grouped_grads: list[Iterable[Tensor]], **kwargs: Any) -> None:
+        params = self.params
+        point = Point(params, dict(zip(self.names, grouped_grads[0], strict=True)), self._inputs, self.step_count)
+        new, self.inner_state = self.inner.step(point, self.group, self.inner_state)
+        if not bool(self.alive.all()):
+            new = select_tasks(self.alive, new, params)
+        self.step_count += 1
+        self._fmodel.update_params([self._leave(p) for p in new.values()])
+
+    def _leave(self, param: Tensor) -> Tensor:
+        """A parameter tensor as the next step starts from it."""
+        if not self._track_higher_grads:
+            return param.detach().requires_grad_()
+        if param.requires_grad:
+            param.register_hook(self._stop_diverged)
+        else:  # nothing is learned upstream: the next inner gradient still needs a leaf
+            param.requires_grad_()
+        return param
+
+    def _stop_diverged(self, grad: Tensor) -> Tensor:
+        """Let no gradient pass into the past of a task that has diverged since."""
+        if bool(self.alive.all()):
+            return grad
+        return select_tasks(self.alive, {"": grad}, {"": torch.zeros_like(grad)})[""]
+
+
+higher.register_optim(InnerStep, DifferentiableInnerStep)

@@ -1,0 +1,1 @@
+"""Meta-training: learn an inner optimizer from trajectories on a task family."""

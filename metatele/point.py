@@ -1,0 +1,51 @@
+"""What an update and a teleport see, and what they remember."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from metatele.params import Params, map_params
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where the inner loop stands, for B tasks at once.
+
+    Attributes:
+        params: parameters, {name: [B, ...]}.
+        gradient: gradient of each task's loss with respect to its parameters, same shapes.
+        inputs: the inputs of the batch that gave the gradient, [B, n, ...].
+        step: number of steps taken before this one.
+    """
+
+    params: Params
+    gradient: Params
+    inputs: Tensor
+    step: int
+
+
+@dataclass(frozen=True)
+class State:
+    """What an update or a teleport carries from step to step.
+
+    Attributes:
+        covectors: means of gradients (momentum); a teleport carries them along like the gradient.
+        squares: means of squared gradients (Adam's second moment); carried along likewise.
+        memory: everything that a teleport leaves alone: LSTM states, seeds.
+    """
+
+    covectors: tuple[Params, ...] = ()
+    squares: tuple[Params, ...] = ()
+    memory: tuple[Tensor, ...] = ()
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> "State":
+        """Apply fn to every tensor."""
+        return State(
+            tuple(map_params(fn, p) for p in self.covectors),
+            tuple(map_params(fn, p) for p in self.squares),
+            tuple(fn(t) for t in self.memory),
+        )
+
+    def detach(self) -> "State":
+        return self.map(lambda t: t.detach())

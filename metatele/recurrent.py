@@ -1,0 +1,47 @@
+"""The stacked LSTM cells that every learned part is made of."""
+
+from torch import Tensor, nn
+
+
+class RecurrentCore(nn.Module):
+    """LSTM cells on top of each other with a linear head: one step of a learned rule.
+
+    Args:
+        inputs: number of input features.
+        hidden: hidden size of each cell.
+        layers: number of cells.
+        outputs: number of outputs.
+        head_scale: factor on the head's initial weights, so that a fresh rule starts near zero.
+    """
+
+    def __init__(self, inputs: int, hidden: int, layers: int, outputs: int, head_scale: float = 1.0) -> None:
+        super().__init__()
+        sizes = [inputs] + [hidden] * (layers - 1)
+        self.cells = nn.ModuleList(nn.LSTMCell(size, hidden) for size in sizes)
+        self.head = nn.Linear(hidden, outputs)
+        self.hidden, self.head_scale = hidden, head_scale
+        self.reset_head()
+
+    def reset_head(self) -> None:
+        """Scale the head's fresh weights and clear its bias."""
+        self.head.weight.data.mul_(self.head_scale)
+        self.head.bias.data.zero_()
+
+    def initialise(self) -> None:
+        """Draw all weights anew from torch's global generator."""
+        for cell in self.cells:
+            cell.reset_parameters()
+        self.head.reset_parameters()
+        self.reset_head()
+
+    def start(self, rows: int, like: Tensor) -> tuple[Tensor, ...]:
+        """The memory before the first step: (h, c) of every cell, each [rows, hidden], zero."""
+        return tuple(like.new_zeros(rows, self.hidden) for _ in range(2 * len(self.cells)))
+
+    def forward(self, features: Tensor, memory: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Features [rows, inputs] and memory to outputs [rows, outputs] and the next memory."""
+        after: list[Tensor] = []
+        for i, cell in enumerate(self.cells):
+            features, c = cell(features, (memory[2 * i], memory[2 * i + 1]))
+            after += [features, c]
+        return self.head(features), tuple(after)

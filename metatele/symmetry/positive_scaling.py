@@ -1,0 +1,94 @@
+"""Positive scaling of the neurons of a positively homogeneous layer (ReLU, LeakyReLU, identity)."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from metatele.params import Params
+from metatele.symmetry.base import Symmetry
+from metatele.symmetry.layers import HiddenLayer
+
+
+class PositiveScaling(Symmetry):
+    """The group R_+^h: sigma(c z) = c sigma(z) for c > 0 lets each neuron trade scale between layers.
+
+    W_in <- diag(g) W_in,  b_in <- g * b_in,  W_out <- W_out diag(g)^-1;  exact, for any data.
+    A group element is its vector of scales g = exp(T), [B, h].
+    Source: Neyshabur et al. 2015, arXiv:1506.02617; Zhao et al. 2022, arXiv:2205.10637.
+    """
+
+    def __init__(self, layer: HiddenLayer) -> None:
+        self.layer = layer
+
+    @property
+    def algebra_shape(self) -> tuple[int, ...]:
+        return (self.layer.width,)
+
+    def exp(self, algebra: Tensor) -> Tensor:
+        return algebra.exp()
+
+    def compose(self, g: Tensor, h: Tensor) -> Tensor:
+        return g * h
+
+    def inverse(self, g: Tensor) -> Tensor:
+        return g.reciprocal()
+
+    def act(self, g: Tensor, params: Mapping[str, Tensor], inputs: Tensor) -> Params:
+        return self._scale(g, g.reciprocal(), params)
+
+    def dual(
+        self,
+        g: Tensor,
+        params: Mapping[str, Tensor],
+        moved: Mapping[str, Tensor],
+        gradient: Mapping[str, Tensor],
+        inputs: Tensor,
+    ) -> Params:
+        return self._scale(g.reciprocal(), g, gradient)
+
+    def dual_square(
+        self,
+        g: Tensor,
+        params: Mapping[str, Tensor],
+        moved: Mapping[str, Tensor],
+        square: Mapping[str, Tensor],
+        inputs: Tensor,
+    ) -> Params:
+        return self._scale(g.square().reciprocal(), g.square(), square)
+
+    def _scale(self, rows: Tensor, columns: Tensor, values: Mapping[str, Tensor]) -> Params:
+        layer, out = self.layer, dict(values)
+        out[layer.weight_in] = rows.unsqueeze(2) * values[layer.weight_in]
+        if layer.bias_in is not None:
+            out[layer.bias_in] = rows * values[layer.bias_in]
+        out[layer.weight_out] = values[layer.weight_out] * columns.unsqueeze(1)
+        return out
+
+    def norms(self, params: Mapping[str, Tensor], eps: float = 1e-30) -> tuple[Tensor, Tensor]:
+        """Norms of each neuron's incoming weights (with its bias) and of its outgoing weights, [B, h].
+
+        eps is added under the roots, so that a neuron whose weights are all zero has a derivative.
+        """
+        layer = self.layer
+        incoming = params[layer.weight_in].square().sum(2)
+        if layer.bias_in is not None:
+            incoming = incoming + params[layer.bias_in].square()
+        return (incoming + eps).sqrt(), (params[layer.weight_out].square().sum(1) + eps).sqrt()
+
+    def inner_products(self, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor:
+        """<a, b> over each neuron's incoming weights (with its bias), [B, h]."""
+        layer = self.layer
+        product = (a[layer.weight_in] * b[layer.weight_in]).sum(2)
+        if layer.bias_in is not None:
+            product = product + a[layer.bias_in] * b[layer.bias_in]
+        return product
+
+    def balancing(self, params: Mapping[str, Tensor]) -> Tensor:
+        """The T whose exp equalises each neuron's incoming and outgoing norm, [B, h].
+
+        T = (log ||W_out column|| - log ||W_in row||) / 2, and 0 where either norm is 0.
+        """
+        incoming, outgoing = self.norms(params)
+        dead = (incoming < 1e-12) | (outgoing < 1e-12)
+        return torch.where(dead, torch.zeros_like(incoming), 0.5 * (outgoing.log() - incoming.log()))

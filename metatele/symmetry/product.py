@@ -1,0 +1,51 @@
+"""The product of the groups of several layers, acting one after the other."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from metatele.params import Params
+from metatele.symmetry.base import Symmetry
+
+Element = Sequence[Tensor]
+
+
+@dataclass(frozen=True)
+class ProductGroup:
+    """Groups of a network's layers, applied in order; an element is one group element a factor."""
+
+    factors: tuple[Symmetry, ...] = ()
+
+    @property
+    def algebra_shapes(self) -> tuple[tuple[int, ...], ...]:
+        return tuple(f.algebra_shape for f in self.factors)
+
+    def exp(self, algebra: Sequence[Tensor]) -> list[Tensor]:
+        return [f.exp(t) for f, t in zip(self.factors, algebra, strict=True)]
+
+    def act(self, element: Element, params: Mapping[str, Tensor], inputs: Tensor) -> Params:
+        moved = dict(params)
+        for factor, g in zip(self.factors, element, strict=True):
+            moved = factor.act(g, moved, inputs)
+        return moved
+
+    def carry(
+        self,
+        element: Element,
+        params: Mapping[str, Tensor],
+        inputs: Tensor,
+        gradients: Sequence[Params],
+        squares: Sequence[Params] = (),
+    ) -> tuple[Params, list[Params], list[Params]]:
+        """Move the parameters, and carry gradients and squared gradients at theta along.
+
+        Returns: g . theta, the gradients there, the squared gradients there.
+        """
+        here, gradients, squares = dict(params), list(gradients), list(squares)
+        for factor, g in zip(self.factors, element, strict=True):
+            there = factor.act(g, here, inputs)
+            gradients = [factor.dual(g, here, there, v, inputs) for v in gradients]
+            squares = [factor.dual_square(g, here, there, v, inputs) for v in squares]
+            here = there
+        return here, gradients, squares

@@ -1,0 +1,73 @@
+"""A learned teleport that runs on networks of any width and depth."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from metatele.errors import ConfigError
+from metatele.params import Params
+from metatele.point import Point, State
+from metatele.recurrent import RecurrentCore
+from metatele.symmetry import PositiveScaling, ProductGroup
+from metatele.teleport.base import Teleport
+from metatele.teleport.classical import scalings
+
+TINY = 1e-20  # added to squared norms, so that logarithms stay smooth at zero
+
+
+class NeuronTeleport(Teleport):
+    """LSTM(tele), size-free: one small LSTM shared by all neurons of all hidden layers.
+
+    It sees each neuron's own weight and gradient norms and chooses its log-scale T = bound *
+    tanh(o) in the positive scaling group; renumbering the neurons renumbers T.
+
+    Args:
+        hidden, layers: size of the LSTM.
+        bound: largest |T| at one step.
+        first, last: see `Teleport`.
+    """
+
+    FEATURES = 6
+
+    def __init__(
+        self, hidden: int = 20, layers: int = 1, bound: float = 1.0, first: int = 0, last: int | None = None
+    ) -> None:
+        super().__init__("scaling", first, last)
+        if hidden < 1 or layers < 1:
+            raise ConfigError(f"hidden and layers must be at least 1, got hidden={hidden}, layers={layers}")
+        if not bound > 0:
+            raise ConfigError(f"the bound of T must be positive, got {bound}")
+        self.hidden, self.layers, self.bound = hidden, layers, bound
+        self.core = RecurrentCore(self.FEATURES, hidden, layers, 1, head_scale=0.1)
+
+    def start(self, params: Params, group: ProductGroup, seeds: Tensor) -> State:
+        neurons = sum(shape[0] for shape in group.algebra_shapes)
+        first = next(iter(params.values()))
+        return State(memory=self.core.start(len(first) * neurons, first))
+
+    def element(self, point: Point, group: ProductGroup, state: State) -> tuple[list[Tensor], State]:
+        factors = scalings(group, self)
+        features = torch.cat([_features(f, point) for f in factors], dim=1)
+        out, memory = self.core(features.flatten(0, 1), state.memory)
+        algebra = self.bound * out.reshape(features.shape[:2]).tanh()
+        widths = [f.layer.width for f in factors]
+        return group.exp(list(algebra.split(widths, dim=1))), State(memory=memory)
+
+
+def _features(factor: PositiveScaling, point: Point) -> Tensor:
+    """What the LSTM sees of each neuron, [B, h, FEATURES], all of order one."""
+    w_in, w_out = factor.norms(point.params, TINY)
+    g_in, g_out = factor.norms(point.gradient, TINY)
+    activity = (g_in * g_out).log() / 2
+    # <W_in row, gradient> does not change on the orbit; its cosine tells how radial the gradient is.
+    cosine = factor.inner_products(point.params, point.gradient) / (w_in * g_in)
+    columns = [
+        (w_in / w_out).log() / 2,
+        (w_in * w_out).log() / 2,
+        (g_in / g_out).log() / 2,
+        activity - activity.mean(1, keepdim=True),
+        cosine,
+        torch.full_like(w_in, math.log1p(point.step) / 3),
+    ]
+    return torch.stack(columns, dim=2)

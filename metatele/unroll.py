@@ -1,0 +1,174 @@
+"""A differentiable trajectory of the inner loop, window by window."""
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from metatele.errors import ConfigError
+from metatele.inner_loop import InnerStep, higher
+from metatele.optimizer import InnerOptimizer, InnerState
+from metatele.params import Params, map_params, task_norm
+from metatele.stack import StackedNetwork, stacked_forward
+from metatele.symmetry import ProductGroup
+from metatele.task import MetaBatch, Part
+
+DIVERGENCE = 1e6  # a task has diverged when its loss is above this many times (initial loss + 1)
+
+
+class Outcome(enum.Enum):
+    """How the inner loop ended for one task."""
+
+    FINISHED = "ran all steps"
+    DIVERGED = "the loss or its gradient became non-finite or the loss exploded"
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where B tasks stand in their trajectories; everything detached from the past.
+
+    Attributes:
+        params: parameters, {name: [B, ...]}.
+        state: the inner optimizer's state.
+        step: steps taken so far.
+        alive: whether each task has not diverged, [B].
+        stopped_at: the last step at which each task's loss was in order, [B].
+        initial_loss: each task's loss on the inner part before the first step, [B].
+    """
+
+    params: Params
+    state: InnerState
+    step: int
+    alive: Tensor
+    stopped_at: Tensor
+    initial_loss: Tensor
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """One outcome a task."""
+        return [Outcome.FINISHED if a else Outcome.DIVERGED for a in self.alive.tolist()]
+
+
+@dataclass(frozen=True)
+class Window:
+    """One window of K steps, with the graph that connects its losses to the learned weights.
+
+    Attributes:
+        meta_losses: loss on the meta part after each step, [K, B]. What stands in the place of a
+            task that has diverged carries no meaning and no gradient.
+        inner_losses: loss on the inner rows used at each step, before the step, [K, B]; detached.
+        gradient_norms: norm of the inner gradient at each step, [K, B]; detached.
+        gradients: the inner gradients of the window, detached; only when recorded.
+        end: where the window ends.
+    """
+
+    meta_losses: Tensor
+    inner_losses: Tensor
+    gradient_norms: Tensor
+    gradients: list[Params]
+    end: Position
+
+
+class Unroll:
+    """Plays the trajectories of one meta-batch with one inner optimizer.
+
+    Args:
+        inner: the inner optimizer; it is bound to the meta-batch's network.
+        batch: the tasks.
+        steps: length of the trajectory (minibatches are drawn for so many steps).
+        second_order: whether the meta-gradient passes through the inner gradients.
+    Raises: what `InnerOptimizer.bind` raises; ConfigError if steps is below 1.
+    """
+
+    def __init__(self, inner: InnerOptimizer, batch: MetaBatch, steps: int, second_order: bool = False) -> None:
+        if steps < 1:
+            raise ConfigError(f"a trajectory needs at least 1 step, got {steps}")
+        self.inner, self.batch, self.steps, self.second_order = inner, batch, steps, second_order
+        self.group: ProductGroup = inner.bind(batch.network, batch.params)
+        self._index = {part: batch.minibatches(part, steps + 1) for part in ("inner", "meta")}
+
+    def start(self) -> Position:
+        """The position before the first step."""
+        params = self.batch.params
+        loss = self.evaluate(params, "inner")
+        return Position(
+            params=params,
+            state=self.inner.start(params, self.group, self.batch.seeds),
+            step=0,
+            alive=torch.ones(self.batch.tasks, dtype=torch.bool, device=loss.device),
+            stopped_at=torch.zeros(self.batch.tasks, dtype=torch.int64, device=loss.device),
+            initial_loss=loss,
+        )
+
+    @torch.no_grad()
+    def evaluate(self, params: Params, part: Part) -> Tensor:
+        """Loss of each task on all rows of a part, [B]."""
+        x, y = self.batch.rows(part)
+        return self.batch.losses(stacked_forward(self.batch.network, params, x), y)
+
+    def window(
+        self,
+        begin: Position,
+        length: int,
+        differentiable: bool = True,
+        record: bool = False,
+        replay: Sequence[Params] | None = None,
+    ) -> Window:
+        """Play `length` steps from a position.
+
+        Args:
+            begin: where to start; the window's graph does not reach beyond it.
+            length: number of steps K.
+            differentiable: keep the graph from the meta-losses to the learned weights.
+            record: keep the inner gradients in the result.
+            replay: inner gradients to use in place of those of the losses, one for each step.
+        """
+        network = StackedNetwork(self.batch.network, begin.params)
+        opt = InnerStep(network, self.inner, self.group, begin.state, begin.alive, begin.step)
+        bar = DIVERGENCE * (begin.initial_loss.abs() + 1)
+        inner_losses, norms, gradients, meta_losses = [], [], [], []
+        stopped_at = begin.stopped_at
+        with higher.innerloop_ctx(network, opt, copy_initial_weights=False, track_higher_grads=differentiable) as (
+            patched,
+            diffopt,
+        ):
+            for k in range(length + 1):
+                if k and not self.batch.shares_meta:
+                    meta_losses.append(self._losses(patched, "meta", begin.step + k)[0])
+                if k == length and not self.batch.shares_meta:
+                    break
+                losses, x = self._losses(patched, "inner", begin.step + k)
+                if k and self.batch.shares_meta:
+                    meta_losses.append(losses)
+                if k == length:
+                    break
+                diffopt.alive = diffopt.alive & (losses.detach() <= bar)  # a NaN is not <= either
+                stopped_at = torch.where(diffopt.alive, begin.step + k, stopped_at)
+                used = diffopt.step(
+                    losses, x, self.second_order and differentiable, None if replay is None else replay[k]
+                )
+                used = map_params(torch.detach, used)
+                inner_losses.append(losses.detach())
+                norms.append(task_norm(used))
+                if record:
+                    gradients.append(used)
+            last = meta_losses[-1].detach()
+            diffopt.alive = diffopt.alive & (last <= bar)
+            stopped_at = torch.where(diffopt.alive, begin.step + length, stopped_at)
+            end = replace(
+                begin,
+                params=map_params(torch.detach, diffopt.params),
+                state=diffopt.inner_state.detach(),
+                step=begin.step + length,
+                alive=diffopt.alive,
+                stopped_at=stopped_at,
+            )
+        return Window(torch.stack(meta_losses), torch.stack(inner_losses), torch.stack(norms), gradients, end)
+
+    def _losses(self, network: torch.nn.Module, part: Part, step: int) -> tuple[Tensor, Tensor]:
+        """Losses [B] on the rows that step `step` uses, and the rows' inputs."""
+        index = self._index[part]
+        x, y = self.batch.rows(part, None if index is None else index[step])
+        return self.batch.losses(network(x), y), x

@@ -1,0 +1,17 @@
+"""Updates: the step f in theta <- theta + f, hand-designed or learned."""
+
+from metatele.update.base import Update
+from metatele.update.classical import Adam, GradientDescent, Momentum
+from metatele.update.dense import DenseStepSize, DenseUpdate
+from metatele.update.size_free import CoordinateUpdate, GlobalStepSize
+
+__all__ = [
+    "Adam",
+    "CoordinateUpdate",
+    "DenseStepSize",
+    "DenseUpdate",
+    "GlobalStepSize",
+    "GradientDescent",
+    "Momentum",
+    "Update",
+]

@@ -1,0 +1,92 @@
+"""Hand-designed updates, differentiable and stacked: gradient descent, momentum, Adam."""
+
+import torch
+from torch import nn
+
+from metatele.errors import ConfigError
+from metatele.params import Params, map_params
+from metatele.point import Point, State
+from metatele.update.base import Update
+
+
+def check_lr(lr: float) -> float:
+    """lr itself; Raises: ConfigError unless it is positive and finite."""
+    if not 0 < lr < float("inf"):
+        raise ConfigError(f"lr must be positive and finite, got {lr}")
+    return lr
+
+
+class GradientDescent(Update):
+    """f = -lr * gradient.
+
+    Args:
+        lr: step size.
+        learn: whether meta-training improves the step size (its logarithm is then the one
+            meta-parameter: gradient descent with a step size tuned by meta-gradient).
+    """
+
+    def __init__(self, lr: float = 0.01, learn: bool = False) -> None:
+        super().__init__()
+        self.lr, self.learn = check_lr(lr), learn
+        self.log_lr = nn.Parameter(torch.tensor(lr).log(), requires_grad=learn)
+
+    def initialise(self) -> None:
+        self.log_lr.data.fill_(self.lr).log_()
+
+    def start(self, params: Params) -> State:
+        return State()
+
+    def propose(self, point: Point, state: State) -> tuple[Params, State]:
+        lr = self.log_lr.exp()
+        return map_params(lambda g: -lr * g, point.gradient), state
+
+
+class Momentum(Update):
+    """m <- momentum * m + gradient;  f = -lr * m  (heavy ball, as torch.optim.SGD)."""
+
+    def __init__(self, lr: float = 0.01, momentum: float = 0.9) -> None:
+        super().__init__()
+        if not 0 <= momentum < 1:
+            raise ConfigError(f"momentum must be in [0, 1), got {momentum}")
+        self.lr, self.momentum = check_lr(lr), momentum
+
+    def start(self, params: Params) -> State:
+        return State(covectors=(map_params(torch.zeros_like, params),))
+
+    def propose(self, point: Point, state: State) -> tuple[Params, State]:
+        mean = map_params(lambda m, g: self.momentum * m + g, state.covectors[0], point.gradient)
+        return map_params(lambda m: -self.lr * m, mean), State(covectors=(mean,))
+
+
+def adam_moments(
+    gradient: Params, state: State, step: int, betas: tuple[float, float]
+) -> tuple[Params, Params, Params, Params]:
+    """Adam's moments after this gradient, raw and corrected for their zero start.
+
+    Returns: mean, square, corrected mean, corrected square (Kingma and Ba 2015, algorithm 1).
+    """
+    b1, b2 = betas
+    mean = map_params(lambda m, g: b1 * m + (1 - b1) * g, state.covectors[0], gradient)
+    square = map_params(lambda v, g: b2 * v + (1 - b2) * g.square(), state.squares[0], gradient)
+    c1, c2 = 1 - b1 ** (step + 1), 1 - b2 ** (step + 1)
+    return mean, square, map_params(lambda m: m / c1, mean), map_params(lambda v: v / c2, square)
+
+
+class Adam(Update):
+    """f = -lr * m / (sqrt(v) + eps) with bias-corrected moments (Kingma and Ba 2015)."""
+
+    def __init__(self, lr: float = 0.001, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8) -> None:
+        super().__init__()
+        if not all(0 <= b < 1 for b in betas):
+            raise ConfigError(f"betas must be in [0, 1), got {betas}")
+        self.lr, self.betas, self.eps = check_lr(lr), betas, eps
+
+    def start(self, params: Params) -> State:
+        zeros = map_params(torch.zeros_like, params)
+        return State(covectors=(zeros,), squares=(zeros,))
+
+    def propose(self, point: Point, state: State) -> tuple[Params, State]:
+        mean, square, m, v = adam_moments(point.gradient, state, point.step, self.betas)
+        # 1e-30 under the root keeps its derivative finite where a gradient is exactly zero.
+        step = map_params(lambda a, b: -self.lr * a / ((b + 1e-30).sqrt() + self.eps), m, v)
+        return step, State(covectors=(mean,), squares=(square,))

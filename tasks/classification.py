@@ -1,0 +1,221 @@
+"""Classification tasks: Gaussian mixtures, scikit-learn's digits, MNIST from a folder."""
+
+import functools
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from metatele import TaskError, TaskFamily
+
+
+class Classification(TaskFamily):
+    """What the classification families share: an MLP with ReLU, cross-entropy, and the parts.
+
+    Args:
+        inputs: number of features.
+        hidden: widths of the hidden layers.
+        classes: number of classes of a task.
+        parts: fractions of the rows that are inner, meta and test rows.
+        batch_size: rows in a minibatch, or None for the full batch.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        hidden: list[int],
+        classes: int,
+        parts: tuple[float, float, float],
+        batch_size: int | None,
+    ) -> None:
+        if classes < 2 or min([inputs, *hidden], default=1) < 1:
+            raise TaskError(f"need at least 2 classes and widths of at least 1, got classes={classes}, hidden={hidden}")
+        self.widths, self.classes = [inputs, *hidden, classes], classes
+        self.parts, self.batch_size = parts, batch_size
+
+    def network(self) -> nn.Module:
+        layers: list[nn.Module] = []
+        for a, b in zip(self.widths, self.widths[1:], strict=False):
+            layers += [nn.Linear(a, b), nn.ReLU()]
+        return nn.Sequential(*layers[:-1])
+
+    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(prediction, target)
+
+
+class GaussianMixture(Classification):
+    """Each class is a few Gaussian blobs with random centres; a task draws centres and rows.
+
+    Args:
+        dimensions: number of features.
+        classes: number of classes.
+        blobs: blobs of each class.
+        noise: standard deviation of a blob; the centres have 1 in every coordinate.
+        rows: data rows of one task.
+        hidden, parts, batch_size: see `Classification`.
+    """
+
+    def __init__(
+        self,
+        dimensions: int = 8,
+        classes: int = 4,
+        blobs: int = 2,
+        noise: float = 0.5,
+        rows: int = 128,
+        hidden: list[int] = [16],  # noqa: B006 - read only
+        parts: tuple[float, float, float] = (0.5, 0.25, 0.25),
+        batch_size: int | None = None,
+    ) -> None:
+        super().__init__(dimensions, hidden, classes, parts, batch_size)
+        if blobs < 1 or rows < 1 or not noise >= 0:
+            raise TaskError(f"need blobs >= 1, rows >= 1 and noise >= 0, got {(blobs, rows, noise)}")
+        self.dimensions, self.blobs, self.noise, self.rows = dimensions, blobs, noise, rows
+
+    def sample(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        centres = torch.randn(self.classes, self.blobs, self.dimensions, generator=generator)
+        labels = torch.randint(self.classes, (self.rows,), generator=generator)
+        blob = torch.randint(self.blobs, (self.rows,), generator=generator)
+        noise = torch.randn(self.rows, self.dimensions, generator=generator)
+        return centres[labels, blob] + self.noise * noise, labels
+
+
+class ImageSubsets(Classification):
+    """Tasks made from one labelled set of images: random classes in random order, random rows.
+
+    A task takes `classes` of the labels, renumbers them in random order, and draws `rows` of their
+    images without replacement. Subclasses provide `images()`.
+
+    Args:
+        inputs: pixels of an image.
+        classes, hidden, parts, batch_size: see `Classification`.
+        rows: images of one task.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        classes: int,
+        rows: int,
+        hidden: list[int],
+        parts: tuple[float, float, float],
+        batch_size: int | None,
+    ) -> None:
+        super().__init__(inputs, hidden, classes, parts, batch_size)
+        self.rows = rows
+
+    def images(self) -> tuple[Tensor, Tensor]:
+        """All images [n, pixels] and their labels [n]."""
+        raise NotImplementedError
+
+    def sample(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        images, labels = self.images()
+        known = labels.unique()
+        if self.classes > len(known):
+            raise TaskError(f"classes must be at most {len(known)}, which the data have; got {self.classes}")
+        chosen = known[torch.randperm(len(known), generator=generator)[: self.classes]]
+        candidates = torch.isin(labels, chosen).nonzero().squeeze(1)
+        if self.rows > len(candidates):
+            raise TaskError(f"rows={self.rows} is more than the {len(candidates)} images of {self.classes} classes")
+        rows = candidates[torch.randperm(len(candidates), generator=generator)[: self.rows]]
+        new_label = torch.zeros(int(known.max()) + 1, dtype=torch.int64)
+        new_label[chosen] = torch.arange(self.classes)
+        return images[rows], new_label[labels[rows]]
+
+
+class Digits(ImageSubsets):
+    """Real handwritten digits, 8 x 8 pixels: scikit-learn's bundled copy of the UCI test set.
+
+    Args: see `ImageSubsets`; the MLP is 64-32-classes by default.
+    """
+
+    def __init__(
+        self,
+        classes: int = 5,
+        rows: int = 200,
+        hidden: list[int] = [32],  # noqa: B006 - read only
+        parts: tuple[float, float, float] = (0.5, 0.25, 0.25),
+        batch_size: int | None = None,
+    ) -> None:
+        super().__init__(64, classes, rows, hidden, parts, batch_size)
+
+    def images(self) -> tuple[Tensor, Tensor]:
+        return _digits()
+
+
+@functools.cache
+def _digits() -> tuple[Tensor, Tensor]:
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    return torch.tensor(data.data / 16, dtype=torch.float32), torch.tensor(data.target, dtype=torch.int64)
+
+
+class Mnist(ImageSubsets):
+    """MNIST from idx files in a folder, 28 x 28 pixels.
+
+    Args:
+        folder: where the idx files are, plain or .gz, under their usual names; torchvision's
+            layout (`MNIST/raw` below the folder) is found too.
+        subset: "train" or "t10k".
+        classes, rows, hidden, parts, batch_size: see `ImageSubsets`.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        subset: str = "train",
+        classes: int = 10,
+        rows: int = 1000,
+        hidden: list[int] = [16, 10],  # noqa: B006 - read only
+        parts: tuple[float, float, float] = (0.5, 0.25, 0.25),
+        batch_size: int | None = None,
+    ) -> None:
+        super().__init__(784, classes, rows, hidden, parts, batch_size)
+        if subset not in ("train", "t10k"):
+            raise TaskError(f"subset must be 'train' or 't10k', got {subset!r}")
+        self.folder, self.subset = folder, subset
+
+    def images(self) -> tuple[Tensor, Tensor]:
+        return _mnist(self.folder, self.subset)
+
+
+@functools.cache
+def _mnist(folder: str, subset: str) -> tuple[Tensor, Tensor]:
+    images = read_idx(_find(folder, f"{subset}-images-idx3-ubyte"))
+    labels = read_idx(_find(folder, f"{subset}-labels-idx1-ubyte"))
+    if images.dim() != 3 or labels.dim() != 1 or len(images) != len(labels):
+        raise TaskError(
+            f"{folder}: images {tuple(images.shape)} and labels {tuple(labels.shape)} do not belong together"
+        )
+    return images.flatten(1).float() / 255, labels.long()
+
+
+def _find(folder: str, name: str) -> Path:
+    places = [Path(folder) / sub / (name + end) for sub in ("", "raw", "MNIST/raw") for end in ("", ".gz")]
+    for path in places:
+        if path.is_file():
+            return path
+    raise TaskError(f"no file {name} or {name}.gz in {folder!r}; put the idx files there or name their folder")
+
+
+def read_idx(path: Path) -> Tensor:
+    """Read an idx file of unsigned bytes, plain or gzipped.
+
+    Format: two zero bytes, type code 8, number of dimensions, then each dimension as a big-endian
+    32-bit number, then the bytes.
+
+    Raises: TaskError if the file is not of this format or is cut off.
+    """
+    try:
+        raw = gzip.open(path).read() if path.suffix == ".gz" else path.read_bytes()
+        zero, code, dims = struct.unpack(">HBB", raw[:4])
+        shape = struct.unpack(f">{dims}I", raw[4 : 4 + 4 * dims])
+    except (OSError, EOFError, struct.error) as error:
+        raise TaskError(f"{path} cannot be read as an idx file: {error}") from error
+    data = np.frombuffer(raw, np.uint8, offset=4 + 4 * dims)
+    if zero != 0 or code != 8 or data.size != int(np.prod(shape)):
+        raise TaskError(f"{path} is not an idx file of unsigned bytes, or is cut off: {data.size} bytes for {shape}")
+    return torch.from_numpy(data.reshape(shape).copy())

@@ -1,0 +1,110 @@
+"""The regression task of arXiv:2305.13404, section 6, and teacher-student regression."""
+
+import torch
+from torch import Tensor, nn
+
+from metatele import TaskError, TaskFamily
+
+
+class PaperRegression(TaskFamily):
+    """L(W1, W2) = 1/2 ||Y - W2 sigma(W1 X)||_F^2 with W1, W2, X, Y uniform on [0, 1) in every entry.
+
+    sigma is LeakyReLU(0.1); the columns of X are data points (here: rows of the inputs). Plain
+    optimisation of the training loss, full batch. Source: arXiv:2305.13404, section 6.
+
+    Args:
+        size: rows and columns of all four matrices (20 in the paper).
+    """
+
+    def __init__(self, size: int = 20) -> None:
+        if size < 1:
+            raise TaskError(f"size must be at least 1, got {size}")
+        self.size = size
+
+    def network(self) -> nn.Module:
+        n = self.size
+        return nn.Sequential(nn.Linear(n, n, bias=False), nn.LeakyReLU(0.1), nn.Linear(n, n, bias=False))
+
+    def sample(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        x, y = torch.rand(2, self.size, self.size, generator=generator)
+        return x, y
+
+    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return 0.5 * (prediction - target).square().sum()
+
+    def initialise(self, network: nn.Module, generator: torch.Generator) -> None:
+        for p in network.parameters():
+            p.data.uniform_(generator=generator)
+
+
+class TeacherStudent(TaskFamily):
+    """Regression on the outputs of a random ReLU network, by a network of the same shape.
+
+    Inputs are standard normal, the teacher's weights are drawn like the student's (He
+    initialisation), and its outputs are scaled to unit variance. With `spread` above 1 each hidden
+    neuron of the student starts badly scaled: its incoming weights are multiplied, and its outgoing
+    ones divided, by a factor log-uniform in [1 / spread, spread]. That leaves the function as it
+    is, and makes it hard to train.
+
+    Args:
+        inputs, hidden, outputs: widths of teacher and student.
+        depth: number of hidden layers.
+        rows: data rows of one task.
+        spread: largest factor of the bad scaling; 1 for none.
+        parts: fractions of the rows that are inner, meta and test rows.
+        batch_size: rows in a minibatch, or None for the full batch.
+    """
+
+    def __init__(
+        self,
+        inputs: int = 10,
+        hidden: int = 16,
+        outputs: int = 4,
+        depth: int = 1,
+        rows: int = 64,
+        spread: float = 1.0,
+        parts: tuple[float, float, float] = (1.0, 0.0, 0.0),
+        batch_size: int | None = None,
+    ) -> None:
+        if min(inputs, hidden, outputs, depth, rows) < 1 or not spread >= 1:
+            raise TaskError(
+                "inputs, hidden, outputs, depth, rows and spread must be at least 1, got "
+                f"{(inputs, hidden, outputs, depth, rows, spread)}"
+            )
+        self.widths = [inputs] + [hidden] * depth + [outputs]
+        self.rows, self.spread, self.parts, self.batch_size = rows, spread, parts, batch_size
+
+    def network(self) -> nn.Module:
+        layers: list[nn.Module] = []
+        for a, b in zip(self.widths, self.widths[1:], strict=False):
+            layers += [nn.Linear(a, b), nn.ReLU()]
+        return nn.Sequential(*layers[:-1])
+
+    def sample(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        teacher = self.network()
+        draw_he(teacher, generator)
+        x = torch.randn(self.rows, self.widths[0], generator=generator)
+        with torch.no_grad():
+            y = teacher(x)
+        return x, y / y.std().clamp_min(1e-6)
+
+    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return (prediction - target).square().mean()
+
+    def initialise(self, network: nn.Module, generator: torch.Generator) -> None:
+        draw_he(network, generator)
+        layers = [m for m in network.modules() if isinstance(m, nn.Linear)]
+        for before, after in zip(layers, layers[1:], strict=False):
+            power = 2 * torch.rand(before.out_features, generator=generator) - 1
+            factor = self.spread**power
+            before.weight.data.mul_(factor.unsqueeze(1))
+            before.bias.data.mul_(factor)
+            after.weight.data.div_(factor)
+
+
+def draw_he(network: nn.Module, generator: torch.Generator) -> None:
+    """He initialisation of all linear layers, biases standard normal times 0.1."""
+    for m in network.modules():
+        if isinstance(m, nn.Linear):
+            nn.init.kaiming_normal_(m.weight, nonlinearity="relu", generator=generator)
+            m.bias.data.normal_(0, 0.1, generator=generator)
