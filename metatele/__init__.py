@@ -1,5 +1,6 @@
 """metatele: meta-train optimizers that teleport along the symmetries of a network."""
 
+from metatele.checkpoint import load_checkpoint, save_checkpoint
 from metatele.errors import (
     CheckpointError,
     ConfigError,
@@ -7,6 +8,15 @@ from metatele.errors import (
     OutputError,
     SymmetryError,
     TaskError,
+)
+from metatele.evaluation import Evaluation, evaluate
+from metatele.meta_training import (
+    MetaSettings,
+    MetaTraining,
+    ProgressBar,
+    UnrollSettings,
+    ValidationSettings,
+    meta_train,
 )
 from metatele.optimizer import InnerOptimizer
 from metatele.symmetry import Symmetry, symmetries_of
@@ -23,8 +33,7 @@ from metatele.update import (
     Momentum,
     Update,
 )
-
-__version__ = "0.1.0"
+from metatele.version import __version__
 
 __all__ = [
     "Adam",
@@ -35,15 +44,19 @@ __all__ = [
     "DenseStepSize",
     "DenseTeleport",
     "DenseUpdate",
+    "Evaluation",
     "GlobalStepSize",
     "GradientDescent",
     "InnerOptimizer",
     "MetaBatch",
+    "MetaSettings",
+    "MetaTraining",
     "MetateleError",
     "Momentum",
     "NeuronTeleport",
     "Outcome",
     "OutputError",
+    "ProgressBar",
     "RandomTeleport",
     "Stay",
     "Symmetry",
@@ -52,7 +65,14 @@ __all__ = [
     "TaskFamily",
     "Teleport",
     "Unroll",
+    "UnrollSettings",
     "Update",
+    "ValidationSettings",
+    "__version__",
+    "evaluate",
+    "load_checkpoint",
+    "meta_train",
     "sample_meta_batch",
+    "save_checkpoint",
     "symmetries_of",
 ]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from metatele.errors import CheckpointError, ConfigError
 from metatele.params import Params, flatten, smooth_norm
-from metatele.recurrent import RecurrentCore
+from metatele.recurrent import RecurrentCore, check_size
 
 Inputs = Literal["raw", "normalised"]
 Shapes = Mapping[str, Sequence[int]]
@@ -43,8 +43,7 @@ class DenseRule(nn.Module):
         self, hidden: int, layers: int, inputs: Inputs, shapes: Shapes | None, head_scale: float = 1.0
     ) -> None:
         super().__init__()
-        if hidden < 1 or layers < 1:
-            raise ConfigError(f"hidden and layers must be at least 1, got hidden={hidden}, layers={layers}")
+        check_size(hidden, layers)
         if inputs not in ("raw", "normalised"):
             raise ConfigError(f"inputs must be 'raw' or 'normalised', got {inputs!r}")
         self.hidden, self.layers, self.inputs, self.head_scale = hidden, layers, inputs, head_scale

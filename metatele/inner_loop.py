@@ -65,9 +65,7 @@ class DifferentiableInnerStep(higher.optim.DifferentiableOptimizer):
         """The current parameters of the patched network, {name: [B, ...]}."""
         return dict(zip(self.names, self._fmodel.fast_params, strict=True))
 
-    def step(  # type: ignore[override]
-        self, losses: Tensor, inputs: Tensor, second_order: bool, held: Params | None = None
-    ) -> Params:
+    def step(self, losses: Tensor, inputs: Tensor, second_order: bool, held: Params | None = None) -> Params:
         """Take one step for all tasks.
 
         Args:
@@ -94,7 +92,10 @@ class DifferentiableInnerStep(higher.optim.DifferentiableOptimizer):
     def _update(self, grouped_grads: list[Iterable[Tensor]], **kwargs: Any) -> None:
         params = self.params
         point = Point(params, dict(zip(self.names, grouped_grads[0], strict=True)), self._inputs, self.step_count)
-        new, self.inner_state = self.inner.step(point, self.group, self.inner_state)
+        with torch.set_grad_enabled(self._track_higher_grads):
+            new, self.inner_state = self.inner.step(point, self.group, self.inner_state)
+        # Whatever parameters a step starts from, their squares are finite: so are all features.
+        self.alive = self.alive & task_norm(new).detach().isfinite()
         if not bool(self.alive.all()):
             new = select_tasks(self.alive, new, params)
         self.step_count += 1
@@ -104,6 +105,9 @@ class DifferentiableInnerStep(higher.optim.DifferentiableOptimizer):
         """A parameter tensor as the next step starts from it."""
         if not self._track_higher_grads:
             return param.detach().requires_grad_()
+        # A tensor of its own: what an action passes on may have entered the other moved parameters,
+        # and the inner gradient is the partial one.
+        param = param.view_as(param)
         if param.requires_grad:
             param.register_hook(self._stop_diverged)
         else:  # nothing is learned upstream: the next inner gradient still needs a leaf

@@ -21,7 +21,7 @@ class OptimizerPart(nn.Module):
         """The constructor arguments, {name: value}."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
-    def bind(self, params: Params, group: ProductGroup) -> None:  # noqa: B027 - optional hook
+    def bind(self, params: Params, group: ProductGroup) -> None:
         """Fit the part to a network, once its sizes are known. Parts that run on any size need not.
 
         Raises: CheckpointError if the part was made for a network of other sizes.

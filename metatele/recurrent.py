@@ -2,6 +2,10 @@
 
 from torch import Tensor, nn
 
+from metatele.errors import ConfigError
+
+MOST_HIDDEN, MOST_LAYERS = 65536, 64  # far above any sensible size; a hostile checkpoint stops here
+
 
 class RecurrentCore(nn.Module):
     """LSTM cells on top of each other with a linear head: one step of a learned rule.
@@ -12,10 +16,12 @@ class RecurrentCore(nn.Module):
         layers: number of cells.
         outputs: number of outputs.
         head_scale: factor on the head's initial weights, so that a fresh rule starts near zero.
+    Raises: ConfigError if hidden or layers is out of range.
     """
 
     def __init__(self, inputs: int, hidden: int, layers: int, outputs: int, head_scale: float = 1.0) -> None:
         super().__init__()
+        check_size(hidden, layers)
         sizes = [inputs] + [hidden] * (layers - 1)
         self.cells = nn.ModuleList(nn.LSTMCell(size, hidden) for size in sizes)
         self.head = nn.Linear(hidden, outputs)
@@ -30,6 +36,7 @@ class RecurrentCore(nn.Module):
     def initialise(self) -> None:
         """Draw all weights anew from torch's global generator."""
         for cell in self.cells:
+            assert isinstance(cell, nn.LSTMCell)
             cell.reset_parameters()
         self.head.reset_parameters()
         self.reset_head()
@@ -45,3 +52,12 @@ class RecurrentCore(nn.Module):
             features, c = cell(features, (memory[2 * i], memory[2 * i + 1]))
             after += [features, c]
         return self.head(features), tuple(after)
+
+
+def check_size(hidden: int, layers: int) -> None:
+    """Raises: ConfigError unless 1 <= hidden <= MOST_HIDDEN and 1 <= layers <= MOST_LAYERS."""
+    if not (1 <= hidden <= MOST_HIDDEN and 1 <= layers <= MOST_LAYERS):
+        raise ConfigError(
+            f"hidden must be in [1, {MOST_HIDDEN}] and layers in [1, {MOST_LAYERS}], "
+            f"got hidden={hidden}, layers={layers}"
+        )

@@ -146,8 +146,9 @@ def sample_meta_batch(family: TaskFamily, split: Split, indices: Iterable[int], 
         name = f"task {i} of the {split} split"
         task_seed = derive_seed("task", seed, split, i)
         stream = torch.Generator().manual_seed(task_seed)
-        draws.append(_sample_checked(family, stream, name))
-        family.initialise(network, stream)
+        with seeded(task_seed):  # a family may build networks, whose constructors draw from the global stream
+            draws.append(_sample_checked(family, stream, name))
+            family.initialise(network, stream)
         weights.append({k: p.detach().clone() for k, p in network.named_parameters()})
         seeds.append(task_seed)
     if not draws:

@@ -165,7 +165,9 @@ class Unroll:
                 alive=diffopt.alive,
                 stopped_at=stopped_at,
             )
-        return Window(torch.stack(meta_losses), torch.stack(inner_losses), torch.stack(norms), gradients, end)
+        scored = torch.stack(meta_losses)
+        scored = scored if differentiable else scored.detach()
+        return Window(scored, torch.stack(inner_losses), torch.stack(norms), gradients, end)
 
     def _losses(self, network: torch.nn.Module, part: Part, step: int) -> tuple[Tensor, Tensor]:
         """Losses [B] on the rows that step `step` uses, and the rows' inputs."""

@@ -1,8 +1,11 @@
 """Classification tasks: Gaussian mixtures, scikit-learn's digits, MNIST from a folder."""
 
+import abc
 import functools
 import gzip
+import itertools
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +41,7 @@ class Classification(TaskFamily):
 
     def network(self) -> nn.Module:
         layers: list[nn.Module] = []
-        for a, b in zip(self.widths, self.widths[1:], strict=False):
+        for a, b in itertools.pairwise(self.widths):
             layers += [nn.Linear(a, b), nn.ReLU()]
         return nn.Sequential(*layers[:-1])
 
@@ -106,9 +109,9 @@ class ImageSubsets(Classification):
         super().__init__(inputs, hidden, classes, parts, batch_size)
         self.rows = rows
 
+    @abc.abstractmethod
     def images(self) -> tuple[Tensor, Tensor]:
         """All images [n, pixels] and their labels [n]."""
-        raise NotImplementedError
 
     def sample(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         images, labels = self.images()
@@ -210,10 +213,11 @@ def read_idx(path: Path) -> Tensor:
     Raises: TaskError if the file is not of this format or is cut off.
     """
     try:
-        raw = gzip.open(path).read() if path.suffix == ".gz" else path.read_bytes()
+        packed = path.read_bytes()
+        raw = gzip.decompress(packed) if path.suffix == ".gz" else packed
         zero, code, dims = struct.unpack(">HBB", raw[:4])
         shape = struct.unpack(f">{dims}I", raw[4 : 4 + 4 * dims])
-    except (OSError, EOFError, struct.error) as error:
+    except (OSError, EOFError, struct.error, zlib.error) as error:
         raise TaskError(f"{path} cannot be read as an idx file: {error}") from error
     data = np.frombuffer(raw, np.uint8, offset=4 + 4 * dims)
     if zero != 0 or code != 8 or data.size != int(np.prod(shape)):

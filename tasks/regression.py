@@ -1,5 +1,7 @@
 """The regression task of arXiv:2305.13404, section 6, and teacher-student regression."""
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -76,7 +78,7 @@ class TeacherStudent(TaskFamily):
 
     def network(self) -> nn.Module:
         layers: list[nn.Module] = []
-        for a, b in zip(self.widths, self.widths[1:], strict=False):
+        for a, b in itertools.pairwise(self.widths):
             layers += [nn.Linear(a, b), nn.ReLU()]
         return nn.Sequential(*layers[:-1])
 
@@ -94,7 +96,7 @@ class TeacherStudent(TaskFamily):
     def initialise(self, network: nn.Module, generator: torch.Generator) -> None:
         draw_he(network, generator)
         layers = [m for m in network.modules() if isinstance(m, nn.Linear)]
-        for before, after in zip(layers, layers[1:], strict=False):
+        for before, after in itertools.pairwise(layers):
             power = 2 * torch.rand(before.out_features, generator=generator) - 1
             factor = self.spread**power
             before.weight.data.mul_(factor.unsqueeze(1))

@@ -1,1 +1,15 @@
 """Meta-training: learn an inner optimizer from trajectories on a task family."""
+
+from metatele.meta_training.monitor import Monitor, ProgressBar
+from metatele.meta_training.run import MetaTraining, meta_train
+from metatele.meta_training.settings import MetaSettings, UnrollSettings, ValidationSettings
+
+__all__ = [
+    "MetaSettings",
+    "MetaTraining",
+    "Monitor",
+    "ProgressBar",
+    "UnrollSettings",
+    "ValidationSettings",
+    "meta_train",
+]

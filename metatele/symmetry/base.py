@@ -67,7 +67,7 @@ class Symmetry(abc.ABC):
         general version computes. Exact on the data on which the action leaves the loss unchanged.
         """
         back = self.inverse(g)
-        _, vjp = torch.func.vjp(lambda p: self.act(back, p, inputs), dict(moved))
+        vjp = torch.func.vjp(lambda p: self.act(back, p, inputs), dict(moved))[1]
         (carried,) = vjp(dict(gradient))
         return carried
 

@@ -1,5 +1,6 @@
 """Find the symmetries of a network from its layers."""
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Literal, cast, get_args
@@ -52,13 +53,13 @@ def group_of(network: nn.Module, kind: Kind = "auto") -> ProductGroup:
 def _of_sequential(network: nn.Module, kind: Kind) -> Iterator[Symmetry]:
     layers = list(_flatten(network)) if isinstance(network, nn.Sequential) else []
     linear = [i for i, (_, module) in enumerate(layers) if isinstance(module, nn.Linear)]
-    uses = Counter(id(cast(nn.Linear, layers[i][1]).weight) for i in linear)
-    for i, j in zip(linear, linear[1:], strict=False):
-        if any(uses[id(cast(nn.Linear, layers[k][1]).weight)] > 1 for k in (i, j)):
-            continue  # a weight used twice cannot be moved in one place only
+    uses = Counter(id(p) for _, module in layers for p in module.parameters())
+    for i, j in itertools.pairwise(linear):
         between = [m for _, m in layers[i + 1 : j] if not isinstance(m, nn.Identity)]
-        (name, module), (next_name, _) = layers[i], layers[j]
+        (name, module), (next_name, target) = layers[i], layers[j]
         source = cast(nn.Linear, module)
+        if any(uses[id(p)] > 1 for p in (*source.parameters(), target.weight)):
+            continue  # a tensor used twice cannot be moved in one place only
         hidden = HiddenLayer(
             name=f"the hidden layer after '{name}'",
             width=source.out_features,

@@ -34,8 +34,6 @@ class NeuronTeleport(Teleport):
         self, hidden: int = 20, layers: int = 1, bound: float = 1.0, first: int = 0, last: int | None = None
     ) -> None:
         super().__init__("scaling", first, last)
-        if hidden < 1 or layers < 1:
-            raise ConfigError(f"hidden and layers must be at least 1, got hidden={hidden}, layers={layers}")
         if not bound > 0:
             raise ConfigError(f"the bound of T must be positive, got {bound}")
         self.hidden, self.layers, self.bound = hidden, layers, bound

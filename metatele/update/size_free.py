@@ -5,7 +5,6 @@ import math
 import torch
 from torch import Tensor
 
-from metatele.errors import ConfigError
 from metatele.params import Params, flatten, map_params, per_task, smooth_norm, unflatten
 from metatele.point import Point, State
 from metatele.recurrent import RecurrentCore
@@ -32,8 +31,6 @@ class CoordinateUpdate(Update):
 
     def __init__(self, hidden: int = 20, layers: int = 1, lr: float = 0.01) -> None:
         super().__init__()
-        if hidden < 1 or layers < 1:
-            raise ConfigError(f"hidden and layers must be at least 1, got hidden={hidden}, layers={layers}")
         self.hidden, self.layers, self.lr = hidden, layers, check_lr(lr)
         self.core = RecurrentCore(self.FEATURES, hidden, layers, 2, head_scale=0.1)
 
@@ -90,8 +87,6 @@ class GlobalStepSize(Update):
 
     def __init__(self, hidden: int = 20, layers: int = 1, lr: float = 0.01) -> None:
         super().__init__()
-        if hidden < 1 or layers < 1:
-            raise ConfigError(f"hidden and layers must be at least 1, got hidden={hidden}, layers={layers}")
         self.hidden, self.layers, self.lr = hidden, layers, check_lr(lr)
         self.core = RecurrentCore(self.FEATURES, hidden, layers, 1, head_scale=0.1)
 

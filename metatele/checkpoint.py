@@ -1,0 +1,206 @@
+"""Meta-trained optimizers on disk: config.json, model.safetensors and a model card.
+
+The layout is that of Hugging Face models, so a folder can be uploaded to the Hub as it is. Loading
+never executes code from a checkpoint: the weights are safetensors, and a class is looked up among
+those that are already imported.
+"""
+
+import inspect
+import json
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import safetensors
+import safetensors.torch
+import torch
+
+from metatele.errors import CheckpointError, MetateleError
+from metatele.files import make_folder, write_atomic
+from metatele.optimizer import InnerOptimizer
+from metatele.part import OptimizerPart
+from metatele.teleport import Teleport
+from metatele.update import Update
+from metatele.version import __version__
+
+FORMAT, VERSION = "metatele.InnerOptimizer", 1
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+TRAINING = "training.yaml"  # the resolved configuration of the meta-training, for the record
+HUB = "hf://"
+
+P = TypeVar("P", bound=OptimizerPart)
+
+
+def save_checkpoint(inner: InnerOptimizer, folder: str | Path, card: str = "", training: str = "") -> Path:
+    """Write an inner optimizer to a folder; each file is written whole or not at all.
+
+    Args:
+        inner: the optimizer; dense parts must have been bound to a network.
+        folder: made if needed.
+        card: text of the model card.
+        training: the configuration that it was meta-trained with, as YAML.
+    Raises: OutputError if the folder cannot be written.
+    """
+    folder = make_folder(Path(folder))
+    # The weights last: a folder is a checkpoint only when they are there.
+    write_atomic(folder / CONFIG, json.dumps(describe(inner), indent=2) + "\n")
+    for name, text in ((CARD, card), (TRAINING, training)):
+        if text:
+            write_atomic(folder / name, text)
+    weights = {k: v.detach().cpu().contiguous() for k, v in inner.state_dict().items()}
+    write_atomic(folder / WEIGHTS, safetensors.torch.save(weights))
+    return folder
+
+
+def load_checkpoint(source: str | Path) -> InnerOptimizer:
+    """Read an inner optimizer.
+
+    Args:
+        source: a checkpoint folder; a run folder of meta-training (its best checkpoint is taken);
+            the name of a shipped checkpoint; or "hf://user/name" on the Hugging Face Hub.
+    Raises: CheckpointError if it is missing, damaged, truncated or of another version.
+    """
+    folder = find_checkpoint(source)
+    inner = build(_read_config(folder / CONFIG), folder)
+    return _load_weights(inner, folder / WEIGHTS)
+
+
+def find_checkpoint(source: str | Path) -> Path:
+    """The folder that a source names (see `load_checkpoint`)."""
+    if str(source).startswith(HUB):
+        return _download(str(source).removeprefix(HUB))
+    path = Path(source)
+    for folder in (path, path / "best", path / "last"):
+        if (folder / CONFIG).is_file():
+            return folder
+    shipped = shipped_checkpoints()
+    if str(source) in shipped:
+        return shipped[str(source)]
+    if path.is_dir():
+        raise CheckpointError(f"{path} holds no {CONFIG}, so it is no checkpoint and no run of meta-training")
+    raise CheckpointError(
+        f"there is no checkpoint {str(source)!r}: no such folder, and not one of the shipped ones "
+        f"({', '.join(sorted(shipped)) or 'none'})"
+    )
+
+
+def shipped_checkpoints() -> dict[str, Path]:
+    """The checkpoints that come with metatele, {name: folder}."""
+    root = Path(str(resources.files("metatele.checkpoints")))
+    return {folder.name: folder for folder in root.iterdir() if (folder / CONFIG).is_file()}
+
+
+def describe(inner: InnerOptimizer) -> dict[str, Any]:
+    """What config.json holds: how to build the optimizer again."""
+
+    def spec(part: OptimizerPart) -> dict[str, Any]:
+        return {"class": _class_name(type(part)), "arguments": part.arguments()}
+
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "metatele": __version__,
+        "update": spec(inner.update),
+        "teleport": spec(inner.teleport),
+        "order": inner.order,
+    }
+
+
+def build(config: Mapping[str, Any], where: str | Path = "the configuration") -> InnerOptimizer:
+    """Build an inner optimizer from `describe`'s answer, with its weights on torch's meta device.
+
+    Raises: CheckpointError.
+    """
+    if config.get("format") != FORMAT:
+        raise CheckpointError(f"{where}: format is {config.get('format')!r}, expected {FORMAT!r}")
+    if config.get("version") != VERSION:
+        raise CheckpointError(
+            f"{where}: checkpoint version {config.get('version')!r} (written by metatele "
+            f"{config.get('metatele')!r}), this metatele reads version {VERSION}; install a matching metatele"
+        )
+    # On the meta device nothing is allocated, so a damaged size cannot exhaust the memory.
+    with torch.device("meta"):
+        update = _build_part(Update, config.get("update"), f"{where}: update")  # type: ignore[type-abstract]
+        teleport = _build_part(Teleport, config.get("teleport"), f"{where}: teleport")  # type: ignore[type-abstract]
+        try:
+            return InnerOptimizer(update, teleport, config.get("order", ""))
+        except MetateleError as error:
+            raise CheckpointError(f"{where}: {error}") from error
+
+
+def _build_part(base: type[P], spec: Any, where: str) -> P:
+    if not (isinstance(spec, dict) and isinstance(spec.get("class"), str) and isinstance(spec.get("arguments"), dict)):
+        raise CheckpointError(f"{where} must be an object with 'class' and 'arguments', got {str(spec)[:80]}")
+    known: dict[str, type[P]] = {_class_name(c): c for c in _subclasses(base) if not inspect.isabstract(c)}
+    name, arguments = spec["class"], spec["arguments"]
+    if name not in known:
+        raise CheckpointError(
+            f"{where} class {name!r} is unknown (known: {', '.join(sorted(known))}); if it is your own, import its "
+            "module first"
+        )
+    try:
+        return known[name](**arguments)
+    except (MetateleError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+        raise CheckpointError(f"{where} {name}: {_first_line(error)}") from error
+
+
+def _subclasses(base: type[P]) -> set[type[P]]:
+    return {base}.union(*(_subclasses(c) for c in base.__subclasses__()))
+
+
+def _class_name(cls: type) -> str:
+    """Plain for metatele's own classes, with its module for others."""
+    own = cls.__module__.split(".")[0] == "metatele"
+    return cls.__qualname__ if own else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {_first_line(error)}") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path} must hold an object, got {type(config).__name__}")
+    return config
+
+
+def _load_weights(inner: InnerOptimizer, path: Path) -> InnerOptimizer:
+    try:
+        weights = safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{path} is missing, damaged or cut off: {_first_line(error)}") from error
+    expected = {k: v.shape for k, v in inner.state_dict().items()}
+    found = {k: v.shape for k, v in weights.items()}
+    if expected != found:
+        differing = sorted(k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k))
+        raise CheckpointError(
+            f"{path} does not fit its {CONFIG}: {differing[0]} is {_shape(found.get(differing[0]))}, expected "
+            f"{_shape(expected.get(differing[0]))} ({len(differing)} differences)"
+        )
+    bad = [k for k, v in weights.items() if not (v.is_floating_point() and bool(v.isfinite().all()))]
+    if bad:
+        raise CheckpointError(f"{path}: {bad[0]} holds values that are NaN, infinite or no floating-point numbers")
+    trainable = {name: p.requires_grad for name, p in inner.named_parameters()}
+    inner.load_state_dict(weights, assign=True)
+    for name, p in inner.named_parameters():
+        p.requires_grad_(trainable[name])
+    return inner
+
+
+def _download(repository: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(snapshot_download(repository, allow_patterns=[CONFIG, WEIGHTS, CARD, TRAINING]))
+    except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
+        raise CheckpointError(f"cannot fetch {HUB}{repository}: {_first_line(error)}") from error
+
+
+def _shape(shape: torch.Size | None) -> str:
+    return "absent" if shape is None else str(tuple(shape))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,79 @@
+"""Arguments that the commands share, and how their errors are told."""
+
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+import metatele.tasks  # noqa: F401 - so that the shipped families can be named without their module
+from metatele.errors import ConfigError, MetateleError
+from metatele.meta_training import MetaSettings, UnrollSettings, ValidationSettings
+from metatele.optimizer import InnerOptimizer
+from metatele.task import TaskFamily
+
+Families = TaskFamily | list[TaskFamily]
+
+# Lines of jsonargparse's messages that say nothing to a user.
+NOISE = (
+    "Does not validate",
+    "Subtypes:",
+    "Errors:",
+    "Given value",
+    "- Expected a <class 'list'>",
+    "- Expected a <class 'NoneType'>",
+)
+
+
+def make_training_parser(description: str) -> ArgumentParser:
+    """A parser with the settings of meta-training."""
+    parser = ArgumentParser(description=description, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="YAML file with any of the settings below")
+    parser.add_argument(
+        "--family", type=Families, help="task family (or a list of them, used in turn): a class and its arguments"
+    )
+    parser.add_class_arguments(InnerOptimizer, "optimizer")
+    parser.add_class_arguments(UnrollSettings, "unroll")
+    parser.add_class_arguments(MetaSettings, "meta")
+    parser.add_class_arguments(ValidationSettings, "validation")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the learned weights and of all tasks")
+    parser.add_argument("--device", type=str, default="cpu", help="cpu, cuda, ...")
+    return parser
+
+
+def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
+    """Build the objects that a configuration names. Raises: ConfigError."""
+    try:
+        return parser.instantiate(config)
+    except MetateleError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise ConfigError(one_line(error)) from error
+
+
+def require(config: Namespace, *keys: str) -> None:
+    """Raises: ConfigError if a setting is missing."""
+    for key in keys:
+        if config.get(key) is None:
+            raise ConfigError(f"{key} is missing; give it in the file named by --config, or as --{key} VALUE")
+
+
+def default_output(config: Namespace) -> Path:
+    """runs/NAME, after the configuration file."""
+    files = config.get("config") or []
+    return Path("runs") / (Path(str(files[-1])).stem if files else "run")
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message on one line, without the argument parser's boilerplate."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    kept = [line.removeprefix("- ") for line in lines if line and not line.startswith(NOISE)]
+    return " ".join(kept) or type(error).__name__
+
+
+def dump(parser: ArgumentParser, config: Namespace, drop: tuple[str, ...] = ()) -> str:
+    """A configuration as YAML, without the given keys."""
+    kept: dict[str, Any] = {k: v for k, v in config.clone().items() if k.split(".")[0] not in ("config", *drop)}
+    bare = Namespace()
+    for key, value in kept.items():
+        bare[key] = value
+    return str(parser.dump(bare, skip_validation=True))

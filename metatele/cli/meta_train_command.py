@@ -1,0 +1,124 @@
+"""metatele meta-train."""
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+
+from metatele.checkpoint import TRAINING
+from metatele.cli.arguments import default_output, dump, instantiate, make_training_parser, require
+from metatele.errors import CheckpointError, ConfigError
+from metatele.meta_training import MetaTraining, ProgressBar, meta_train
+from metatele.teleport import Teleport
+
+INTERRUPTED = 130
+
+
+def make_parser() -> ArgumentParser:
+    """The command's arguments."""
+    parser = make_training_parser(
+        "Meta-train a learned optimizer. Writes best/, last/, the state to resume from, and TensorBoard scalars."
+    )
+    parser.add_argument("--output", type=str | None, help="folder of the run (default: runs/NAME of the config)")
+    parser.add_argument("--resume", type=str | None, metavar="RUN", help="folder of a run to go on with")
+    return parser
+
+
+def run(parser: ArgumentParser, config: Namespace) -> int:
+    """Run the command."""
+    if config.resume is not None and config.output is not None:
+        raise ConfigError(f"a resumed run stays in its folder {config.resume}; leave --output {config.output} out")
+    output = Path(config.resume or config.output or default_output(config))
+    result = train(parser, config, output, resume=config.resume is not None)
+    if not result.finished:
+        print(
+            f"metatele: stopped after {len(result.history)} iterations; "
+            f"go on with: metatele meta-train --resume {output}",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+    Console(highlight=False).print(f"best checkpoint: {output / 'best'}\nevaluate it:     metatele evaluate {output}")
+    return 0
+
+
+def train(
+    parser: ArgumentParser,
+    config: Namespace,
+    output: Path,
+    resume: bool,
+    title: str = "meta-train",
+    teleport: Teleport | None = None,
+) -> MetaTraining:
+    """Meta-train what a configuration describes.
+
+    Args:
+        parser, config: of the command.
+        output: folder of the run.
+        resume: whether to go on with the run that is there.
+        title: what stands before the progress bar.
+        teleport: takes the place of the configuration's own teleport.
+    """
+    require(config, "family", "optimizer.update")
+    made = instantiate(parser, config)
+    if teleport is not None:
+        made.optimizer.teleport = teleport
+    with _stop_on_interrupt() as stop:
+        return meta_train(
+            made.optimizer,
+            made.family,
+            made.unroll,
+            made.meta,
+            made.validation,
+            seed=made.seed,
+            output=output,
+            resume=resume,
+            monitors=[ProgressBar(title, made.meta.loss == "log")],
+            stop=stop.is_set,
+            device=made.device,
+            config=dump(parser, config, drop=("output", "resume", "evaluation")),
+        )
+
+
+def with_recorded_config(arguments: list[str]) -> list[str]:
+    """Put the configuration of a run that is to be resumed before the other arguments, which may
+    then change it (only meta.iterations and device may differ)."""
+    for i, argument in enumerate(arguments):
+        if argument == "--resume" and i + 1 < len(arguments):
+            run = arguments[i + 1]
+        elif argument.startswith("--resume="):
+            run = argument.removeprefix("--resume=")
+        else:
+            continue
+        path = Path(run) / TRAINING
+        if not path.is_file():
+            raise CheckpointError(f"there is no run to resume in {run}: it holds no {TRAINING}")
+        return [arguments[0], "--config", str(path), *arguments[1:]]
+    return arguments
+
+
+@contextmanager
+def _stop_on_interrupt() -> Iterator[threading.Event]:
+    """The first Ctrl-C asks the run to stop after its iteration; the second one stops it at once."""
+    asked = threading.Event()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+        print("\nmetatele: finishing this iteration and saving; press Ctrl-C again to stop at once", file=sys.stderr)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield asked  # signals belong to the main thread
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,48 @@
+"""Writing results so that a reader never meets half a file."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from metatele.errors import OutputError
+
+
+def make_folder(path: Path) -> Path:
+    """Make a folder with its parents, and check that it can be written to.
+
+    Raises: OutputError.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"cannot write to the folder {path}: {_reason(error)}; choose another with --output"
+        ) from error
+    return path
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write a file whole or not at all: into a temporary file beside it, then renamed.
+
+    Raises: OutputError if the disk is full or the folder is not writable; the old file then stays.
+    """
+    raw = data.encode() if isinstance(data, str) else data
+    handle, name = None, ""
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as file:
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except OSError as error:
+        if name:
+            Path(name).unlink(missing_ok=True)
+        raise OutputError(f"cannot write {path}: {_reason(error)}; free some space or choose another folder") from error
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)

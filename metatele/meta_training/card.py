@@ -1,0 +1,30 @@
+"""The model card that is written beside a checkpoint."""
+
+import math
+
+from metatele.meta_training.trainer import MetaTrainer
+
+
+def training_card(trainer: MetaTrainer, best_score: float) -> str:
+    """What was trained, on what, with which settings, and how it validated."""
+    inner = trainer.inner
+    families = ", ".join(type(f).__name__ for f in trainer.families)
+    score = f"{math.exp(best_score):.4g}" if math.isfinite(best_score) else "not validated"
+    unroll, meta = trainer.unroll, trainer.meta
+    return f"""---
+library_name: metatele
+tags: [learned-optimizer, parameter-symmetry, teleportation]
+---
+# A learned optimizer of metatele
+
+- update: {type(inner.update).__name__} {inner.update.arguments()}
+- teleport: {type(inner.teleport).__name__} {inner.teleport.arguments()}, {inner.order} the update
+- meta-trained on: {families}, seed {trainer.seed}
+- unroll: {unroll.steps} steps in windows of {unroll.window}, {"second" if unroll.second_order else "first"} order
+- meta-training: {trainer.done} of {meta.iterations} iterations of {meta.tasks} tasks, meta-loss {meta.loss},
+  lr {meta.lr}, clip {meta.clip}, {meta.schedule} schedule
+- best validation loss (geometric mean over held-out tasks and steps): {score}
+
+    from metatele import load_checkpoint
+    optimizer = load_checkpoint("this folder")
+"""

@@ -1,0 +1,104 @@
+"""Watching meta-training: a progress bar, and TensorBoard scalars."""
+
+import math
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from metatele.meta_training.trainer import Iteration
+
+
+class Monitor:
+    """Is told of every iteration; this one does nothing. A context manager."""
+
+    def start(self, done: int, total: int) -> None:
+        """Meta-training begins, or goes on after `done` iterations."""
+
+    def update(self, iteration: Iteration) -> None:
+        """An iteration is done."""
+
+    def __enter__(self) -> "Monitor":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Meta-training ends."""
+
+
+class ProgressBar(Monitor):
+    """A bar with meta-loss, validation loss, speed and time left; a line for each validation.
+
+    Losses are shown as geometric means where they are means of logarithms.
+
+    Args:
+        title: what stands before the bar.
+        log_loss: whether the meta-loss is a mean of logarithms.
+    """
+
+    def __init__(self, title: str, log_loss: bool, console: Console | None = None) -> None:
+        self.title, self.log_loss = title, log_loss
+        self.console = console or Console(stderr=True, highlight=False)
+        self.validation = "-"
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[status]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+
+    def start(self, done: int, total: int) -> None:
+        self.bar = self.progress.add_task(self.title, completed=done, total=total, status="")
+        self.progress.start()
+
+    def update(self, iteration: Iteration) -> None:
+        meta_loss = _show(iteration.meta_loss, self.log_loss)
+        if iteration.validation is not None:
+            self.validation = _show(iteration.validation, True)
+            diverged = f", {iteration.diverged} diverged" if iteration.diverged else ""
+            self.console.print(
+                f"{self.title}: iteration {iteration.number}: meta-loss {meta_loss}, validation loss "
+                f"{self.validation}{diverged}"
+            )
+        status = f"meta-loss {meta_loss}  validation {self.validation}  {iteration.seconds:.2f} s/it"
+        self.progress.update(self.bar, completed=iteration.number, status=status)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.stop()
+
+
+class TensorBoard(Monitor):
+    """Scalars of every iteration in a folder that `tensorboard --logdir` reads."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def start(self, done: int, total: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(self.folder), purge_step=done + 1)
+
+    def update(self, iteration: Iteration) -> None:
+        for name, value in iteration._asdict().items():
+            if name != "number" and value is not None:
+                self.writer.add_scalar(f"meta_training/{name}", value, iteration.number)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if hasattr(self, "writer"):
+            self.writer.close()
+
+
+def _show(value: float | None, log: bool) -> str:
+    if value is None:
+        return "-"
+    return f"{math.exp(value) if log else value:.4g}"

@@ -1,0 +1,184 @@
+"""A run of meta-training: the loop with its folder, checkpoints and resume."""
+
+import copy
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from metatele.checkpoint import TRAINING, describe, load_checkpoint, save_checkpoint
+from metatele.errors import CheckpointError, ConfigError
+from metatele.files import make_folder, write_atomic
+from metatele.meta_training.card import training_card
+from metatele.meta_training.monitor import Monitor, TensorBoard
+from metatele.meta_training.settings import MetaSettings, UnrollSettings, ValidationSettings
+from metatele.meta_training.state import STATE, load_state, save_state
+from metatele.meta_training.trainer import Iteration, MetaTrainer
+from metatele.optimizer import InnerOptimizer
+from metatele.task import TaskFamily
+
+SAVE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class MetaTraining:
+    """The result of a run.
+
+    Attributes:
+        optimizer: the inner optimizer with the best validation score.
+        history: one record an iteration.
+        finished: whether all iterations were done.
+    """
+
+    optimizer: InnerOptimizer
+    history: list[Iteration]
+    finished: bool
+
+
+def meta_train(
+    optimizer: InnerOptimizer,
+    family: TaskFamily | Sequence[TaskFamily],
+    unroll: UnrollSettings | None = None,
+    meta: MetaSettings | None = None,
+    validation: ValidationSettings | None = None,
+    seed: int = 0,
+    output: str | Path | None = None,
+    resume: bool = False,
+    initialise: bool = True,
+    monitors: Sequence[Monitor] = (),
+    stop: Callable[[], bool] = lambda: False,
+    device: str = "cpu",
+    config: str = "",
+) -> MetaTraining:
+    """Meta-train an inner optimizer on a task family, or on several in turn.
+
+    Args:
+        optimizer: what to train; its learned weights are changed in place, to the last iteration's.
+        family: where the tasks come from.
+        unroll, meta, validation: the settings.
+        seed: of the learned weights and of all tasks.
+        output: folder for checkpoints (best/, last/), the state to resume from, and TensorBoard
+            scalars; nothing is written when None.
+        resume: go on from the state in `output`, to bit-identical results.
+        initialise: draw the learned weights anew; False to go on from those that `optimizer` has.
+        monitors: told of every iteration.
+        stop: asked after every iteration; when it says True the run is saved and ends.
+        device: where to compute.
+        config: the configuration as YAML, to be kept beside the checkpoints.
+    Raises: ConfigError, TaskError, SymmetryError, OutputError; CheckpointError if there is nothing
+        to resume, or something else.
+    """
+    trainer = MetaTrainer(
+        optimizer,
+        [family] if isinstance(family, TaskFamily) else list(family),
+        unroll or UnrollSettings(),
+        meta or MetaSettings(),
+        validation or ValidationSettings(),
+        seed,
+        device,
+    )
+    run = _Run(trainer, None if output is None else Path(output), config)
+    run.begin(resume, initialise)
+    with ExitStack() as stack:
+        board = [] if run.folder is None else [TensorBoard(run.folder / "tensorboard")]
+        watching = [stack.enter_context(m) for m in (*board, *monitors)]
+        for monitor in watching:
+            monitor.start(trainer.done, trainer.meta.iterations)
+        for iteration in trainer.iterations():
+            stopping = stop()
+            run.after(iteration, stopping)
+            for monitor in watching:
+                monitor.update(iteration)
+            if stopping:
+                break
+    return MetaTraining(run.best(), run.history, trainer.done == trainer.meta.iterations)
+
+
+class _Run:
+    """What a run keeps beside the trainer: history, the best score, and the folder."""
+
+    def __init__(self, trainer: MetaTrainer, folder: Path | None, config: str) -> None:
+        self.trainer, self.folder, self.config = trainer, folder, config
+        self.history: list[Iteration] = []
+        self.best_score = math.inf
+        self.best_weights: dict[str, Any] = {}
+        self.saved_at = time.monotonic()
+
+    def begin(self, resume: bool, initialise: bool) -> None:
+        if self.folder is not None:
+            self.folder = make_folder(self.folder)
+        state = None if self.folder is None else self.folder / STATE
+        if resume:
+            if state is None or not state.is_file():
+                raise CheckpointError(f"there is no run to resume in {self.folder}: it holds no {STATE}")
+            record = load_state(state, self.trainer)
+            self._check_same(record["settings"])
+            self.best_score = record["best_score"] if record["best_score"] is not None else math.inf
+            self.history = [Iteration(*row) for row in record["history"]]
+            if math.isfinite(self.best_score) and self.folder is not None:
+                self.best_weights = load_checkpoint(self.folder / "best").state_dict()
+            return
+        if state is not None and state.exists():
+            raise ConfigError(
+                f"{self.folder} holds a run already; resume it (--resume {self.folder}) or choose another --output"
+            )
+        if self.folder is not None and self.config:
+            write_atomic(self.folder / TRAINING, self.config)
+        if initialise:
+            self.trainer.initialise()
+        self.trainer.make_adam()
+
+    def after(self, iteration: Iteration, stopping: bool) -> None:
+        """Take note of an iteration, and save if it is time to."""
+        self.history.append(iteration)
+        better = iteration.validation is not None and iteration.validation < self.best_score
+        if better:
+            assert iteration.validation is not None
+            self.best_score = iteration.validation
+            self.best_weights = {k: v.detach().clone() for k, v in self.trainer.inner.state_dict().items()}
+        if self.folder is None:
+            return
+        card = training_card(self.trainer, self.best_score)
+        if better:
+            save_checkpoint(self.trainer.inner, self.folder / "best", card, self.config)
+        if iteration.validation is not None or stopping or time.monotonic() - self.saved_at > SAVE_SECONDS:
+            save_checkpoint(self.trainer.inner, self.folder / "last", card, self.config)
+            save_state(self.folder / STATE, self.trainer, self._record())
+            self.saved_at = time.monotonic()
+
+    def best(self) -> InnerOptimizer:
+        """A copy of the optimizer with the best weights; the latest where none was validated."""
+        best = copy.deepcopy(self.trainer.inner)
+        if self.best_weights:
+            best.load_state_dict(self.best_weights)
+        return best
+
+    def _record(self) -> dict[str, Any]:
+        best = self.best_score if math.isfinite(self.best_score) else None
+        return {"settings": self._settings(), "best_score": best, "history": [list(row) for row in self.history]}
+
+    def _settings(self) -> dict[str, Any]:
+        """What must be the same for a resumed run to give the same results."""
+        trainer = self.trainer
+        optimizer = {k: v for k, v in describe(trainer.inner).items() if k != "metatele"}
+        meta = {k: v for k, v in asdict(trainer.meta).items() if k != "iterations"}  # a run may be made longer
+        settings = {
+            "seed": trainer.seed,
+            "families": [f"{type(f).__module__}.{type(f).__qualname__}" for f in trainer.families],
+            "optimizer": optimizer,
+            "unroll": asdict(trainer.unroll),
+            "meta": meta,
+            "validation": asdict(trainer.validation),
+        }
+        return dict(json.loads(json.dumps(settings)))
+
+    def _check_same(self, recorded: dict[str, Any]) -> None:
+        for key, value in self._settings().items():
+            if recorded.get(key) != value:
+                raise ConfigError(
+                    f"cannot resume {self.folder} with other settings: {key} was {recorded.get(key)}, now {value}"
+                )

@@ -1,0 +1,83 @@
+"""The state of an unfinished run, in one file that is written whole or not at all."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from metatele.errors import CheckpointError
+from metatele.files import write_atomic
+from metatele.meta_training.trainer import MetaTrainer
+
+STATE = "state.safetensors"
+FORMAT, VERSION = "metatele.run", "1"
+PARTS = ("weights", "adam")
+
+
+def save_state(path: Path, trainer: MetaTrainer, record: dict[str, Any]) -> None:
+    """Write everything that the rest of the run depends on.
+
+    Args:
+        path: the file.
+        trainer: between two iterations.
+        record: further values to keep, as JSON.
+    Raises: OutputError.
+    """
+    tensors = {f"weights/{k}": v.detach().cpu().contiguous() for k, v in trainer.inner.state_dict().items()}
+    for index, moments in trainer.adam.state_dict()["state"].items():
+        tensors.update({f"adam/{index}/{k}": torch.as_tensor(v).cpu().contiguous() for k, v in moments.items()})
+    metadata = {
+        "format": FORMAT,
+        "version": VERSION,
+        "record": json.dumps({"done": trainer.done, **record}),
+    }
+    write_atomic(path, safetensors.torch.save(tensors, metadata))
+
+
+def load_state(path: Path, trainer: MetaTrainer) -> dict[str, Any]:
+    """Put a trainer, made with the run's own settings, where `save_state` found it.
+
+    Returns: the record.
+    Raises: CheckpointError if the file is missing, damaged or of another run.
+    """
+    record, tensors = read_state(path)
+    weights = {k.removeprefix("weights/"): v for k, v in tensors.items() if k.startswith("weights/")}
+    try:
+        trainer.inner.load_state_dict(weights)
+        adam = trainer.make_adam()
+        groups = adam.state_dict()["param_groups"]
+        adam.load_state_dict({"state": _adam_state(tensors), "param_groups": groups})
+    except (RuntimeError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"{path} does not belong to a run with these settings: {reason}") from error
+    trainer.done = int(record["done"])
+    return record
+
+
+def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The record and the tensors of a state file. Raises: CheckpointError."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            if (metadata.get("format"), metadata.get("version")) != (FORMAT, VERSION):
+                raise CheckpointError(
+                    f"{path} is a {metadata.get('format')} of version {metadata.get('version')}, expected "
+                    f"{FORMAT} of version {VERSION}"
+                )
+            record = json.loads(metadata["record"])
+            return record, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+    except (OSError, safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} is missing, damaged or cut off: {str(error).splitlines()[0]}") from error
+
+
+def _adam_state(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("adam/"):
+            _, index, name = key.split("/")
+            state.setdefault(int(index), {})[name] = value
+    return state

@@ -1,0 +1,155 @@
+"""The meta-training loop: windows of trajectories, meta-gradients, validation."""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from metatele.errors import ConfigError
+from metatele.meta_training.meta_loss import log_score, meta_loss
+from metatele.meta_training.settings import MetaSettings, UnrollSettings, ValidationSettings
+from metatele.optimizer import InnerOptimizer
+from metatele.seeding import derive_seed
+from metatele.task import MetaBatch, TaskFamily, sample_meta_batch
+from metatele.unroll import DIVERGENCE, Unroll
+
+
+class Iteration(NamedTuple):
+    """What happened in one iteration.
+
+    Attributes:
+        number: of the iterations done, from 1.
+        meta_loss: mean over the trajectory's windows; None if every task diverged at once.
+        gradient_norm: mean norm of the meta-gradient before clipping.
+        diverged: tasks of the meta-batch that diverged.
+        skipped: windows without a meta-update, because their meta-gradient was not finite.
+        validation: validation score (mean log loss) if this iteration was validated.
+        seconds: wall-clock time of the iteration, validation included.
+    """
+
+    number: int
+    meta_loss: float | None
+    gradient_norm: float
+    diverged: int
+    skipped: int
+    validation: float | None
+    seconds: float
+
+
+@dataclass
+class MetaTrainer:
+    """Meta-trains an inner optimizer; between iterations its whole state is three things: the
+    learned weights, Adam's state, and the number of iterations done.
+
+    Tasks, initial weights and minibatches of iteration i depend on (seed, i) only.
+    """
+
+    inner: InnerOptimizer
+    families: Sequence[TaskFamily]
+    unroll: UnrollSettings
+    meta: MetaSettings
+    validation: ValidationSettings
+    seed: int = 0
+    device: str = "cpu"
+    done: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.families:
+            raise ConfigError("meta-training needs at least one task family, got none")
+        self.inner.to(self.device)
+        self.validation_batches = [
+            sample_meta_batch(f, "validation", range(self.validation.tasks), self.seed).to(device=self.device)
+            for f in self.families
+        ]
+        for batch in self.validation_batches:  # also tells now, not later, if a family does not fit
+            self.inner.bind(batch.network, batch.params)
+        if not self.inner.learned:
+            raise ConfigError(
+                f"there is nothing to meta-train: {type(self.inner.update).__name__} and "
+                f"{type(self.inner.teleport).__name__} have no learned weights"
+            )
+
+    def initialise(self) -> None:
+        """Draw the learned weights from the seed."""
+        self.inner.initialise(derive_seed("learned weights", self.seed))
+
+    def make_adam(self) -> torch.optim.Adam:
+        """The meta-optimizer, to be made when the learned weights are in place."""
+        teleport_lr = self.meta.lr if self.meta.teleport_lr is None else self.meta.teleport_lr
+        parts = ((self.inner.update, self.meta.lr), (self.inner.teleport, teleport_lr))
+        groups = [
+            {"params": [p for p in part.parameters() if p.requires_grad], "lr": lr, "base_lr": lr} for part, lr in parts
+        ]
+        self.adam = torch.optim.Adam([g for g in groups if g["params"]])
+        return self.adam
+
+    def iterations(self) -> Iterator[Iteration]:
+        """Run the iterations that are left, yielding after each."""
+        while self.done < self.meta.iterations:
+            began = time.perf_counter()
+            meta_loss, norm, diverged, skipped = self._iterate(self._batch(self.done))
+            self.done += 1
+            due = self.done % self.validation.every == 0 or self.done == self.meta.iterations
+            score = self.validate() if due else None
+            yield Iteration(self.done, meta_loss, norm, diverged, skipped, score, time.perf_counter() - began)
+
+    def validate(self) -> float:
+        """Mean over validation tasks and steps of the log loss on the meta part; a diverged task
+        counts with the loss at which it would have been stopped."""
+        scores = []
+        for batch in self.validation_batches:
+            play = Unroll(self.inner, batch, self.unroll.steps)
+            window = play.window(play.start(), self.unroll.steps, differentiable=False)
+            end = window.end
+            bar = (DIVERGENCE * (end.initial_loss.abs() + 1)).log()
+            safe = torch.where(end.alive, window.meta_losses, end.initial_loss.abs() + 1)
+            scores.append(torch.where(end.alive, log_score(safe, end.initial_loss), bar).mean())
+        return float(torch.stack(scores).mean())
+
+    def _batch(self, iteration: int) -> MetaBatch:
+        family = self.families[iteration % len(self.families)]
+        indices = range(iteration * self.meta.tasks, (iteration + 1) * self.meta.tasks)
+        return sample_meta_batch(family, "train", indices, self.seed).to(device=self.device)
+
+    def _iterate(self, batch: MetaBatch) -> tuple[float | None, float, int, int]:
+        """One trajectory of one meta-batch, with a meta-update after every window."""
+        self._set_lr()
+        play = Unroll(self.inner, batch, self.unroll.steps, self.unroll.second_order)
+        position, losses, norms, skipped = play.start(), [], [], 0
+        while position.step < self.unroll.steps and bool(position.alive.any()):
+            length = min(self.unroll.window, self.unroll.steps - position.step)
+            window = play.window(position, length)
+            position = window.end
+            loss = meta_loss(window, self.meta.loss, self.meta.normalise)
+            if loss is None:
+                break
+            norm = self._meta_update(loss)
+            losses.append(loss.item())
+            norms.append(norm)
+            skipped += not math.isfinite(norm)
+        finite = [n for n in norms if math.isfinite(n)]
+        mean = sum(losses) / len(losses) if losses else None
+        return mean, sum(finite) / max(len(finite), 1), int((~position.alive).sum()), skipped
+
+    def _meta_update(self, loss: Tensor) -> float:
+        """One step of Adam; returns the norm of the meta-gradient before clipping."""
+        self.adam.zero_grad()
+        loss.backward()
+        weights = [p for p in self.inner.parameters() if p.grad is not None]
+        clip = math.inf if self.meta.clip is None else self.meta.clip
+        norm = float(torch.nn.utils.clip_grad_norm_(weights, clip))
+        if math.isfinite(norm):
+            self.adam.step()
+        return norm
+
+    def _set_lr(self) -> None:
+        """The schedule, from the number of iterations done alone."""
+        factor = 1.0
+        if self.meta.schedule == "cosine":
+            factor = 0.5 * (1 + math.cos(math.pi * self.done / self.meta.iterations))
+        for group in self.adam.param_groups:
+            group["lr"] = factor * group["base_lr"]

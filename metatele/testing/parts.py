@@ -1,0 +1,171 @@
+"""The laws of the two parts of an inner optimizer: updates and teleports."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from metatele.optimizer import InnerOptimizer, Order
+from metatele.params import Params, flatten, map_params
+from metatele.part import OptimizerPart
+from metatele.point import Point
+from metatele.seeding import seeded
+from metatele.stack import stacked_forward
+from metatele.symmetry import ProductGroup, group_of
+from metatele.task import MetaBatch, sample_meta_batch
+from metatele.teleport import Teleport
+from metatele.testing.families import ExampleFamily
+from metatele.testing.laws import gradient_of, one_task, require, same, same_shapes, untouched
+from metatele.unroll import Unroll
+from metatele.update import GradientDescent, Update
+
+AnyPart = TypeVar("AnyPart", bound=OptimizerPart)
+ORDERS: tuple[Order, ...] = ("before", "after")
+
+
+def check_update(update: Update, batch: MetaBatch | None = None) -> None:
+    """Check the contract of an update: pure, stacked, rebuilt from its arguments, runs in an unroll.
+
+    Args:
+        update: the update; a copy is used.
+        batch: tasks to run on, at least 2; a few of `ExampleFamily` by default.
+    Raises: AssertionError that names the broken law.
+    """
+    name, batch, group = type(update).__name__, _in_float64(batch), ProductGroup()
+    update = _bound(update, batch, group)
+    point, state = _point(batch, 0), update.start(batch.params)
+    with untouched(f"{name}.propose changes its arguments", point.params, point.gradient, point.inputs, state):
+        with seeded(1):
+            step, after = update.propose(point, state)
+        with seeded(2):
+            again, _ = update.propose(point, state)
+    same(step, again, 0, f"{name}: equal arguments give equal steps, whatever torch's global generator")
+    require(list(step) == list(batch.params), f"{name}: the step has the parameters' names, in their order")
+    for key, p in batch.params.items():
+        ok = step[key].shape == p.shape and step[key].dtype == p.dtype and bool(step[key].isfinite().all())
+        require(ok, f"{name}: the step of {key!r} has the shape and type of the parameter, and is finite")
+    same_shapes(state, after, name)
+
+    def play(part: Update, tasks: MetaBatch) -> Params:
+        state = part.start(tasks.params)
+        for k in range(3):
+            f, state = part.propose(_point(tasks, k), state)
+            tasks = replace(tasks, params=map_params(lambda p, q: (p + q).detach(), tasks.params, f))
+        return tasks.params
+
+    end = play(update, batch)
+    same(play(_rebuilt(update, batch, group), batch), end, 0, f"{name}: arguments() and the weights rebuild the part")
+    for i in range(batch.tasks):
+        same(play(update, _one(batch, i)), one_task(end, i), 1e-9, f"{name}: steps on a stack = steps on each task")
+    _runs_in_unroll(InnerOptimizer(update), batch, 0)
+
+
+def check_teleport(teleport: Teleport, batch: MetaBatch | None = None) -> None:
+    """Check the contract of a teleport: that of an update (see `check_update`); moreover it leaves
+    the loss as it is and, if it moves at all, changes the gradient.
+
+    Args:
+        teleport: the teleport; a copy is used.
+        batch: tasks to run on, at least 2; a few of `ExampleFamily` by default.
+    Raises: AssertionError that names the broken law.
+    """
+    name, batch = type(teleport).__name__, _in_float64(batch)
+    group = group_of(batch.network, teleport.symmetry) if teleport.moves else ProductGroup()
+    teleport = _bound(teleport, batch, group)
+    point, state = _point(batch, teleport.first), teleport.start(batch.params, group, batch.seeds)
+    with untouched(f"{name}.element changes its arguments", point.params, point.gradient, point.inputs, state):
+        with seeded(1):
+            element, after = teleport.element(point, group, state)
+        with seeded(2):
+            again, _ = teleport.element(point, group, state)
+    require(len(element) == len(group.factors), f"{name}: one group element for each factor of the group")
+    for g, h, factor in zip(element, again, group.factors, strict=True):
+        same(g, h, 0, f"{name}: equal arguments give equal elements, whatever torch's global generator")
+        require(g.shape == factor.identity(point.inputs).shape, f"{name}: elements have the group's shape")
+    same_shapes(state, after, name)
+    x, y = batch.rows("inner")
+
+    def loss(params: Mapping[str, Tensor]) -> Tensor:
+        return batch.losses(stacked_forward(batch.network, params, x), y)
+
+    moved = map_params(torch.detach, group.act(element, batch.params, x))
+    same(loss(moved), loss(batch.params), 1e-9, f"{name}: the loss is unchanged")
+    if teleport.moves:
+        change = (flatten(gradient_of(loss, moved)) - flatten(point.gradient)).norm()
+        require(bool(change > 1e-6 * flatten(point.gradient).norm()), f"{name}: the gradient changes")
+
+    def play(part: Teleport, tasks: MetaBatch) -> Params:
+        state = part.start(tasks.params, group, tasks.seeds)
+        for k in range(part.first, part.first + 3):
+            here = _point(tasks, k)
+            element, state = part.element(here, group, state)
+            step = map_params(lambda p, q: (p - 0.01 * q).detach(), here.params, here.gradient)
+            tasks = replace(tasks, params=map_params(torch.detach, group.act(element, step, here.inputs)))
+        return tasks.params
+
+    end = play(teleport, batch)
+    same(play(_rebuilt(teleport, batch, group), batch), end, 0, f"{name}: arguments() and the weights rebuild it")
+    for i in range(batch.tasks):
+        same(play(teleport, _one(batch, i)), one_task(end, i), 1e-9, f"{name}: moves of a stack = moves of each task")
+    for order in ORDERS:
+        _runs_in_unroll(InnerOptimizer(GradientDescent(0.01), teleport, order), batch, teleport.first)
+
+
+def _in_float64(batch: MetaBatch | None) -> MetaBatch:
+    batch = sample_meta_batch(ExampleFamily(), "train", range(3)) if batch is None else batch
+    return replace(batch, network=copy.deepcopy(batch.network)).to(torch.float64)
+
+
+def _bound(part: AnyPart, batch: MetaBatch, group: ProductGroup) -> AnyPart:
+    """A copy of the part in float64, fitted to the network."""
+    part = copy.deepcopy(part)
+    with seeded(0):  # a part may draw its weights only now
+        part.bind(batch.params, group)
+    return part.double()
+
+
+def _rebuilt(part: AnyPart, batch: MetaBatch, group: ProductGroup) -> AnyPart:
+    name = type(part).__name__
+    try:
+        arguments = part.arguments()
+    except AttributeError as error:
+        raise AssertionError(f"broken law: {name} keeps every constructor argument as an attribute: {error}") from error
+    with seeded(3):
+        twin = _bound(type(part)(**arguments), batch, group)
+    twin.load_state_dict(part.state_dict())
+    return twin
+
+
+def _point(batch: MetaBatch, step: int) -> Point:
+    x, y = batch.rows("inner")
+
+    def loss(params: Mapping[str, Tensor]) -> Tensor:
+        return batch.losses(stacked_forward(batch.network, params, x), y)
+
+    return Point(batch.params, gradient_of(loss, batch.params), x, step)
+
+
+def _one(batch: MetaBatch, i: int) -> MetaBatch:
+    inputs, targets = ({k: v[i : i + 1] for k, v in side.items()} for side in (batch.inputs, batch.targets))
+    return replace(
+        batch, params=one_task(batch.params, i), inputs=inputs, targets=targets, seeds=batch.seeds[i : i + 1]
+    )
+
+
+def _runs_in_unroll(inner: InnerOptimizer, batch: MetaBatch, first: int) -> None:
+    """Two steps from step `first`, twice: finite, equal, and with a finite meta-gradient."""
+    name = f"{type(inner.update).__name__} with {type(inner.teleport).__name__} ({inner.order})"
+    unroll = Unroll(inner, batch, first + 2, second_order=True)
+    begin = replace(unroll.start(), step=first)
+    losses = [unroll.window(begin, 2, differentiable).meta_losses for differentiable in (True, False)]
+    require(bool(losses[0].isfinite().all()), f"{name}: runs in an unroll with finite losses")
+    same(losses[1], losses[0], 1e-10, f"{name}: an unroll gives equal losses with and without its graph")
+    learned = [p for p in inner.parameters() if p.requires_grad]
+    if learned:
+        grads = torch.autograd.grad(losses[0].sum(), learned, allow_unused=True)
+        require(any(g is not None for g in grads), f"{name}: the meta-loss depends on the learned weights")
+        finite = all(bool(g.isfinite().all()) for g in grads if g is not None)
+        require(finite, f"{name}: the meta-gradient is finite")

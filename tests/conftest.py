@@ -1,0 +1,35 @@
+"""Settings and fixtures of all tests."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import settings
+
+from metatele import MetaBatch, sample_meta_batch
+from metatele.testing import ExampleFamily
+
+torch.set_num_threads(1)
+settings.register_profile("metatele", derandomize=True, deadline=None, max_examples=20, print_blob=True)
+settings.load_profile("metatele")
+
+
+@pytest.fixture
+def make_batch() -> Callable[..., MetaBatch]:
+    """Draw tasks of `ExampleFamily` in float64: make_batch(tasks=2, seed=0, **family arguments)."""
+
+    def make(tasks: int = 2, seed: int = 0, **arguments: Any) -> MetaBatch:
+        return sample_meta_batch(ExampleFamily(**arguments), "train", range(tasks), seed).to(torch.float64)
+
+    return make
+
+
+def concrete_subclasses(base: type) -> set[type]:
+    """All subclasses of `base` in metatele that can be made, however far down."""
+    found = set()
+    for sub in base.__subclasses__():
+        if not getattr(sub, "__abstractmethods__", None) and sub.__module__.split(".")[0] == "metatele":
+            found.add(sub)
+        found |= concrete_subclasses(sub)
+    return found

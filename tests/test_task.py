@@ -1,0 +1,236 @@
+"""Tasks and meta-batches: splits, parts, minibatches, seeds, and every error of a family."""
+
+import pytest
+import torch
+from torch import nn
+
+from metatele import TaskError, TaskFamily, sample_meta_batch
+from metatele.stack import StackedNetwork, stacked_forward
+from metatele.testing import ExampleFamily, check_task_family
+
+SPLITS = ["train", "validation", "test"]
+
+
+class Family(ExampleFamily):
+    """An example that a test can break: keyword arguments replace methods and attributes."""
+
+    __module__ = "tests"
+
+    def __init__(self, **broken):
+        super().__init__(rows=12)
+        for name, value in broken.items():
+            setattr(self, name, value)
+
+
+def draw(**broken):
+    return sample_meta_batch(Family(**broken), "train", range(2))
+
+
+def data(rows=12, columns=4, targets=2, targets_rows=None):
+    def sample(generator):
+        x = torch.randn(rows, columns, generator=generator)
+        return x, torch.randn(targets_rows or rows, targets, generator=generator)
+
+    return sample
+
+
+def with_value(value, side):
+    def sample(generator):
+        pair = list(data()(generator))
+        pair[side][1, 1] = value
+        return tuple(pair)
+
+    return sample
+
+
+def test_a_task_depends_on_seed_split_and_index_only():
+    family = Family(parts=(0.5, 0.25, 0.25))
+    batch = sample_meta_batch(family, "train", [3, 0, 7], seed=5)
+    for position, index in enumerate([3, 0, 7]):
+        torch.rand(3)  # the global generator moves on
+        alone = sample_meta_batch(family, "train", [index], seed=5)
+        for key, value in alone.params.items():
+            assert torch.equal(value[0], batch.params[key][position])
+        for part in ("inner", "meta", "test"):
+            assert torch.equal(alone.inputs[part][0], batch.inputs[part][position])
+            assert torch.equal(alone.targets[part][0], batch.targets[part][position])
+        assert alone.seeds[0] == batch.seeds[position]
+
+
+def test_splits_and_seeds_are_streams_of_their_own():
+    first = [sample_meta_batch(Family(), split, [0], seed) for split in SPLITS for seed in range(3)]
+    assert len({float(b.inputs["inner"].sum()) for b in first}) == 9
+    assert len({int(b.seeds[0]) for b in first}) == 9
+
+
+def test_parts_are_disjoint_rows_in_order():
+    batch = sample_meta_batch(Family(parts=(0.5, 0.25, 0.25)), "train", [0])
+    whole = sample_meta_batch(Family(), "train", [0])
+    assert [batch.inputs[p].shape[1] for p in ("inner", "meta", "test")] == [6, 3, 3]
+    assert torch.equal(torch.cat([batch.inputs[p] for p in ("inner", "meta", "test")], 1), whole.inputs["inner"])
+    assert torch.equal(torch.cat([batch.targets[p] for p in ("inner", "meta", "test")], 1), whole.targets["inner"])
+    assert not batch.shares_meta
+
+
+@pytest.mark.parametrize(("parts", "shared"), [((1, 0, 0), ["meta", "test"]), ((0.5, 0.5, 0), ["test"])])
+def test_a_part_without_rows_is_the_inner_part(parts, shared):
+    batch = sample_meta_batch(Family(parts=parts), "train", range(2))
+    moved = batch.to(torch.float64)
+    for part in shared:
+        assert batch.inputs[part] is batch.inputs["inner"]
+        assert moved.inputs[part] is moved.inputs["inner"]
+    assert batch.shares_meta == moved.shares_meta == ("meta" in shared)
+    assert not sample_meta_batch(Family(parts=parts, batch_size=3), "train", range(2)).shares_meta
+
+
+def test_a_minibatch_epoch_sees_every_row_once():
+    batch = sample_meta_batch(Family(batch_size=5), "train", range(3))
+    index = batch.minibatches("inner", 12)
+    assert index.shape == (12, 3, 5)
+    for task in range(3):
+        seen = index[:, task].flatten()
+        for epoch in range(5):
+            assert sorted(seen[12 * epoch : 12 * (epoch + 1)].tolist()) == list(range(12))
+        assert not torch.equal(seen[:12], seen[12:24])
+    assert not torch.equal(index[:, 0], index[:, 1])
+    assert torch.equal(index, batch.minibatches("inner", 12))
+    assert torch.equal(index[:7], batch.minibatches("inner", 7)), "a longer trajectory begins like a shorter one"
+    alone = sample_meta_batch(Family(batch_size=5), "train", [2])
+    assert torch.equal(alone.minibatches("inner", 12)[:, 0], index[:, 2])
+    assert not torch.equal(batch.minibatches("meta", 12), index)
+
+
+def test_rows_picks_the_rows_of_each_task():
+    batch = sample_meta_batch(Family(batch_size=5), "train", range(2))
+    index = batch.minibatches("inner", 1)[0]
+    x, y = batch.rows("inner", index)
+    for task in range(2):
+        assert torch.equal(x[task], batch.inputs["inner"][task, index[task]])
+        assert torch.equal(y[task], batch.targets["inner"][task, index[task]])
+
+
+@pytest.mark.parametrize("size", [12, 100, None])
+def test_a_minibatch_of_all_rows_is_the_full_batch(size):
+    assert sample_meta_batch(Family(batch_size=size), "train", [0]).minibatches("inner", 3) is None
+
+
+def test_the_stack_is_a_loop_over_networks():
+    batch = sample_meta_batch(Family(), "train", range(3))
+    outputs = StackedNetwork(batch.network, batch.params)(batch.inputs["inner"])
+    for task in range(3):
+        network = batch.family.network()
+        network.load_state_dict({k: p[task] for k, p in batch.params.items()})
+        torch.testing.assert_close(outputs[task], network(batch.inputs["inner"][task]))
+    assert torch.equal(outputs, stacked_forward(batch.network, batch.params, batch.inputs["inner"]))
+
+
+def test_types_are_moved_but_labels_stay():
+    class Labels(Family):
+        def sample(self, generator):
+            return torch.randn(12, 4, generator=generator), torch.randint(2, (12,), generator=generator)
+
+        def loss(self, prediction, target):
+            return nn.functional.cross_entropy(prediction, target)
+
+    batch = sample_meta_batch(Labels(), "train", range(2))
+    moved = batch.to(torch.float64)
+    assert moved.inputs["inner"].dtype == torch.float64
+    assert moved.targets["inner"].dtype == torch.int64
+    assert {p.dtype for p in moved.params.values()} == {torch.float64}
+    assert torch.equal(moved.seeds, batch.seeds)
+
+
+def test_the_global_generator_is_left_as_it_is():
+    def sample(generator):
+        nn.Linear(3, 3)  # a family may build a network, which draws from the global generator
+        return data()(generator)
+
+    before = torch.get_rng_state()
+    draw(sample=sample)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_initial_weights_differ_between_tasks():
+    batch = draw()
+    assert all(not torch.equal(p[0], p[1]) for p in batch.params.values())
+
+
+def test_no_task_is_an_error():
+    with pytest.raises(TaskError, match="at least one task"):
+        sample_meta_batch(Family(), "train", [])
+
+
+def changing(generator):
+    rows = int(torch.randint(3, 400, (), generator=generator))
+    return torch.randn(rows, 4, generator=generator), torch.randn(rows, 2, generator=generator)
+
+
+BROKEN = [
+    ({"network": lambda: nn.ReLU()}, r"Family.network\(\).*parameters, got ReLU\(\)"),
+    ({"network": lambda: "mlp"}, r"nn\.Module with parameters, got 'mlp'"),
+    (
+        {"sample": lambda g: torch.ones(3, 4)},
+        r"sample\(\) of task 0 of the train split must return two tensors.*Tensor",
+    ),
+    ({"sample": lambda g: (torch.ones(3, 4), [1, 2, 3])}, "two tensors.*tuple"),
+    ({"sample": data(targets_rows=7)}, r"inputs \(12, 4\) and targets \(7, 2\) must have the same number"),
+    ({"sample": lambda g: (torch.ones(0, 4), torch.ones(0, 2))}, r"\(0, 4\).*at least 1"),
+    ({"sample": lambda g: (torch.tensor(1.0), torch.tensor(1.0))}, r"inputs \(\) and targets \(\)"),
+    ({"sample": with_value(float("nan"), 0)}, "inputs hold 1 values that are NaN or infinite"),
+    ({"sample": with_value(float("inf"), 1)}, "targets hold 1 values that are NaN or infinite"),
+    ({"sample": changing}, r"different shapes for different tasks: .*\(\d+, 4\)"),
+    ({"sample": data(columns=5)}, r"do not run on inputs \(12, 5\) and targets \(12, 2\): "),
+    ({"loss": lambda p, t: (p - t[:5]).square().mean()}, "the network and the loss do not run"),
+    ({"loss": lambda p, t: (p - t).square().mean(1)}, r"loss\(\) must return a scalar, got shape \(12,\)"),
+    ({"loss": lambda p, t: t.square().mean()}, "does not depend on the network's parameters"),
+    ({"loss": lambda p, t: p.mean() / 0}, r"loss\(\) is -?inf at the initial weights"),
+    ({"loss": lambda p, t: (p - 1e6).mean().log()}, r"loss\(\) is nan at the initial weights"),
+    ({"parts": (0.5, 0.5, 0.5)}, r"sum to 1, got \(0\.5, 0\.5, 0\.5\)"),
+    ({"parts": (0.0, 0.5, 0.5)}, r"inner > 0.*got \(0\.0, 0\.5, 0\.5\)"),
+    ({"parts": (1.5, -0.5, 0.0)}, r"got \(1\.5, -0\.5, 0\.0\)"),
+    ({"parts": (0.5, 0.5)}, r"three fractions.*got \(0\.5, 0\.5\)"),
+    ({"parts": (0.02, 0.49, 0.49)}, "12 rows split by .* leave none for the inner part"),
+    ({"batch_size": 0}, "batch_size must be at least 1 or None, got 0"),
+    ({"batch_size": -3}, "got -3"),
+]
+
+
+@pytest.mark.parametrize(("broken", "message"), BROKEN, ids=[f"{next(iter(b))}-{i}" for i, (b, _) in enumerate(BROKEN)])
+def test_a_broken_family_is_refused_with_the_value(broken, message):
+    with pytest.raises(TaskError, match=message) as caught:
+        draw(**broken)
+    assert str(caught.value).startswith("Family")
+
+
+def test_a_fraction_too_small_for_a_row_uses_the_inner_rows():
+    batch = draw(parts=(0.98, 0.01, 0.01))
+    assert batch.inputs["meta"] is batch.inputs["inner"]
+
+
+def test_every_task_is_checked():
+    def sample(generator):
+        x, y = data()(generator)
+        return (x.log(), y) if generator.initial_seed() in bad else (x, y)
+
+    bad = {int(sample_meta_batch(Family(), "test", [4]).seeds[0])}
+    with pytest.raises(TaskError, match="task 4 of the test split: inputs hold"):
+        sample_meta_batch(Family(sample=sample), "test", range(6))
+
+
+@pytest.mark.parametrize(
+    ("sample", "law"),
+    [
+        (lambda g: (torch.randn(12, 4), torch.randn(12, 2)), "not from torch's global one"),
+        (lambda g: (torch.ones(12, 4), torch.ones(12, 2)), "other generator states give other tasks"),
+    ],
+    ids=["global", "constant"],
+)
+def test_the_conformance_check_names_the_law(sample, law):
+    with pytest.raises(AssertionError, match=law):
+        check_task_family(Family(sample=sample))
+
+
+def test_the_base_class_asks_for_three_methods():
+    with pytest.raises(TypeError, match="abstract"):
+        TaskFamily()
+    assert TaskFamily.__abstractmethods__ == {"network", "sample", "loss"}
