@@ -1,11 +1,14 @@
 """metatele evaluate."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
+from rich.progress import Progress
 
 import metatele.tasks as shipped
 from metatele.checkpoint import TRAINING, find_checkpoint, load_checkpoint
@@ -65,10 +68,20 @@ def report(
     checkpoints: dict[str, InnerOptimizer], family: TaskFamily, spec: dict[str, Any], output: Path, **settings: Any
 ) -> None:
     """Evaluate, print the table, and name what was written."""
-    evaluation = evaluate(checkpoints, family, output=output, family_spec=spec, **settings)
+    with _progress() as progress:
+        evaluation = evaluate(checkpoints, family, output=output, family_spec=spec, progress=progress, **settings)
     console = Console(highlight=False)
     console.print(evaluation.table())
     console.print(f"results and figures: {output}")
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar over the stages of an evaluation, gone when it is done."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("evaluate")
+        yield lambda stage, done, total: bar.update(task, description=stage, completed=done, total=total)
 
 
 def family_spec(family: Namespace) -> dict[str, Any]:

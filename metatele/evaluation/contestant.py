@@ -57,7 +57,7 @@ def from_checkpoints(checkpoints: Mapping[str, InnerOptimizer], device: str | to
 def with_controls(checkpoints: Sequence[Contestant], network: nn.Module) -> list[Contestant]:
     """The checkpoints, each followed by its controls.
 
-    A checkpoint that teleports gets the same update with its teleports off. The first checkpoint
+    A checkpoint that teleports, but not by the balance rule, gets the same update with its teleports off. The first checkpoint
     that does not teleport (without one, the first that does) gets the same update after the balance
     rule at step 0, if every symmetry of the network is a positive scaling.
     """
@@ -66,7 +66,7 @@ def with_controls(checkpoints: Sequence[Contestant], network: nn.Module) -> list
     out: list[Contestant] = []
     for c in checkpoints:
         out.append(c)
-        if c.inner.teleport.moves:
+        if c.inner.teleport.moves and not isinstance(c.inner.teleport, Balance):
             note = "the checkpoint's update alone; it was meta-trained together with the teleport"
             inner = InnerOptimizer(c.inner.update, Stay(), c.inner.order)
             out.append(Contestant(f"{c.name}, teleports off", inner, "control", note, c.name))

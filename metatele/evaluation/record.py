@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.table import Table
 
+from metatele.device import check_device
 from metatele.errors import ConfigError
 from metatele.evaluation.entry import Entry, Statistics, statistics_of
 from metatele.evaluation.figures import draw_figures, save_figures
@@ -47,11 +47,7 @@ class Settings:
         for step in self.report_steps:
             if not 0 <= step <= self.steps:
                 raise ConfigError(f"a report step must be in [0, {self.steps}], got {step}")
-        try:
-            torch.zeros(1, device=self.device)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise ConfigError(f"the device {self.device!r} cannot be used: {reason}") from error
+        check_device(self.device)
 
 
 @dataclass(frozen=True)

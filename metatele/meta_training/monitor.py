@@ -5,7 +5,7 @@ from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from metatele.meta_training.trainer import Iteration
 
@@ -44,13 +44,13 @@ class ProgressBar(Monitor):
         self.validation = "-"
         self.progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
+            BarColumn(bar_width=10),
             MofNCompleteColumn(),
             TextColumn("{task.fields[status]}"),
-            TimeElapsedColumn(),
+            TimeRemainingColumn(compact=True),
             TextColumn("left"),
-            TimeRemainingColumn(),
             console=self.console,
+            disable=not self.console.is_terminal,  # a log gets the lines of the validations only
         )
 
     def start(self, done: int, total: int) -> None:
@@ -66,7 +66,7 @@ class ProgressBar(Monitor):
                 f"{self.title}: iteration {iteration.number}: meta-loss {meta_loss}, validation loss "
                 f"{self.validation}{diverged}"
             )
-        status = f"meta-loss {meta_loss}  validation {self.validation}  {iteration.seconds:.2f} s/it"
+        status = f"meta {meta_loss}  val {self.validation}  {iteration.seconds:.2f} s/it"
         self.progress.update(self.bar, completed=iteration.number, status=status)
 
     def __exit__(

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from metatele.device import check_device
 from metatele.errors import ConfigError
 from metatele.meta_training.meta_loss import log_score, meta_loss
 from metatele.meta_training.settings import MetaSettings, UnrollSettings, ValidationSettings
@@ -60,7 +61,7 @@ class MetaTrainer:
     def __post_init__(self) -> None:
         if not self.families:
             raise ConfigError("meta-training needs at least one task family, got none")
-        self.inner.to(self.device)
+        self.inner.to(check_device(self.device))
         self.validation_batches = [
             sample_meta_batch(f, "validation", range(self.validation.tasks), self.seed).to(device=self.device)
             for f in self.families

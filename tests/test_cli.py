@@ -1,0 +1,226 @@
+"""The commands that users type, good input and bad."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from metatele.tasks import PaperRegression
+
+from metatele import CoordinateUpdate, DenseUpdate, InnerOptimizer, NeuronTeleport, sample_meta_batch, save_checkpoint
+from metatele.cli import main
+from metatele.cli.main import COMMANDS
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+SMALL = ["--family", "TeacherStudent", "--family.rows=8", "--optimizer.update", "CoordinateUpdate",
+         "--optimizer.update.hidden=3", "--unroll.steps=4", "--unroll.window=2", "--meta.iterations=2",
+         "--meta.tasks=2", "--validation.tasks=2", "--validation.every=1"]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    inner = InnerOptimizer(CoordinateUpdate(hidden=3), NeuronTeleport(hidden=3))
+    inner.initialise(0)
+    return save_checkpoint(inner, tmp_path / "tele")
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run a command that must be refused: exit code 2 and one line on stderr; the line."""
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("metatele: error: ")
+    assert err.count("\n") == 1, err
+    assert "Traceback" not in err
+    return err
+
+
+def test_meta_train_writes_what_it_promises(tmp_path: Path) -> None:
+    assert main(["meta-train", *SMALL, "--optimizer.teleport=NeuronTeleport", "--output", "run"]) == 0
+    names = {p.relative_to("run").as_posix() for p in Path("run").rglob("*") if p.is_file()}
+    files = {"config.json", "model.safetensors", "README.md", "training.yaml"}
+    assert {f"{part}/{f}" for part in ("best", "last") for f in files} <= names
+    assert {"training.yaml", "state.safetensors"} <= names
+    assert any(n.startswith("tensorboard/events") for n in names)
+    resolved = yaml.safe_load(Path("run/training.yaml").read_text())
+    assert resolved["meta"]["iterations"] == 2
+    assert resolved["optimizer"]["teleport"]["init_args"]["bound"] == 1.0
+
+
+def test_tensorboard_holds_the_scalars() -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert main(["meta-train", *SMALL, "--output", "run"]) == 0
+    events = EventAccumulator("run/tensorboard").Reload()
+    assert {"meta_training/meta_loss", "meta_training/validation", "meta_training/gradient_norm"} <= set(
+        events.Tags()["scalars"]
+    )
+    assert [e.step for e in events.Scalars("meta_training/meta_loss")] == [1, 2]
+
+
+def test_resolved_config_gives_the_same_run() -> None:
+    assert main(["meta-train", *SMALL, "--output", "a"]) == 0
+    assert main(["meta-train", "--config", "a/training.yaml", "--output", "b"]) == 0
+    assert Path("a/last/model.safetensors").read_bytes() == Path("b/last/model.safetensors").read_bytes()
+
+
+def test_evaluate_on_the_family_of_training_and_on_another(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["meta-train", *SMALL, "--optimizer.teleport=NeuronTeleport", "--output", "run"]) == 0
+    assert main(["evaluate", "run", "--tasks", "3", "--steps", "5"]) == 0
+    assert "TeacherStudent" in capsys.readouterr().out
+    results = json.loads(Path("evaluation/results.json").read_text())
+    assert results["family_spec"]["init_args"]["rows"] == 8
+    assert len(results["task_seeds"]) == 3
+    arguments = ["--family", "Digits", "--family.hidden=[9, 8]", "--tasks=3", "--steps=5", "--output=other"]
+    assert main(["evaluate", "mine=run", *arguments]) == 0
+    out = capsys.readouterr().out
+    assert "Digits" in out
+    assert "mine" in out
+    pictures = {p.suffix for p in Path("other").iterdir()}
+    assert pictures == {".json", ".png", ".pdf"}
+
+
+def test_compare_trains_three_with_equal_budgets(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["compare", *SMALL, "--optimizer.teleport=NeuronTeleport", "--output=out", "--evaluation.tasks=3"]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    for name in ("teleport", "no-teleport", "balance", "Adam"):
+        assert name in out
+    states = [Path("out") / name / "state.safetensors" for name in ("teleport", "no-teleport", "balance")]
+    assert all(s.is_file() for s in states)
+    stamps = [s.stat().st_mtime_ns for s in states]
+    assert main(arguments) == 0, "a second call only evaluates"
+    assert stamps == [s.stat().st_mtime_ns for s in states]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=[p.stem for p in CONFIGS])
+def test_every_shipped_config_runs(path: Path) -> None:
+    short = ["--meta.iterations=1", "--meta.tasks=2", "--unroll.steps=2", "--unroll.window=1", "--validation.tasks=2"]
+    small = []
+    for part in ("update", "teleport"):
+        spec = (yaml.safe_load(path.read_text())["optimizer"]).get(part)
+        name = spec["class_path"] if isinstance(spec, dict) else spec
+        if name and "Dense" in name:
+            small.append(f"--optimizer.{part}.hidden=4")
+    assert main(["meta-train", "--config", str(path), *short, *small, "--output=run"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--meta.tasks=0"], "meta.tasks must be at least 1 and finite, got 0"),
+        (["--unroll.window=5"], "window=5, steps=4"),
+        (["--meta.lr=-1"], "meta.lr must be above 0 and finite, got -1"),
+        (["--meta.lr=.nan"], "meta.lr must be above 0 and finite, got nan"),
+        (["--meta.tasks=many"], "many"),
+        (["--meta.speed=3"], "meta.speed"),
+        (["--optimizer.update.hiden=3"], "hiden"),
+        (["--optimizer.update.hidden=0"], "hidden=0"),
+        (["--optimizer.update=Nadam"], "Nadam"),
+        (["--optimizer.teleport=NeuronTeleport", "--optimizer.teleport.bound=-1"], "-1"),
+        (["--optimizer.order=sideways"], "sideways"),
+        (["--family=nowhere.Sine"], "nowhere"),
+        (["--family.rows=-3"], "-3"),
+        (["--validation.every=0"], "validation.every must be at least 1 and finite, got 0"),
+        (["--optimizer.update=Adam"], "nothing to meta-train: Adam"),
+        (["--config=missing.yaml"], "missing.yaml"),
+        (["--resume=missing"], "no run to resume in missing"),
+        (["--device=quantum"], "quantum"),
+    ],
+)
+def test_bad_settings(capsys: pytest.CaptureFixture[str], arguments: list[str], named: str) -> None:
+    assert named in refused(capsys, "meta-train", *SMALL, *arguments, "--output=run")
+    assert not Path("run").exists() or not any(Path("run").iterdir()), "nothing may be half-written"
+
+
+@pytest.mark.parametrize("text", ["meta: 3", "meta: {iterations: x}", "a: [", "speed: 1", "\t", "family: 3"])
+def test_bad_config_files(capsys: pytest.CaptureFixture[str], text: str) -> None:
+    Path("bad.yaml").write_text(text)
+    refused(capsys, "meta-train", "--config=bad.yaml", *SMALL[3:], "--output=run")
+    assert not Path("run").exists()
+
+
+def test_missing_settings_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "family is missing" in refused(capsys, "meta-train", "--optimizer.update=CoordinateUpdate")
+    assert "optimizer.update" in refused(capsys, "meta-train", "--family=TeacherStudent")
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        ("return torch.ones(3, 2), torch.ones(4, 1)", "inputs (3, 2) and targets (4, 1)"),
+        ("return torch.ones(3, 2) / 0, torch.ones(3, 1)", "6 values that are NaN or infinite"),
+        ("return torch.ones(3, 5), torch.ones(3, 1)", "do not run on inputs (3, 5)"),
+        ("return torch.ones(3, 2)", "must return two tensors"),
+    ],
+)
+def test_bad_families(
+    capsys: pytest.CaptureFixture[str], body: str, named: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    module = f"bad_family_{abs(hash(body))}"
+    Path(f"{module}.py").write_text(f"""
+import torch
+from metatele import TaskFamily
+class Bad(TaskFamily):
+    def network(self): return torch.nn.Linear(2, 1)
+    def sample(self, generator): {body}
+    def loss(self, prediction, target): return (prediction - target).square().mean()
+""")
+    assert named in refused(capsys, "meta-train", *SMALL[3:], "--family", f"{module}.Bad", "--output=run")
+    assert not Path("run").exists()
+
+
+def test_bad_evaluations(capsys: pytest.CaptureFixture[str], checkpoint: Path, tmp_path: Path) -> None:
+    family = ["--family", "TeacherStudent"]
+    assert "no checkpoint 'nowhere'" in refused(capsys, "evaluate", "nowhere", *family)
+    assert "tasks must be at least 1" in refused(capsys, "evaluate", "tele", *family, "--tasks=0")
+    assert "steps must be at least 1" in refused(capsys, "evaluate", "tele", *family, "--steps=0")
+    assert "--family" in refused(capsys, "evaluate", "tele")
+    assert "two checkpoints are called 'tele'" in refused(capsys, "evaluate", "tele", "tele", *family)
+    Path("file").write_text("")
+    assert "file" in refused(capsys, "evaluate", "tele", *family, "--output=file/x", "--tasks=2", "--steps=2")
+
+
+def test_the_record_of_a_checkpoint_does_not_run_code(capsys: pytest.CaptureFixture[str], checkpoint: Path) -> None:
+    Path("evil.py").write_text("open('boom', 'w')\nfrom metatele.tasks import TeacherStudent\n")
+    for name in ("evil.TeacherStudent", "metatele.tasks.regression.nn.Linear", "subprocess.Popen"):
+        (checkpoint / "training.yaml").write_text(f"family: {{class_path: {name}, init_args: {{}}}}")
+        assert "--family" in refused(capsys, "evaluate", "tele")
+    (checkpoint / "training.yaml").write_text("!!python/object/apply:os.system ['touch boom']")
+    refused(capsys, "evaluate", "tele")
+    assert not Path("boom").exists()
+
+
+def test_a_dense_checkpoint_on_another_size(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    batch = sample_meta_batch(PaperRegression(size=4), "train", range(1))
+    inner = InnerOptimizer(DenseUpdate(hidden=3))
+    inner.bind(batch.network, batch.params)
+    save_checkpoint(inner, tmp_path / "dense")
+    error = refused(capsys, "evaluate", "dense", "--family=PaperRegression", "--family.size=5", "--tasks=2")
+    assert "dense: this dense optimizer was made for" in error
+
+
+def test_a_folder_that_cannot_be_written(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").write_text("")
+    assert "file/run" in refused(capsys, "meta-train", *SMALL, "--output=file/run")
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_names_what_a_newcomer_needs(command: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "metatele", *([command] if command else []), "--help"],
+        capture_output=True, text=True, env={**os.environ, "COLUMNS": "100"},
+    )  # fmt: skip
+    assert done.returncode == 0
+    expected = list(COMMANDS) if not command else ["--family", "--output"]
+    assert all(word in done.stdout for word in expected)
+    assert done.stderr == ""

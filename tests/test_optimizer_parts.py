@@ -1,0 +1,463 @@
+"""Updates, teleports, and what an inner optimizer makes of the two."""
+
+import itertools
+from dataclasses import replace
+
+import metatele.tasks  # noqa: F401 - so that all subclasses are known
+import pytest
+import torch
+from conftest import concrete_subclasses
+from torch import nn
+
+from metatele import (
+    Adam,
+    Balance,
+    CheckpointError,
+    ConfigError,
+    CoordinateUpdate,
+    DenseStepSize,
+    DenseTeleport,
+    DenseUpdate,
+    GlobalStepSize,
+    GradientDescent,
+    InnerOptimizer,
+    Momentum,
+    NeuronTeleport,
+    RandomTeleport,
+    Stay,
+    SymmetryError,
+    Teleport,
+    Unroll,
+    Update,
+    sample_meta_batch,
+)
+from metatele.params import Params, flatten, map_params
+from metatele.point import Point, State
+from metatele.stack import stacked_forward
+from metatele.symmetry import PositiveScaling, group_of
+from metatele.testing import ExampleFamily, check_teleport, check_update, gradient_of
+
+UPDATES = sorted(concrete_subclasses(Update), key=lambda c: c.__name__)
+TELEPORTS = sorted(concrete_subclasses(Teleport), key=lambda c: c.__name__)
+ORDERS = ["before", "after"]
+
+
+@pytest.mark.parametrize("cls", UPDATES)
+def test_every_update_obeys_the_laws(cls):
+    check_update(cls())
+
+
+@pytest.mark.parametrize("cls", TELEPORTS)
+def test_every_teleport_obeys_the_laws(cls):
+    check_teleport(cls())
+
+
+@pytest.mark.parametrize(
+    "update",
+    [
+        GradientDescent(0.05, learn=True),
+        DenseUpdate(4, layers=1, inputs="raw"),
+        DenseStepSize(4, bound="clamp"),
+        CoordinateUpdate(4, layers=2),
+        GlobalStepSize(4, layers=2),
+    ],
+    ids=lambda u: type(u).__name__,
+)
+def test_updates_with_other_settings(update, make_batch):
+    check_update(update, make_batch(tasks=2, bias=False, rows=7))
+
+
+@pytest.mark.parametrize("kind", ["auto", "scaling", "general_linear", "data_dependent"])
+@pytest.mark.parametrize(("size", "inputs"), [("fixed", "raw"), ("learned", "normalised")])
+def test_dense_teleports_with_other_settings(kind, size, inputs, make_batch):
+    check_teleport(DenseTeleport(4, size=size, inputs=inputs, symmetry=kind, first=2, last=9), make_batch(bias=False))
+
+
+def test_random_teleports_in_every_group(make_batch):
+    for kind in ("auto", "scaling", "general_linear", "data_dependent"):
+        check_teleport(RandomTeleport(0.05, symmetry=kind), make_batch())
+
+
+def point_of(batch, params: Params | None = None, step: int = 0) -> Point:
+    params = batch.params if params is None else params
+    x, y = batch.rows("inner")
+    gradient = gradient_of(lambda p: batch.losses(stacked_forward(batch.network, p, x), y), params)
+    return Point(params, gradient, x, step)
+
+
+def bound(inner: InnerOptimizer, batch, seed: int = 0):
+    """The inner optimizer in float64 with reproducible weights, and its group."""
+    group = inner.bind(batch.network, batch.params)
+    inner.double()
+    inner.initialise(seed)
+    return inner, group
+
+
+@pytest.mark.parametrize("kind", ["auto", "scaling", "general_linear", "data_dependent"])
+def test_teleporting_before_sees_the_gradient_at_the_new_point(make_batch, kind):
+    batch = make_batch()
+    inner, group = bound(InnerOptimizer(GradientDescent(0.1), RandomTeleport(0.1, kind), "before"), batch)
+    state = inner.start(batch.params, group, batch.seeds)
+    new, _ = inner.step(point_of(batch), group, state)
+    element, _ = inner.teleport.element(point_of(batch), group, state.teleport)
+    there = point_of(batch, group.act(element, batch.params, batch.inputs["inner"]))
+    expected = map_params(lambda p, g: p - 0.1 * g, there.params, there.gradient)
+    torch.testing.assert_close(flatten(new), flatten(expected), rtol=1e-8, atol=1e-10)
+    assert (flatten(there.gradient) - flatten(point_of(batch).gradient)).norm() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["auto", "data_dependent"])
+def test_teleporting_after_is_the_papers_order(make_batch, kind):
+    batch = make_batch()
+    inner, group = bound(InnerOptimizer(GradientDescent(0.1), RandomTeleport(0.1, kind), "after"), batch)
+    state, here = inner.start(batch.params, group, batch.seeds), point_of(batch)
+    new, _ = inner.step(here, group, state)
+    element, _ = inner.teleport.element(here, group, state.teleport)
+    stepped = map_params(lambda p, g: p - 0.1 * g, here.params, here.gradient)
+    expected = group.act(element, stepped, here.inputs)
+    torch.testing.assert_close(flatten(new), flatten(expected), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("update", [Momentum(0.01), Adam(0.01)], ids=["momentum", "adam"])
+def test_scaling_carries_the_moments_exactly(make_batch, update, order):
+    """Moments of gradients at theta, carried, are the moments of the gradients at g theta."""
+    batch = make_batch()
+    inner, group = bound(InnerOptimizer(update, RandomTeleport(0.3, "scaling"), order), batch)
+    state, here = inner.start(batch.params, group, batch.seeds), point_of(batch)
+    element, _ = inner.teleport.element(here, group, state.teleport)
+    start = here.params
+    if order == "after":  # the teleport acts on the point after the step, the moment is from before it
+        f, _ = update.propose(here, state.update)
+        start = map_params(torch.add, start, f)
+    _, after = inner.step(here, group, state)
+    there = group.act(element, start, here.inputs)
+    # The action is diagonal, so one gradient at g theta per gradient at theta, factor by factor.
+    _, (carried,), _ = group.carry(element, start, here.inputs, [here.gradient])
+    twin = update.propose(Point(there, carried, here.inputs, 0), update.start(there))[1]
+    for found, expected in zip(
+        (*after.update.covectors, *after.update.squares), (*twin.covectors, *twin.squares), strict=True
+    ):
+        torch.testing.assert_close(flatten(found), flatten(expected), rtol=1e-12, atol=1e-15)
+    if order == "before":
+        true = point_of(batch, there).gradient
+        torch.testing.assert_close(flatten(carried), flatten(true), rtol=1e-9, atol=1e-12)
+
+
+def test_one_teleport_before_the_first_step_is_another_starting_point(make_batch):
+    batch = make_batch()
+    inner, group = bound(InnerOptimizer(Momentum(0.02), RandomTeleport(0.3, "scaling", last=0), "before"), batch)
+    unroll = Unroll(inner, batch, 5)
+    found = unroll.window(unroll.start(), 5).end.params
+    state = inner.start(batch.params, group, batch.seeds)
+    element, _ = inner.teleport.element(point_of(batch), group, state.teleport)
+    moved = replace(batch, params=group.act(element, batch.params, batch.inputs["inner"]))
+    plain = Unroll(InnerOptimizer(Momentum(0.02)), moved, 5)
+    expected = plain.window(plain.start(), 5).end.params
+    torch.testing.assert_close(flatten(found), flatten(expected), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "moving"), [(0, None, range(6)), (2, 3, [2, 3]), (4, None, [4, 5]), (0, 0, [0])]
+)
+@pytest.mark.parametrize("order", ORDERS)
+def test_teleports_act_in_their_range_of_steps_only(make_batch, order, first, last, moving):
+    batch = make_batch()
+    teleported, group = bound(
+        InnerOptimizer(GradientDescent(0.1), RandomTeleport(0.3, first=first, last=last), order), batch
+    )
+    plain, nothing = bound(InnerOptimizer(GradientDescent(0.1)), batch)
+    for step in range(6):
+        point = point_of(batch, step=step)
+        ends = []
+        for inner, g in ((teleported, group), (plain, nothing)):
+            ends.append(inner.step(point, g, inner.start(batch.params, g, batch.seeds))[0])
+        assert torch.equal(flatten(ends[0]), flatten(ends[1])) == (step not in moving)
+
+
+@pytest.mark.parametrize(("first", "last"), [(-1, None), (3, 2)])
+def test_an_impossible_range_is_refused(first, last):
+    with pytest.raises(ConfigError, match=f"first={first}, last={last}"):
+        RandomTeleport(first=first, last=last)
+
+
+def test_balance_equalises_the_norms_of_every_neuron(make_batch):
+    batch = make_batch(widths=(4, 5, 2), activations=(nn.ReLU(),))
+    inner, group = bound(InnerOptimizer(GradientDescent(), Balance()), batch)
+    element, _ = inner.teleport.element(point_of(batch), group, State())
+    moved = group.act(element, batch.params, batch.inputs["inner"])
+    (factor,) = group.factors
+    incoming, outgoing = factor.norms(moved)
+    torch.testing.assert_close(incoming, outgoing, rtol=1e-10, atol=0)
+    before = factor.norms(batch.params)
+    assert (before[0] / before[1]).log().abs().max() > 0.1
+    torch.testing.assert_close(incoming * outgoing, before[0] * before[1], rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("dead", ["0.weight", "2.weight", "both"])
+@pytest.mark.parametrize("teleport", [Balance(last=None), NeuronTeleport(4)], ids=["balance", "neuron"])
+def test_a_dead_neuron_gives_no_nan(make_batch, dead, teleport):
+    batch = make_batch(widths=(4, 5, 2), activations=(nn.ReLU(),))
+    for name in ("0.weight", "2.weight") if dead == "both" else (dead,):
+        side = batch.params[name][:, 1] if name == "0.weight" else batch.params[name][:, :, 1]
+        side.zero_()
+    batch.params["0.bias"][:, 1] = 0
+    for order in ORDERS:
+        inner, group = bound(InnerOptimizer(GradientDescent(0.1, learn=True), teleport, order), batch)
+        element, _ = inner.teleport.element(
+            point_of(batch), group, inner.start(batch.params, group, batch.seeds).teleport
+        )
+        assert bool(element[0].isfinite().all())
+        if isinstance(teleport, Balance):
+            assert element[0][:, 1].tolist() == [1.0, 1.0]
+        unroll = Unroll(inner, batch, 4, second_order=True)
+        window = unroll.window(unroll.start(), 4)
+        assert bool(window.meta_losses.isfinite().all())
+        learned = [p for p in inner.parameters() if p.requires_grad]
+        for gradient in torch.autograd.grad(window.meta_losses.sum(), learned):
+            assert bool(gradient.isfinite().all())
+
+
+@pytest.mark.parametrize("teleport", [Balance(), NeuronTeleport(4)], ids=["balance", "neuron"])
+def test_teleports_of_neurons_need_scalings(make_batch, teleport):
+    batch = make_batch()
+    with pytest.raises(SymmetryError, match=f"{type(teleport).__name__} needs positive scaling.*GeneralLinear"):
+        teleport.element(point_of(batch), group_of(batch.network, "auto"), State())
+
+
+def test_random_teleports_are_the_tasks_own():
+    whole = sample_meta_batch(ExampleFamily(), "train", [4, 1, 9]).to(torch.float64)
+    inner, group = bound(InnerOptimizer(GradientDescent(), RandomTeleport()), whole)
+    elements = []
+    for step in range(3):
+        element, _ = inner.teleport.element(point_of(whole, step=step), group, State(memory=(whole.seeds,)))
+        elements.append(element)
+        for i, index in enumerate([4, 1, 9]):
+            alone = sample_meta_batch(ExampleFamily(), "train", [index]).to(torch.float64)
+            one, _ = inner.teleport.element(point_of(alone, step=step), group, State(memory=(alone.seeds,)))
+            for g, h in zip(element, one, strict=True):
+                torch.testing.assert_close(g[i], h[0], rtol=1e-13, atol=1e-15)
+    for a, b in itertools.combinations([e[0] for e in elements], 2):
+        assert not torch.equal(a, b), "steps draw anew"
+    assert not torch.equal(elements[0][0][0], elements[0][0][1]), "tasks draw apart"
+
+
+@pytest.mark.parametrize("make", [lambda: DenseUpdate(4), lambda: DenseStepSize(4), lambda: DenseTeleport(4)])
+def test_a_dense_part_is_tied_to_its_size(make_batch, make):
+    part = make()
+    inner = InnerOptimizer(part) if isinstance(part, Update) else InnerOptimizer(GradientDescent(), part)
+    inner.bind((small := make_batch()).network, small.params)
+    assert part.shapes["0.weight"] == [4, 4]
+    inner.bind(small.network, small.params)
+    other = make_batch(widths=(4, 5, 3, 2))
+    with pytest.raises(CheckpointError, match=r"'0\.weight': \[4, 4\].*'0\.weight': \[5, 4\].*size-free"):
+        inner.bind(other.network, other.params)
+
+
+def test_a_dense_teleport_is_tied_to_its_group(make_batch):
+    teleport, batch = DenseTeleport(4), make_batch()
+    teleport.bind(batch.params, group_of(batch.network, "auto"))
+    with pytest.raises(CheckpointError, match=r"\[\[4\], \[3, 3\]\] and cannot run on \[\[4\], \[3\]\]"):
+        teleport.bind(batch.params, group_of(batch.network, "scaling"))
+
+
+@pytest.mark.parametrize("update", [CoordinateUpdate(4), GlobalStepSize(4)], ids=["coordinate", "global"])
+def test_size_free_parts_run_on_other_widths_and_depths(make_batch, update):
+    inner = InnerOptimizer(update, NeuronTeleport(4))
+    for widths in ((4, 4, 2), (3, 7, 2, 5, 1), (6, 2, 3, 3)):
+        batch = make_batch(widths=widths, activations=(nn.ReLU(),) * (len(widths) - 2))
+        unroll = Unroll(bound(inner, batch)[0], batch, 4)
+        window = unroll.window(unroll.start(), 4)
+        assert bool(window.meta_losses.isfinite().all())
+        assert not torch.equal(window.meta_losses[0], window.meta_losses[-1])
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("bias", [True, False])
+def test_size_free_parts_do_not_see_the_numbering_of_neurons(make_batch, order, bias):
+    widths = (4, 6, 5, 2)
+    batch = make_batch(tasks=3, widths=widths, activations=(nn.ReLU(), nn.LeakyReLU(0.1)), bias=bias)
+    stream = torch.Generator().manual_seed(3)
+    first, second = (torch.randperm(n, generator=stream) for n in (6, 5))
+
+    def renumber(params: Params) -> Params:
+        new = dict(params)
+        for inward, outward, order_ in (("0", "2", first), ("2", "4", second)):
+            new[f"{inward}.weight"] = new[f"{inward}.weight"][:, order_]
+            if bias:
+                new[f"{inward}.bias"] = new[f"{inward}.bias"][:, order_]
+            new[f"{outward}.weight"] = new[f"{outward}.weight"][:, :, order_]
+        return new
+
+    inner, _ = bound(InnerOptimizer(CoordinateUpdate(4), NeuronTeleport(4), order), batch)
+    renumbered = replace(batch, params=renumber(batch.params))
+    windows = []
+    for tasks in (batch, renumbered):
+        unroll = Unroll(inner, tasks, 5)
+        windows.append(unroll.window(unroll.start(), 5))
+    torch.testing.assert_close(windows[1].meta_losses, windows[0].meta_losses, rtol=1e-9, atol=0)
+    expected = renumber(windows[0].end.params)
+    torch.testing.assert_close(flatten(windows[1].end.params), flatten(expected), rtol=1e-8, atol=1e-10)
+    assert not torch.allclose(flatten(expected), flatten(windows[0].end.params))
+
+
+PAIRS = [
+    lambda: InnerOptimizer(DenseUpdate(4), DenseTeleport(4)),
+    lambda: InnerOptimizer(DenseStepSize(4), DenseTeleport(4, size="fixed")),
+    lambda: InnerOptimizer(CoordinateUpdate(4), NeuronTeleport(4)),
+    lambda: InnerOptimizer(GlobalStepSize(4), NeuronTeleport(4)),
+    lambda: InnerOptimizer(GradientDescent(0.3, learn=True), Stay()),
+]
+
+
+@pytest.mark.parametrize("make", PAIRS)
+def test_initialise_depends_on_its_seed_only(make_batch, make):
+    batch = make_batch()
+    weights = []
+    for seed in (1, 1, 2):
+        torch.rand(7)
+        inner = make()
+        inner.bind(batch.network, batch.params)
+        before = torch.get_rng_state()
+        inner.initialise(seed)
+        assert torch.equal(before, torch.get_rng_state())
+        weights.append(torch.cat([p.detach().flatten() for p in inner.parameters()]))
+    assert torch.equal(weights[0], weights[1])
+    if len(weights[0]) > 1:
+        assert not torch.equal(weights[0], weights[2])
+    else:
+        assert weights[0].exp().tolist() == pytest.approx([0.3])
+
+
+def test_whether_there_is_something_to_learn():
+    assert not InnerOptimizer(GradientDescent(), Stay()).learned
+    assert not InnerOptimizer(Adam(), RandomTeleport()).learned
+    assert InnerOptimizer(GradientDescent(learn=True)).learned
+    assert InnerOptimizer(GradientDescent(), NeuronTeleport()).learned
+    assert InnerOptimizer(CoordinateUpdate()).learned
+
+
+def test_a_teleport_on_a_network_without_symmetry_is_an_error(make_batch):
+    batch = make_batch(widths=(4, 3, 2), activations=(nn.Tanh(),))
+    with pytest.raises(SymmetryError, match="Tanh"):
+        InnerOptimizer(GradientDescent(), NeuronTeleport()).bind(batch.network, batch.params)
+    assert InnerOptimizer(GradientDescent(), Stay()).bind(batch.network, batch.params).factors == ()
+
+
+def test_the_norm_of_a_dense_teleport(make_batch):
+    batch = make_batch()
+    for size, norm in (("fixed", 0.01), ("learned", 0.2)):
+        inner, group = bound(InnerOptimizer(GradientDescent(), DenseTeleport(4, norm=norm, size=size)), batch)
+        state = inner.start(batch.params, group, batch.seeds).teleport
+        element, _ = inner.teleport.element(point_of(batch), group, state)
+        for g, factor in zip(element, group.factors, strict=True):
+            if isinstance(factor, PositiveScaling):
+                length = g.log().norm(dim=1)
+                if size == "fixed":
+                    torch.testing.assert_close(length, torch.full_like(length, norm), rtol=1e-9, atol=0)
+                else:
+                    assert bool((length < norm).all())
+                    assert bool((length > 0).all())
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: GradientDescent(0.0), "lr must be positive and finite, got 0.0"),
+        (lambda: GradientDescent(float("inf")), "got inf"),
+        (lambda: Momentum(momentum=1.0), r"momentum must be in \[0, 1\), got 1.0"),
+        (lambda: Adam(betas=(0.9, 1.5)), r"got \(0\.9, 1\.5\)"),
+        (lambda: CoordinateUpdate(hidden=0), "hidden=0"),
+        (lambda: GlobalStepSize(layers=0), "layers=0"),
+        (lambda: NeuronTeleport(hidden=-1), "hidden=-1"),
+        (lambda: DenseUpdate(hidden=0), "hidden=0"),
+        (lambda: DenseUpdate(inputs="log"), "'raw' or 'normalised', got 'log'"),
+        (lambda: DenseStepSize(smallest=1.0, largest=0.1), "got 1.0 and 0.1"),
+        (lambda: DenseStepSize(bound="tanh"), "got 'tanh'"),
+        (lambda: DenseTeleport(norm=0.0), "got 0.0"),
+        (lambda: DenseTeleport(size="free"), "got 'free'"),
+        (lambda: NeuronTeleport(bound=-1.0), "got -1.0"),
+        (lambda: InnerOptimizer(GradientDescent(), order="between"), "got 'between'"),
+    ],
+)
+def test_an_impossible_setting_is_refused_with_its_value(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()
+
+
+class Impure(GradientDescent):
+    """Adds noise from the global generator."""
+
+    __module__ = "tests"
+
+    def propose(self, point, state):
+        f, state = super().propose(point, state)
+        return map_params(lambda x: x + 0.01 * torch.randn_like(x), f), state
+
+
+class Mixing(GradientDescent):
+    """Steps along the mean gradient of all tasks."""
+
+    __module__ = "tests"
+
+    def propose(self, point, state):
+        return map_params(lambda g: -self.lr * g.mean(0, keepdim=True).expand_as(g), point.gradient), state
+
+
+class Forgetful(GradientDescent):
+    """Does not keep its argument under its name."""
+
+    __module__ = "tests"
+
+    def __init__(self, rate: float = 0.1) -> None:
+        super().__init__(rate)
+
+
+class Writing(GradientDescent):
+    """Clips the gradient in place."""
+
+    __module__ = "tests"
+
+    def propose(self, point, state):
+        for g in point.gradient.values():
+            g.clamp_(-0.01, 0.01)
+        return super().propose(point, state)
+
+
+@pytest.mark.parametrize(
+    ("update", "law"),
+    [
+        (Impure, "equal arguments give equal steps"),
+        (Mixing, "steps on a stack = steps on each task"),
+        (Forgetful, "keeps every constructor argument"),
+        (Writing, "changes its arguments"),
+    ],
+)
+def test_a_broken_update_is_caught_by_name(update, law):
+    with pytest.raises(AssertionError, match=law):
+        check_update(update())
+
+
+class Lazy(RandomTeleport):
+    """Says that it moves, and does not."""
+
+    __module__ = "tests"
+
+    def element(self, point, group, state):
+        return [f.identity(point.inputs) for f in group.factors], state
+
+
+class Shared(RandomTeleport):
+    """Takes all tasks where the first one goes."""
+
+    __module__ = "tests"
+
+    def element(self, point, group, state):
+        element, state = super().element(point, group, state)
+        return [g[:1].expand_as(g) for g in element], state
+
+
+@pytest.mark.parametrize(("teleport", "law"), [(Lazy, "the gradient changes"), (Shared, "moves of a stack")])
+def test_a_broken_teleport_is_caught_by_name(teleport, law):
+    with pytest.raises(AssertionError, match=law):
+        check_teleport(teleport())

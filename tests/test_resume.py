@@ -1,0 +1,156 @@
+"""A resumed run gives the same bits as one that was never stopped."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from metatele.tasks import GaussianMixture, TeacherStudent
+
+from metatele import (
+    CheckpointError,
+    ConfigError,
+    CoordinateUpdate,
+    InnerOptimizer,
+    MetaSettings,
+    MetaTraining,
+    NeuronTeleport,
+    UnrollSettings,
+    ValidationSettings,
+    meta_train,
+)
+from metatele.meta_training import Monitor
+
+ITERATIONS = 8
+
+
+def train(folder: Path | None, iterations: int = ITERATIONS, stop_after: int | None = None, **settings) -> MetaTraining:
+    seen = []
+    chosen = {
+        "unroll": UnrollSettings(steps=7, window=3, second_order=True),
+        "meta": MetaSettings(iterations=iterations, tasks=3, schedule="constant"),
+        "validation": ValidationSettings(tasks=2, every=2),
+        **settings,
+    }
+
+    class Count(Monitor):
+        def update(self, iteration) -> None:  # type: ignore[no-untyped-def]
+            seen.append(iteration)
+
+    return meta_train(
+        InnerOptimizer(CoordinateUpdate(hidden=4), NeuronTeleport(hidden=3)),
+        [TeacherStudent(spread=3, rows=8, batch_size=4), GaussianMixture(rows=16)],
+        output=folder,
+        monitors=[Count()],
+        stop=lambda: stop_after is not None and len(seen) + 1 >= stop_after,
+        **chosen,
+    )
+
+
+def weights(folder: Path) -> dict[str, str]:
+    """A digest of every file that the results consist of."""
+    files = [folder / part / "model.safetensors" for part in ("best", "last")]
+    return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+def test_stop_and_resume_is_bit_identical(tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole")
+    part = train(tmp_path / "parts", stop_after=3)
+    assert not part.finished
+    assert len(part.history) == 3
+    rest = train(tmp_path / "parts", resume=True)
+    assert rest.finished
+    assert weights(tmp_path / "whole") == weights(tmp_path / "parts")
+    for a, b in zip(whole.history, rest.history, strict=True):
+        assert a._replace(seconds=0) == b._replace(seconds=0)
+    for name, value in whole.optimizer.state_dict().items():
+        assert torch.equal(value, rest.optimizer.state_dict()[name])
+
+
+def test_a_run_can_be_made_longer(tmp_path: Path) -> None:
+    train(tmp_path / "whole")
+    train(tmp_path / "parts", iterations=ITERATIONS // 2)
+    train(tmp_path / "parts", resume=True)
+    assert weights(tmp_path / "whole") == weights(tmp_path / "parts")
+
+
+def test_equal_seeds_give_equal_runs_and_others_do_not() -> None:
+    first, second, other = (train(None, iterations=2, seed=s).optimizer.state_dict() for s in (1, 1, 2))
+    assert all(torch.equal(first[k], second[k]) for k in first)
+    assert not all(torch.equal(first[k], other[k]) for k in first)
+
+
+def test_resume_needs_the_same_settings(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no run to resume"):
+        train(tmp_path / "run", resume=True)
+    train(tmp_path / "run", iterations=2)
+    with pytest.raises(ConfigError, match=r"meta was .*'tasks': 3.* now .*'tasks': 4"):
+        train(tmp_path / "run", resume=True, meta=MetaSettings(iterations=4, tasks=4, schedule="constant"))
+    with pytest.raises(ConfigError, match="holds a run already"):
+        train(tmp_path / "run")
+
+
+@pytest.mark.parametrize("length", [0, 9, -1])
+def test_a_damaged_state_is_refused(tmp_path: Path, length: int) -> None:
+    train(tmp_path / "run", iterations=2)
+    state = tmp_path / "run" / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:length])
+    with pytest.raises(CheckpointError, match="missing, damaged or cut off"):
+        train(tmp_path / "run", resume=True)
+
+
+CONFIG = """
+family: {class_path: metatele.tasks.TeacherStudent, init_args: {rows: 8, spread: 5, batch_size: 4}}
+optimizer:
+  update: {class_path: CoordinateUpdate, init_args: {hidden: 4}}
+  teleport: {class_path: NeuronTeleport, init_args: {hidden: 3}}
+unroll: {steps: 20, window: 7, second_order: true}
+meta: {iterations: 40, tasks: 4}
+validation: {tasks: 4, every: 3}
+"""
+
+
+def command(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "metatele", *arguments],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_killed_or_interrupted_and_resumed_is_bit_identical(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "small.yaml").write_text(CONFIG)
+    whole = command("meta-train", "--config", "small.yaml", "--output", "whole", cwd=tmp_path)
+    assert whole.wait(120) == 0, whole.communicate()[1]
+
+    hit = command("meta-train", "--config", "small.yaml", "--output", "hit", cwd=tmp_path)
+    wait_for(tmp_path / "hit" / "state.safetensors", hit)
+    hit.send_signal(number)
+    _, errors = hit.communicate(timeout=60)
+    if number == signal.SIGINT:
+        assert hit.returncode == 130
+        assert "go on with: metatele meta-train --resume hit" in errors
+        assert "Traceback" not in errors
+    else:
+        assert hit.returncode == -signal.SIGKILL
+    assert weights(tmp_path / "hit") != weights(tmp_path / "whole"), "the run was over before it was stopped"
+
+    resumed = command("meta-train", "--resume", "hit", cwd=tmp_path)
+    assert resumed.wait(120) == 0, resumed.communicate()[1]
+    assert weights(tmp_path / "hit") == weights(tmp_path / "whole")

@@ -1,0 +1,229 @@
+"""The shipped task families: the contract, and what each promises of its own."""
+
+import gzip
+import math
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import concrete_subclasses
+from metatele.tasks import Digits, GaussianMixture, Mnist, PaperRegression, TeacherStudent
+from metatele.tasks.classification import read_idx
+
+from metatele import GradientDescent, InnerOptimizer, TaskError, TaskFamily, Unroll, sample_meta_batch
+from metatele.stack import stacked_forward
+from metatele.testing import check_task_family
+
+MNIST = Path(__file__).parents[2] / "shared" / "data" / "mnist"
+
+
+def write_idx(path: Path, data: torch.Tensor, packed: bool = False, cut: int = 0) -> None:
+    raw = struct.pack(f">HBB{data.dim()}I", 0, 8, data.dim(), *data.shape) + bytes(data.flatten().tolist())
+    raw = raw[: len(raw) - cut]
+    if packed:
+        path.with_name(path.name + ".gz").write_bytes(gzip.compress(raw))
+    else:
+        path.write_bytes(raw)
+
+
+def write_mnist(folder: Path, subset: str = "train", packed: bool = False, rows: int = 40) -> tuple[torch.Tensor, ...]:
+    folder.mkdir(parents=True, exist_ok=True)
+    stream = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (rows, 28, 28), generator=stream)
+    labels = torch.arange(rows) % 10
+    write_idx(folder / f"{subset}-images-idx3-ubyte", images, packed)
+    write_idx(folder / f"{subset}-labels-idx1-ubyte", labels, packed)
+    return images, labels
+
+
+@pytest.fixture
+def make_family(tmp_path):
+    """Any shipped family with its default arguments; those that need some get them here."""
+
+    def make(cls: type[TaskFamily]) -> TaskFamily:
+        if cls is Mnist:
+            write_mnist(tmp_path)
+            return Mnist(str(tmp_path), rows=20)
+        return cls()
+
+    return make
+
+
+@pytest.mark.parametrize("cls", sorted(concrete_subclasses(TaskFamily), key=lambda c: c.__name__))
+def test_every_family_obeys_the_contract(make_family, cls):
+    check_task_family(make_family(cls))
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        PaperRegression(3),
+        TeacherStudent(depth=3, spread=10.0, parts=(0.5, 0.25, 0.25), batch_size=8),
+        GaussianMixture(classes=2, blobs=1, hidden=[5, 4], noise=0.0),
+        Digits(classes=10, rows=300, hidden=[], batch_size=20),
+    ],
+    ids=lambda f: type(f).__name__,
+)
+def test_families_with_other_settings(family):
+    check_task_family(family)
+
+
+@pytest.mark.skipif(not MNIST.is_dir(), reason=f"no MNIST files in {MNIST}")
+def test_the_real_mnist_files():
+    family = Mnist(str(MNIST), "t10k", classes=10, rows=100)
+    check_task_family(family)
+    images, labels = family.images()
+    assert images.shape == (10000, 784)
+    assert labels.unique().tolist() == list(range(10))
+    assert float(images.min()) == 0
+    assert float(images.max()) == 1
+    assert 0.1 < float(images.mean()) < 0.2  # MNIST's mean grey is 0.13
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gz"])
+@pytest.mark.parametrize("below", ["", "raw", "MNIST/raw"])
+def test_idx_files_are_found_and_read(tmp_path, packed, below):
+    images, labels = write_mnist(tmp_path / below, packed=packed)
+    found, found_labels = Mnist(str(tmp_path)).images()
+    torch.testing.assert_close(found, images.flatten(1).float() / 255)
+    assert torch.equal(found_labels, labels)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gz"])
+@pytest.mark.parametrize("cut", [1, 10**6], ids=["one byte", "all"])
+def test_a_cut_off_file_is_named(tmp_path, packed, cut):
+    path = tmp_path / "train-images-idx3-ubyte"
+    write_idx(path, torch.zeros(3, 28, 28, dtype=torch.int64), packed, cut)
+    path = path.with_name(path.name + ".gz") if packed else path
+    with pytest.raises(TaskError, match=str(path)):
+        read_idx(path)
+
+
+def test_files_that_are_no_idx_files_are_named(tmp_path):
+    cut_gzip = tmp_path / "cut.gz"
+    cut_gzip.write_bytes(gzip.compress(bytes(range(256)) * 8)[:-30])
+    no_gzip = tmp_path / "text.gz"
+    no_gzip.write_text("not gzip")
+    garbled = tmp_path / "garbled.gz"
+    packed = bytearray(gzip.compress(bytes(range(256)) * 8))
+    packed[12:40] = b"\xff" * 28
+    garbled.write_bytes(bytes(packed))
+    text = tmp_path / "text"
+    text.write_text("a text that is long enough to hold a header")
+    many_dimensions = tmp_path / "dimensions"
+    many_dimensions.write_bytes(struct.pack(">HBB", 0, 8, 255) + b"\x01" * 30)
+    empty = tmp_path / "empty"
+    empty.write_bytes(b"")
+    for path in (cut_gzip, no_gzip, garbled, text, many_dimensions, empty, tmp_path / "missing"):
+        with pytest.raises(TaskError, match=str(path)):
+            read_idx(path)
+
+
+def test_images_and_labels_that_do_not_belong_together(tmp_path):
+    write_mnist(tmp_path)
+    write_idx(tmp_path / "train-labels-idx1-ubyte", torch.zeros(7, dtype=torch.int64))
+    with pytest.raises(TaskError, match=r"\(40, 28, 28\) and labels \(7,\)"):
+        Mnist(str(tmp_path)).images()
+
+
+def test_a_folder_without_files_is_named(tmp_path):
+    with pytest.raises(TaskError, match=f"train-images-idx3-ubyte.*{tmp_path}"):
+        sample_meta_batch(Mnist(str(tmp_path)), "train", [0])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Mnist("x", "valid"), "'train' or 't10k', got 'valid'"),
+        (lambda: PaperRegression(0), "got 0"),
+        (lambda: TeacherStudent(depth=0), "must be at least 1, got"),
+        (lambda: TeacherStudent(spread=0.5), r"0\.5\)"),
+        (lambda: GaussianMixture(classes=1), "classes=1"),
+        (lambda: GaussianMixture(hidden=[0]), r"hidden=\[0\]"),
+        (lambda: GaussianMixture(noise=-1.0), r"-1\.0"),
+        (lambda: sample_meta_batch(Digits(classes=11), "train", [0]), "at most 10.*got 11"),
+        (lambda: sample_meta_batch(Digits(rows=5000), "train", [0]), "rows=5000 is more than the"),
+    ],
+)
+def test_impossible_settings_are_refused_with_their_value(make, message):
+    with pytest.raises(TaskError, match=message):
+        make()
+
+
+def test_the_paper_task_is_the_papers():
+    batch = sample_meta_batch(PaperRegression(), "train", [0]).to(torch.float64)
+    w1, w2 = (p[0] for p in batch.params.values())
+    x, y = batch.inputs["inner"][0].T, batch.targets["inner"][0].T  # columns are data points
+    for matrix in (w1, w2, x, y):
+        assert matrix.shape == (20, 20)
+        assert 0 <= float(matrix.min()) < 0.05
+        assert 0.95 < float(matrix.max()) < 1
+    expected = 0.5 * torch.linalg.matrix_norm(y - w2 @ torch.nn.functional.leaky_relu(w1 @ x, 0.1)) ** 2
+    assert float(Unroll(InnerOptimizer(GradientDescent()), batch, 1).start().initial_loss) == pytest.approx(
+        float(expected)
+    )
+    assert batch.shares_meta
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_bad_scaling_leaves_the_students_function_as_it_is(depth):
+    families = [TeacherStudent(depth=depth, spread=spread) for spread in (1.0, 30.0)]
+    batches = [sample_meta_batch(f, "train", range(3)).to(torch.float64) for f in families]
+    x = batches[0].inputs["inner"]
+    outputs = [stacked_forward(b.network, b.params, x) for b in batches]
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-5, atol=1e-6)
+    ratio = batches[1].params["0.weight"].norm(dim=2) / batches[0].params["0.weight"].norm(dim=2)
+    assert float(ratio.min()) >= 1 / 30.001
+    assert float(ratio.max()) <= 30.001
+    assert float(ratio.log().std()) > 1  # uniform in [-log 30, log 30] has 1.96
+    last = list(batches[0].params)[-2]
+    assert not torch.allclose(batches[0].params[last], batches[1].params[last])
+
+
+def test_a_student_can_reach_the_teacher():
+    # The targets are a scaled network of the student's shape, so some student has loss 0.
+    family = TeacherStudent(inputs=4, hidden=6, outputs=2, rows=16)
+    stream = torch.Generator().manual_seed(0)
+    x, y = family.sample(stream)
+    from metatele.tasks.regression import draw_he
+
+    teacher = family.network()
+    draw_he(teacher, torch.Generator().manual_seed(0))
+    scale = teacher(x).std()
+    teacher[2].weight.data /= scale
+    teacher[2].bias.data /= scale
+    assert float(family.loss(teacher(x), y).detach()) < 1e-12
+    assert float(y.std()) == pytest.approx(1, rel=1e-4)
+
+
+def test_gaussian_mixtures_without_noise_are_their_centres():
+    x, labels = GaussianMixture(classes=3, blobs=2, noise=0.0, rows=60).sample(torch.Generator().manual_seed(0))
+    assert len(x.unique(dim=0)) == 6
+    for centre in x.unique(dim=0):
+        assert len(labels[(x == centre).all(1)].unique()) == 1, "all rows of a blob are of one class"
+
+
+def test_image_tasks_renumber_random_classes_and_take_no_image_twice():
+    family = Digits(classes=3, rows=150)
+    images, labels = family.images()
+    number = {tuple(image.tolist()): int(label) for image, label in zip(images, labels, strict=True)}
+    chosen = set()
+    for seed in range(4):
+        x, y = family.sample(torch.Generator().manual_seed(seed))
+        assert sorted(y.unique().tolist()) == [0, 1, 2]
+        assert len(x.unique(dim=0)) == len(x) == 150
+        names = [{number[tuple(image.tolist())] for image in x[y == k]} for k in range(3)]
+        assert all(len(n) == 1 for n in names), "one digit for each class"
+        chosen.add(tuple(n.pop() for n in names))
+    assert len(chosen) == 4
+
+
+@pytest.mark.parametrize("family", [GaussianMixture(), Digits(), TeacherStudent()], ids=lambda f: type(f).__name__)
+def test_gradient_descent_learns_the_task(family):
+    batch = sample_meta_batch(family, "train", range(2))
+    unroll = Unroll(InnerOptimizer(GradientDescent(0.1)), batch, 60)
+    losses = unroll.window(unroll.start(), 60, differentiable=False).inner_losses
+    assert bool((losses[-1] < 0.7 * losses[0]).all())
+    if not isinstance(family, TeacherStudent):
+        assert float(losses[0].mean()) == pytest.approx(math.log(family.classes), rel=0.3)
