@@ -27,6 +27,7 @@ class InnerStep(torch.optim.Optimizer):
         group: the network's group, from `InnerOptimizer.bind`.
         state: the inner optimizer's state.
         alive: which tasks have not diverged, [B] bool; the others stay where they are.
+        stopped_at: the last step at which each task was in order, [B].
         step: number of steps taken so far.
     """
 
@@ -37,11 +38,12 @@ class InnerStep(torch.optim.Optimizer):
         group: ProductGroup,
         state: InnerState,
         alive: Tensor,
+        stopped_at: Tensor,
         step: int,
     ) -> None:
         super().__init__(network.parameters(), {})
         self.names, self.inner, self.group = network.names, inner, group
-        self.inner_state, self.alive, self.step_count = state, alive, step
+        self.inner_state, self.alive, self.stopped_at, self.step_count = state, alive, stopped_at, step
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         raise NotImplementedError("an inner step is taken through higher.innerloop_ctx")
@@ -57,13 +59,19 @@ class DifferentiableInnerStep(higher.optim.DifferentiableOptimizer):
     def __init__(self, other: InnerStep, *args: Any, **kwargs: Any) -> None:
         super().__init__(other, *args, **kwargs)
         self.names, self.inner, self.group = other.names, other.inner, other.group
-        self.inner_state, self.alive, self.step_count = other.inner_state, other.alive, other.step_count
+        self.inner_state, self.step_count = other.inner_state, other.step_count
+        self.alive, self.stopped_at = other.alive, other.stopped_at
         self._inputs = torch.empty(0)
 
     @property
     def params(self) -> Params:
         """The current parameters of the patched network, {name: [B, ...]}."""
         return dict(zip(self.names, self._fmodel.fast_params, strict=True))
+
+    def watch(self, losses: Tensor, bar: Tensor, step: int) -> None:
+        """Note which tasks are still in order at a step: their losses [B] are at most bar [B]."""
+        self.alive = self.alive & (losses.detach() <= bar)  # a NaN is not <= either
+        self.stopped_at = torch.where(self.alive, step, self.stopped_at)
 
     def step(self, losses: Tensor, inputs: Tensor, second_order: bool, held: Params | None = None) -> Params:
         """Take one step for all tasks.
@@ -79,7 +87,11 @@ class DifferentiableInnerStep(higher.optim.DifferentiableOptimizer):
         if held is None:
             # Tasks share nothing, so the gradient of the sum is each task's own gradient.
             grads = torch.autograd.grad(
-                losses.sum(), list(params.values()), create_graph=second_order, retain_graph=self._track_higher_grads
+                losses.sum(),
+                list(params.values()),
+                create_graph=second_order,
+                retain_graph=self._track_higher_grads,
+                materialize_grads=True,  # zeros for parameters that the loss does not depend on
             )
             held = dict(zip(params, grads, strict=True))
         self.alive = self.alive & task_norm(held).detach().isfinite()

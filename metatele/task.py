@@ -113,12 +113,12 @@ class MetaBatch:
         size, rows = self.family.batch_size, self.inputs[part].shape[1]
         if size is None or size >= rows:
             return None
-        epochs = -(-steps * size // rows)
+        each = rows // size  # whole minibatches in an epoch; the rows left over are dropped
 
         def draw(seed: int) -> Tensor:
             stream = generator("minibatch", part, seed)
-            order = torch.cat([torch.randperm(rows, generator=stream) for _ in range(epochs)])
-            return order[: steps * size].reshape(steps, size)
+            epochs = [torch.randperm(rows, generator=stream)[: each * size] for _ in range(-(-steps // each))]
+            return torch.cat(epochs).reshape(-1, size)[:steps]
 
         return torch.stack([draw(int(s)) for s in self.seeds], dim=1)
 

@@ -1,14 +1,15 @@
 """A differentiable trajectory of the inner loop, window by window."""
 
 import enum
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metatele.errors import ConfigError
-from metatele.inner_loop import InnerStep, higher
+from metatele.inner_loop import DifferentiableInnerStep, InnerStep, higher
 from metatele.optimizer import InnerOptimizer, InnerState
 from metatele.params import Params, map_params, task_norm
 from metatele.stack import StackedNetwork, stacked_forward
@@ -125,51 +126,48 @@ class Unroll:
             record: keep the inner gradients in the result.
             replay: inner gradients to use in place of those of the losses, one for each step.
         """
-        network = StackedNetwork(self.batch.network, begin.params)
-        opt = InnerStep(network, self.inner, self.group, begin.state, begin.alive, begin.step)
+        shared = self.batch.shares_meta
         bar = DIVERGENCE * (begin.initial_loss.abs() + 1)
-        inner_losses, norms, gradients, meta_losses = [], [], [], []
-        stopped_at = begin.stopped_at
-        with higher.innerloop_ctx(network, opt, copy_initial_weights=False, track_higher_grads=differentiable) as (
-            patched,
-            diffopt,
-        ):
-            for k in range(length + 1):
-                if k and not self.batch.shares_meta:
-                    meta_losses.append(self._losses(patched, "meta", begin.step + k)[0])
-                if k == length and not self.batch.shares_meta:
-                    break
-                losses, x = self._losses(patched, "inner", begin.step + k)
-                if k and self.batch.shares_meta:
-                    meta_losses.append(losses)
-                if k == length:
-                    break
-                diffopt.alive = diffopt.alive & (losses.detach() <= bar)  # a NaN is not <= either
-                stopped_at = torch.where(diffopt.alive, begin.step + k, stopped_at)
-                used = diffopt.step(
-                    losses, x, self.second_order and differentiable, None if replay is None else replay[k]
-                )
-                used = map_params(torch.detach, used)
+        meta_losses, inner_losses, norms, gradients = [], [], [], []
+        with self._patched(begin, differentiable) as (patched, diffopt):
+            for k in range(length):
+                step = begin.step + k
+                if k == 0 or not shared:
+                    losses, x = self._losses(patched, "inner", step)
+                diffopt.watch(losses, bar, step)
+                held = None if replay is None else replay[k]
+                used = diffopt.step(losses, x, self.second_order and differentiable, held)
                 inner_losses.append(losses.detach())
-                norms.append(task_norm(used))
+                norms.append(task_norm(used).detach())
                 if record:
-                    gradients.append(used)
-            last = meta_losses[-1].detach()
-            diffopt.alive = diffopt.alive & (last <= bar)
-            stopped_at = torch.where(diffopt.alive, begin.step + length, stopped_at)
-            end = replace(
-                begin,
+                    gradients.append(map_params(torch.detach, used))
+                if shared:  # the next step's inner losses are this step's meta-losses
+                    losses, x = self._losses(patched, "inner", step + 1)
+                    meta_losses.append(losses)
+                else:
+                    meta_losses.append(self._losses(patched, "meta", step + 1)[0])
+                diffopt.watch(meta_losses[-1], bar, step + 1)
+            end = Position(
                 params=map_params(torch.detach, diffopt.params),
                 state=diffopt.inner_state.detach(),
                 step=begin.step + length,
                 alive=diffopt.alive,
-                stopped_at=stopped_at,
+                stopped_at=diffopt.stopped_at,
+                initial_loss=begin.initial_loss,
             )
         scored = torch.stack(meta_losses)
         scored = scored if differentiable else scored.detach()
         return Window(scored, torch.stack(inner_losses), torch.stack(norms), gradients, end)
 
-    def _losses(self, network: torch.nn.Module, part: Part, step: int) -> tuple[Tensor, Tensor]:
+    @contextmanager
+    def _patched(self, begin: Position, differentiable: bool) -> Iterator[tuple[nn.Module, DifferentiableInnerStep]]:
+        """The network at a position, patched by `higher`, and the inner optimizer to go on with."""
+        network = StackedNetwork(self.batch.network, begin.params)
+        opt = InnerStep(network, self.inner, self.group, begin.state, begin.alive, begin.stopped_at, begin.step)
+        with higher.innerloop_ctx(network, opt, copy_initial_weights=False, track_higher_grads=differentiable) as pair:
+            yield pair
+
+    def _losses(self, network: nn.Module, part: Part, step: int) -> tuple[Tensor, Tensor]:
         """Losses [B] on the rows that step `step` uses, and the rows' inputs."""
         index = self._index[part]
         x, y = self.batch.rows(part, None if index is None else index[step])

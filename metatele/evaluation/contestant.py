@@ -57,9 +57,10 @@ def from_checkpoints(checkpoints: Mapping[str, InnerOptimizer], device: str | to
 def with_controls(checkpoints: Sequence[Contestant], network: nn.Module) -> list[Contestant]:
     """The checkpoints, each followed by its controls.
 
-    A checkpoint that teleports, but not by the balance rule, gets the same update with its teleports off. The first checkpoint
-    that does not teleport (without one, the first that does) gets the same update after the balance
-    rule at step 0, if every symmetry of the network is a positive scaling.
+    A checkpoint that teleports, but not by the balance rule, gets the same update with its
+    teleports off. The first checkpoint that does not teleport (without one, the first that does)
+    gets the same update after the balance rule at step 0, if every symmetry of the network is a
+    positive scaling.
     """
     resting = [c for c in checkpoints if not c.inner.teleport.moves]
     balanced = next(iter(resting or checkpoints), None) if _scales(network) else None
