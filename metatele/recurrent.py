@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from metatele.errors import ConfigError
+from metatele.seeding import seeded
 
 MOST_HIDDEN, MOST_LAYERS = 65536, 64  # far above any sensible size; a hostile checkpoint stops here
 
@@ -23,8 +24,9 @@ class RecurrentCore(nn.Module):
         super().__init__()
         check_size(hidden, layers)
         sizes = [inputs] + [hidden] * (layers - 1)
-        self.cells = nn.ModuleList(nn.LSTMCell(size, hidden) for size in sizes)
-        self.head = nn.Linear(hidden, outputs)
+        with seeded(0):  # equal sizes give equal fresh weights; meta-training draws its own from its seed
+            self.cells = nn.ModuleList(nn.LSTMCell(size, hidden) for size in sizes)
+            self.head = nn.Linear(hidden, outputs)
         self.hidden, self.head_scale = hidden, head_scale
         self.reset_head()
 

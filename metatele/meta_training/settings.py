@@ -34,7 +34,7 @@ class UnrollSettings:
 
     steps: int = 100
     window: int = 20
-    second_order: bool = False
+    second_order: bool = True
 
     def __post_init__(self) -> None:
         _at_least(1, **{"unroll.steps": self.steps, "unroll.window": self.window})
