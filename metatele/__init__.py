@@ -19,8 +19,9 @@ from metatele.meta_training import (
     meta_train,
 )
 from metatele.optimizer import InnerOptimizer
+from metatele.sampling import sample_meta_batch
 from metatele.symmetry import Symmetry, symmetries_of
-from metatele.task import MetaBatch, TaskFamily, sample_meta_batch
+from metatele.task import MetaBatch, TaskFamily
 from metatele.teleport import Balance, DenseTeleport, NeuronTeleport, RandomTeleport, Stay, Teleport
 from metatele.unroll import Outcome, Unroll
 from metatele.update import (

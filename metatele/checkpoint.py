@@ -7,6 +7,7 @@ those that are already imported.
 
 import inspect
 import json
+import os
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -72,23 +73,29 @@ def find_checkpoint(source: str | Path) -> Path:
         return _download(str(source).removeprefix(HUB))
     path = Path(source)
     for folder in (path, path / "best", path / "last"):
-        if (folder / CONFIG).is_file():
+        if _is_checkpoint(folder):
             return folder
     shipped = shipped_checkpoints()
     if str(source) in shipped:
         return shipped[str(source)]
-    if path.is_dir():
-        raise CheckpointError(f"{path} holds no {CONFIG}, so it is no checkpoint and no run of meta-training")
+    if os.path.isdir(path):
+        missing = WEIGHTS if os.path.isfile(path / CONFIG) else CONFIG
+        raise CheckpointError(f"{path} holds no {missing}, so it is no checkpoint and no run of meta-training")
     raise CheckpointError(
         f"there is no checkpoint {str(source)!r}: no such folder, and not one of the shipped ones "
         f"({', '.join(sorted(shipped)) or 'none'})"
     )
 
 
+def _is_checkpoint(folder: Path) -> bool:
+    # os.path's questions answer no where pathlib's raise, as for a name that is too long.
+    return os.path.isfile(folder / CONFIG) and os.path.isfile(folder / WEIGHTS)
+
+
 def shipped_checkpoints() -> dict[str, Path]:
     """The checkpoints that come with metatele, {name: folder}."""
     root = Path(str(resources.files("metatele.checkpoints")))
-    return {folder.name: folder for folder in root.iterdir() if (folder / CONFIG).is_file()}
+    return {folder.name: folder for folder in root.iterdir() if _is_checkpoint(folder)}
 
 
 def describe(inner: InnerOptimizer) -> dict[str, Any]:
@@ -114,7 +121,7 @@ def build(config: Mapping[str, Any], where: str | Path = "the configuration") ->
     """
     if config.get("format") != FORMAT:
         raise CheckpointError(f"{where}: format is {config.get('format')!r}, expected {FORMAT!r}")
-    if config.get("version") != VERSION:
+    if config.get("version") != VERSION or isinstance(config["version"], bool):
         raise CheckpointError(
             f"{where}: checkpoint version {config.get('version')!r} (written by metatele "
             f"{config.get('metatele')!r}), this metatele reads version {VERSION}; install a matching metatele"

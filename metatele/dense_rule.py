@@ -1,12 +1,13 @@
 """An LSTM over the flattened gradient of a whole network: the paper's design, tied to one size."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from metatele.errors import CheckpointError, ConfigError
+from metatele.checks import at_least, one_of
+from metatele.errors import CheckpointError
 from metatele.params import Params, flatten, smooth_norm
 from metatele.recurrent import RecurrentCore, check_size
 
@@ -44,9 +45,11 @@ class DenseRule(nn.Module):
     ) -> None:
         super().__init__()
         check_size(hidden, layers)
-        if inputs not in ("raw", "normalised"):
-            raise ConfigError(f"inputs must be 'raw' or 'normalised', got {inputs!r}")
+        one_of(get_args(Inputs), inputs=inputs)
         self.hidden, self.layers, self.inputs, self.head_scale = hidden, layers, inputs, head_scale
+        for name, shape in (shapes or {}).items():
+            for size in shape:
+                at_least(0, **{f"shapes of {name}": size})
         self.shapes = None if shapes is None else {k: list(s) for k, s in shapes.items()}
 
     @property

@@ -49,6 +49,27 @@ class InnerStep(torch.optim.Optimizer):
         raise NotImplementedError("an inner step is taken through higher.innerloop_ctx")
 
 
+class _Gate:
+    """Knows which tasks have not diverged; as a gradient hook, it lets no gradient pass into the
+    past of a task that has diverged since.
+
+    It is an object apart from the optimizer, because a hook that held the optimizer, which holds the
+    parameters, would be a cycle through autograd's graph, which Python cannot collect.
+    """
+
+    def __init__(self, alive: Tensor) -> None:
+        self.alive = alive
+
+    def close(self, good: Tensor) -> None:
+        """Count the tasks that are not good, [B], as diverged."""
+        self.alive = self.alive & good
+
+    def __call__(self, grad: Tensor) -> Tensor:
+        if bool(self.alive.all()):
+            return grad
+        return select_tasks(self.alive, {"": grad}, {"": torch.zeros_like(grad)})[""]
+
+
 class DifferentiableInnerStep(higher.optim.DifferentiableOptimizer):
     """One step of an inner optimizer on `higher`'s patched network.
 
@@ -60,8 +81,13 @@ class DifferentiableInnerStep(higher.optim.DifferentiableOptimizer):
         super().__init__(other, *args, **kwargs)
         self.names, self.inner, self.group = other.names, other.inner, other.group
         self.inner_state, self.step_count = other.inner_state, other.step_count
-        self.alive, self.stopped_at = other.alive, other.stopped_at
+        self._gate, self.stopped_at = _Gate(other.alive), other.stopped_at
         self._inputs = torch.empty(0)
+
+    @property
+    def alive(self) -> Tensor:
+        """Which tasks have not diverged, [B]."""
+        return self._gate.alive
 
     @property
     def params(self) -> Params:
@@ -70,7 +96,7 @@ class DifferentiableInnerStep(higher.optim.DifferentiableOptimizer):
 
     def watch(self, losses: Tensor, bar: Tensor, step: int) -> None:
         """Note which tasks are still in order at a step: their losses [B] are at most bar [B]."""
-        self.alive = self.alive & (losses.detach() <= bar)  # a NaN is not <= either
+        self._gate.close(losses.detach() <= bar)  # a NaN is not <= either
         self.stopped_at = torch.where(self.alive, step, self.stopped_at)
 
     def step(self, losses: Tensor, inputs: Tensor, second_order: bool, held: Params | None = None) -> Params:
@@ -94,7 +120,7 @@ class DifferentiableInnerStep(higher.optim.DifferentiableOptimizer):
                 materialize_grads=True,  # zeros for parameters that the loss does not depend on
             )
             held = dict(zip(params, grads, strict=True))
-        self.alive = self.alive & task_norm(held).detach().isfinite()
+        self._gate.close(task_norm(held).detach().isfinite())
         if not bool(self.alive.all()):
             held = select_tasks(self.alive, held, {k: torch.zeros_like(g) for k, g in held.items()})
         self._inputs = inputs
@@ -105,9 +131,9 @@ class DifferentiableInnerStep(higher.optim.DifferentiableOptimizer):
         params = self.params
         point = Point(params, dict(zip(self.names, grouped_grads[0], strict=True)), self._inputs, self.step_count)
         with torch.set_grad_enabled(self._track_higher_grads):
-            new, self.inner_state = self.inner.step(point, self.group, self.inner_state)
+            new, self.inner_state = self.inner.step(point, self.group, self.inner_state, self.alive)
         # Whatever parameters a step starts from, their squares are finite: so are all features.
-        self.alive = self.alive & task_norm(new).detach().isfinite()
+        self._gate.close(task_norm(new).detach().isfinite())
         if not bool(self.alive.all()):
             new = select_tasks(self.alive, new, params)
         self.step_count += 1
@@ -121,16 +147,10 @@ class DifferentiableInnerStep(higher.optim.DifferentiableOptimizer):
         # and the inner gradient is the partial one.
         param = param.view_as(param)
         if param.requires_grad:
-            param.register_hook(self._stop_diverged)
+            param.register_hook(self._gate)
         else:  # nothing is learned upstream: the next inner gradient still needs a leaf
             param.requires_grad_()
         return param
-
-    def _stop_diverged(self, grad: Tensor) -> Tensor:
-        """Let no gradient pass into the past of a task that has diverged since."""
-        if bool(self.alive.all()):
-            return grad
-        return select_tasks(self.alive, {"": grad}, {"": torch.zeros_like(grad)})[""]
 
 
 higher.register_optim(InnerStep, DifferentiableInnerStep)

@@ -1,13 +1,14 @@
 """An inner optimizer: a teleport composed with an update, theta <- g . (theta + f)."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from metatele.checks import one_of
 from metatele.errors import ConfigError
-from metatele.params import Params, map_params
+from metatele.params import Params, map_params, per_task
 from metatele.point import Point, State
 from metatele.seeding import seeded
 from metatele.symmetry import ProductGroup, group_of
@@ -43,9 +44,12 @@ class InnerOptimizer(nn.Module):
 
     def __init__(self, update: Update, teleport: Teleport | None = None, order: Order = "before") -> None:
         super().__init__()
-        if order not in ("before", "after"):
-            raise ConfigError(f"order must be 'before' or 'after', got {order!r}")
-        self.update, self.teleport, self.order = update, teleport or Stay(), order
+        one_of(get_args(Order), order=order)
+        teleport = Stay() if teleport is None else teleport
+        for part, kind in ((update, Update), (teleport, Teleport)):
+            if not isinstance(part, kind):
+                raise ConfigError(f"expected an object of a class of {kind.__name__}, got {part!r}")
+        self.update, self.teleport, self.order = update, teleport, order
 
     @property
     def learned(self) -> bool:
@@ -53,10 +57,13 @@ class InnerOptimizer(nn.Module):
         return self.update.learned or self.teleport.learned
 
     def initialise(self, seed: int) -> None:
-        """Draw all learned weights anew."""
+        """Draw all learned weights anew, the same ones on every device."""
+        device = next((p.device for p in self.parameters()), torch.device("cpu"))
+        self.cpu()
         with seeded(seed):
             self.update.initialise()
             self.teleport.initialise()
+        self.to(device)
 
     def bind(self, network: nn.Module, params: Params) -> ProductGroup:
         """Fit both parts to a network and find the group that the teleport uses.
@@ -77,12 +84,21 @@ class InnerOptimizer(nn.Module):
         """The state before the first step."""
         return InnerState(self.update.start(params), self.teleport.start(params, group, seeds))
 
-    def step(self, point: Point, group: ProductGroup, state: InnerState) -> tuple[Params, InnerState]:
-        """One inner step: the next parameters and state."""
+    def step(
+        self, point: Point, group: ProductGroup, state: InnerState, alive: Tensor | None = None
+    ) -> tuple[Params, InnerState]:
+        """One inner step: the next parameters and state.
+
+        A task that is not alive, [B], is not teleported: its parameters stand still, so a teleport
+        would carry its moments further at every step, out of the finite numbers.
+        """
         if not self.teleport.active(point.step):
             f, update = self.update.propose(point, state.update)
             return _add(point.params, f), InnerState(update, state.teleport)
         element, teleport = self.teleport.element(point, group, state.teleport)
+        if alive is not None and not bool(alive.all()):
+            stay = [factor.identity(g) for factor, g in zip(group.factors, element, strict=True)]
+            element = [torch.where(per_task(alive, g), g, e) for g, e in zip(element, stay, strict=True)]
         if self.order == "after":
             f, update = self.update.propose(point, state.update)
             params, covectors, squares = group.carry(

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from metatele.checks import at_least
 from metatele.errors import ConfigError
 from metatele.seeding import seeded
 
@@ -58,8 +59,9 @@ class RecurrentCore(nn.Module):
 
 def check_size(hidden: int, layers: int) -> None:
     """Raises: ConfigError unless 1 <= hidden <= MOST_HIDDEN and 1 <= layers <= MOST_LAYERS."""
-    if not (1 <= hidden <= MOST_HIDDEN and 1 <= layers <= MOST_LAYERS):
+    at_least(1, hidden=hidden, layers=layers)
+    if hidden > MOST_HIDDEN or layers > MOST_LAYERS:
         raise ConfigError(
-            f"hidden must be in [1, {MOST_HIDDEN}] and layers in [1, {MOST_LAYERS}], "
+            f"hidden must be at most {MOST_HIDDEN} and layers at most {MOST_LAYERS}, "
             f"got hidden={hidden}, layers={layers}"
         )

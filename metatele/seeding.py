@@ -20,8 +20,12 @@ def generator(*names: object) -> torch.Generator:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Run code that draws from torch's global generator (`reset_parameters`) under an explicit
-    seed, and leave the global generator as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    """Run code that draws from torch's global CPU generator (`reset_parameters`) under an explicit
+    seed, and leave that generator, and those of other devices, as they were."""
+    stream = torch.default_generator
+    before = stream.get_state()
+    stream.manual_seed(seed)
+    try:
         yield
+    finally:
+        stream.set_state(before)

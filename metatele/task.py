@@ -1,7 +1,6 @@
-"""Tasks: what a user writes for one task, and the stacked meta-batches made from it."""
+"""Tasks: what a user writes for one task, and stacked meta-batches of them."""
 
 import abc
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -9,10 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
-from metatele.errors import TaskError
 from metatele.params import Params
-from metatele.seeding import derive_seed, generator, seeded
-from metatele.stack import stacked_forward
+from metatele.seeding import generator, seeded
 
 Part = Literal["inner", "meta", "test"]
 Split = Literal["train", "validation", "test"]
@@ -48,12 +45,10 @@ class TaskFamily(abc.ABC):
         """The scalar loss of one task's predictions [n, ...] against its targets [n, ...]."""
 
     def initialise(self, network: nn.Module, generator: torch.Generator) -> None:
-        """Draw initial weights into `network`, in place. Default: each layer's own
-        `reset_parameters`, seeded from the generator."""
+        """Draw initial weights into `network`, in place. Default: those of a new `network()`, whose
+        constructor draws from a global generator that is seeded from `generator`."""
         with seeded(int(torch.randint(2**62, (), generator=generator))):
-            for module in network.modules():
-                if callable(reset := getattr(module, "reset_parameters", None)):
-                    reset()
+            network.load_state_dict(self.network().state_dict())
 
 
 @dataclass(frozen=True)
@@ -130,106 +125,3 @@ class MetaBatch:
         task = torch.arange(len(index), device=x.device).unsqueeze(1)
         index = index.to(x.device)
         return x[task, index], y[task, index]
-
-
-def sample_meta_batch(family: TaskFamily, split: Split, indices: Iterable[int], seed: int = 0) -> MetaBatch:
-    """Draw the tasks with the given indices of one split.
-
-    Task i of a split depends on (seed, split, i) only, so the splits are disjoint streams and a
-    task does not depend on how a meta-batch is put together.
-
-    Raises: TaskError if the family breaks its contract (see `TaskFamily`).
-    """
-    network = build_network(family)
-    draws, weights, seeds = [], [], []
-    for i in indices:
-        name = f"task {i} of the {split} split"
-        task_seed = derive_seed("task", seed, split, i)
-        stream = torch.Generator().manual_seed(task_seed)
-        with seeded(task_seed):  # a family may build networks, whose constructors draw from the global stream
-            draws.append(_sample_checked(family, stream, name))
-            family.initialise(network, stream)
-        weights.append({k: p.detach().clone() for k, p in network.named_parameters()})
-        seeds.append(task_seed)
-    if not draws:
-        raise TaskError("a meta-batch needs at least one task, got none")
-    _check_same_shapes(family, draws)
-    cuts = _cuts(family, len(draws[0][0]))
-    x, y = (torch.stack(list(side)) for side in zip(*draws, strict=True))
-    inputs, targets = ({part: side[:, cut] for part, cut in cuts.items()} for side in (x, y))
-    for part in PARTS:  # parts without rows of their own share the inner tensors
-        if inputs[part].shape[1] == 0:
-            inputs[part], targets[part] = inputs["inner"], targets["inner"]
-    params = {k: torch.stack([w[k] for w in weights]) for k in weights[0]}
-    batch = MetaBatch(family, network, params, inputs, targets, torch.tensor(seeds, dtype=torch.int64))
-    _check_loss(batch)
-    return batch
-
-
-def build_network(family: TaskFamily) -> nn.Module:
-    """The family's network, checked to have parameters that can be trained."""
-    with seeded(0):  # a network's constructor draws weights; they are replaced, the stream is kept
-        network = family.network()
-    if not isinstance(network, nn.Module) or not any(True for _ in network.parameters()):
-        raise TaskError(f"{type(family).__name__}.network() must return an nn.Module with parameters, got {network!r}")
-    return network
-
-
-def _sample_checked(family: TaskFamily, stream: torch.Generator, name: str) -> tuple[Tensor, Tensor]:
-    where = f"{type(family).__name__}.sample() of {name}"
-    drawn = family.sample(stream)
-    if not (isinstance(drawn, tuple) and len(drawn) == 2 and all(isinstance(t, Tensor) for t in drawn)):
-        raise TaskError(f"{where} must return two tensors (inputs, targets), got {type(drawn).__name__}")
-    x, y = drawn
-    if x.dim() == 0 or y.dim() == 0 or len(x) != len(y) or len(x) == 0:
-        raise TaskError(
-            f"{where}: inputs {tuple(x.shape)} and targets {tuple(y.shape)} must have the same number of "
-            "rows (at least 1)"
-        )
-    for side, t in (("inputs", x), ("targets", y)):
-        if t.is_floating_point() and not bool(t.isfinite().all()):
-            raise TaskError(f"{where}: {side} hold {int((~t.isfinite()).sum())} values that are NaN or infinite")
-    return x.detach(), y.detach()
-
-
-def _check_same_shapes(family: TaskFamily, draws: list[tuple[Tensor, Tensor]]) -> None:
-    shapes = {tuple(tuple(t.shape) for t in pair) for pair in draws}
-    if len(shapes) > 1:
-        raise TaskError(
-            f"{type(family).__name__}.sample() gives different shapes for different tasks: "
-            f"{sorted(shapes)[:2]}; all tasks of a family need the same shapes"
-        )
-
-
-def _cuts(family: TaskFamily, rows: int) -> dict[Part, slice]:
-    fractions, name = family.parts, type(family).__name__
-    if len(fractions) != 3 or min(fractions) < 0 or fractions[0] <= 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise TaskError(f"{name}.parts must be three fractions (inner > 0, meta, test) that sum to 1, got {fractions}")
-    if family.batch_size is not None and family.batch_size < 1:
-        raise TaskError(f"{name}.batch_size must be at least 1 or None, got {family.batch_size}")
-    meta, test = (round(f * rows) for f in fractions[1:])
-    inner = rows - meta - test
-    if inner < 1:
-        raise TaskError(f"{name}: {rows} rows split by {fractions} leave none for the inner part")
-    return {"inner": slice(0, inner), "meta": slice(inner, inner + meta), "test": slice(inner + meta, rows)}
-
-
-def _check_loss(batch: MetaBatch) -> None:
-    """The network and the loss must run on the data and give a finite scalar with a gradient."""
-    name = type(batch.family).__name__
-    x, y = batch.rows("inner")
-    first = {k: p[:1].requires_grad_() for k, p in batch.params.items()}
-    try:
-        loss = batch.losses(stacked_forward(batch.network, first, x[:1]), y[:1])
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise TaskError(
-            f"{name}: the network and the loss do not run on inputs {tuple(x.shape[1:])} and targets "
-            f"{tuple(y.shape[1:])}: {reason}"
-        ) from error
-    if loss.shape != (1,):
-        raise TaskError(f"{name}.loss() must return a scalar, got shape {tuple(loss.shape[1:])}")
-    if not loss.requires_grad:
-        raise TaskError(f"{name}.loss() does not depend on the network's parameters")
-    if not bool(loss.isfinite().all()):
-        raise TaskError(f"{name}.loss() is {loss.item()} at the initial weights; it must be finite")

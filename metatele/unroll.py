@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from metatele.errors import ConfigError
+from metatele.checks import at_least
 from metatele.inner_loop import DifferentiableInnerStep, InnerStep, higher
 from metatele.optimizer import InnerOptimizer, InnerState
 from metatele.params import Params, map_params, task_norm
@@ -84,8 +84,7 @@ class Unroll:
     """
 
     def __init__(self, inner: InnerOptimizer, batch: MetaBatch, steps: int, second_order: bool = False) -> None:
-        if steps < 1:
-            raise ConfigError(f"a trajectory needs at least 1 step, got {steps}")
+        at_least(1, steps=steps)
         self.inner, self.batch, self.steps, self.second_order = inner, batch, steps, second_order
         self.group: ProductGroup = inner.bind(batch.network, batch.params)
         self._index = {part: batch.minibatches(part, steps + 1) for part in ("inner", "meta")}

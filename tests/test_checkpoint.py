@@ -92,7 +92,7 @@ def test_truncated_weights(folder: Path, length: int) -> None:
 
 def test_missing_weights(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="missing, damaged or cut off"):
+    with pytest.raises(CheckpointError, match=r"holds no model\.safetensors"):
         load_checkpoint(folder)
 
 
@@ -135,6 +135,14 @@ def test_damaged_config(folder: Path, text: str) -> None:
         ({"update": {"class": "CoordinateUpdate", "arguments": {"hidden": 60000}}}, "does not fit"),
         ({"update": {"class": "DenseUpdate", "arguments": {"shapes": {"w": [10**30]}}}}, "DenseUpdate"),
         ({"update": {"class": "DenseUpdate", "arguments": {"shapes": 3}}}, "DenseUpdate"),
+        ({"update": {"class": "DenseUpdate", "arguments": {"shapes": {"w": [-2]}}}}, "got -2"),
+        ({"update": {"class": "DenseUpdate", "arguments": {"scale": "x"}}}, "got 'x'"),
+        ({"update": {"class": "DenseUpdate", "arguments": {"scale": float("nan")}}}, "got nan"),
+        ({"update": {"class": "Adam", "arguments": {"betas": [0.9]}}}, "two numbers"),
+        ({"update": {"class": "Adam", "arguments": {"eps": None}}}, "got None"),
+        ({"teleport": {"class": "RandomTeleport", "arguments": {"scale": [1]}}}, "got .1."),
+        ({"teleport": {"class": "NeuronTeleport", "arguments": {"first": 0.5}}}, "got 0.5"),
+        ({"version": True}, "version True"),
         ({"update": "CoordinateUpdate"}, "must be an object"),
         ({"teleport": None}, "must be an object"),
     ],

@@ -102,6 +102,30 @@ def test_compare_trains_three_with_equal_budgets(capsys: pytest.CaptureFixture[s
     assert stamps == [s.stat().st_mtime_ns for s in states]
 
 
+def test_compare_refuses_before_any_time_is_spent(capsys: pytest.CaptureFixture[str]) -> None:
+    tele = [*SMALL, "--optimizer.teleport=NeuronTeleport", "--output=out"]
+    assert "evaluation.tasks must be" in refused(capsys, "compare", *tele, "--evaluation.tasks=0")
+    assert "evaluation.steps must be" in refused(capsys, "compare", *tele, "--evaluation.steps=0")
+    assert "compare needs an optimizer that teleports" in refused(capsys, "compare", *SMALL, "--output=out")
+    assert not Path("out").exists()
+
+
+def test_compare_leaves_out_a_control_that_has_nothing_to_learn(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--optimizer.update=GradientDescent", "--optimizer.teleport=NeuronTeleport", "--evaluation.tasks=2"]
+    settings = [a for a in SMALL if "optimizer" not in a and a != "CoordinateUpdate"]
+    assert main(["compare", *settings, *arguments, "--output=out"]) == 0
+    out = capsys.readouterr().out
+    assert "no-teleport: left out" in out
+    assert "balance: left out" in out
+
+
+def test_a_name_with_an_equals_sign_and_markup_in_a_folder(checkpoint: Path) -> None:
+    checkpoint.rename("lr=0.1")
+    family = ["--family=TeacherStudent", "--tasks=2", "--steps=2", "--baselines=false"]
+    assert main(["evaluate", "lr=0.1", *family, "--output=ev[/b]"]) == 0
+    assert Path("ev[/b]/results.json").is_file()
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=[p.stem for p in CONFIGS])
 def test_every_shipped_config_runs(path: Path) -> None:
     short = ["--meta.iterations=1", "--meta.tasks=2", "--unroll.steps=2", "--unroll.window=1", "--validation.tasks=2"]
@@ -117,24 +141,26 @@ def test_every_shipped_config_runs(path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--meta.tasks=0"], "meta.tasks must be at least 1 and finite, got 0"),
+        (["--meta.tasks=0"], "meta.tasks must be a whole number of at least 1, got 0"),
         (["--unroll.window=5"], "window=5, steps=4"),
         (["--meta.lr=-1"], "meta.lr must be above 0 and finite, got -1"),
         (["--meta.lr=.nan"], "meta.lr must be above 0 and finite, got nan"),
         (["--meta.tasks=many"], "many"),
         (["--meta.speed=3"], "meta.speed"),
         (["--optimizer.update.hiden=3"], "hiden"),
-        (["--optimizer.update.hidden=0"], "hidden=0"),
+        (["--optimizer.update.hidden=0"], "hidden must be a whole number of at least 1, got 0"),
         (["--optimizer.update=Nadam"], "Nadam"),
         (["--optimizer.teleport=NeuronTeleport", "--optimizer.teleport.bound=-1"], "-1"),
         (["--optimizer.order=sideways"], "sideways"),
         (["--family=nowhere.Sine"], "nowhere"),
         (["--family.rows=-3"], "-3"),
-        (["--validation.every=0"], "validation.every must be at least 1 and finite, got 0"),
+        (["--validation.every=0"], "validation.every must be a whole number of at least 1, got 0"),
         (["--optimizer.update=Adam"], "nothing to meta-train: Adam"),
         (["--config=missing.yaml"], "missing.yaml"),
         (["--resume=missing"], "no run to resume in missing"),
         (["--device=quantum"], "quantum"),
+        (["--device=meta"], "meta"),
+        (["--meta.lr=1e300"], "1e+300"),
     ],
 )
 def test_bad_settings(capsys: pytest.CaptureFixture[str], arguments: list[str], named: str) -> None:
@@ -142,9 +168,12 @@ def test_bad_settings(capsys: pytest.CaptureFixture[str], arguments: list[str], 
     assert not Path("run").exists() or not any(Path("run").iterdir()), "nothing may be half-written"
 
 
-@pytest.mark.parametrize("text", ["meta: 3", "meta: {iterations: x}", "a: [", "speed: 1", "\t", "family: 3"])
+@pytest.mark.parametrize(
+    "text",
+    ["meta: 3", "meta: {iterations: x}", "a: [", "speed: 1", "\t", "family: 3", "\xff", "[" * 5000, "meta: null"],
+)
 def test_bad_config_files(capsys: pytest.CaptureFixture[str], text: str) -> None:
-    Path("bad.yaml").write_text(text)
+    Path("bad.yaml").write_text(text, encoding="latin-1")
     refused(capsys, "meta-train", "--config=bad.yaml", *SMALL[3:], "--output=run")
     assert not Path("run").exists()
 
@@ -181,9 +210,11 @@ class Bad(TaskFamily):
 
 def test_bad_evaluations(capsys: pytest.CaptureFixture[str], checkpoint: Path, tmp_path: Path) -> None:
     family = ["--family", "TeacherStudent"]
+    assert "no checkpoint" in refused(capsys, "evaluate", "x" * 300, *family)
+    assert "reference 'him'" in refused(capsys, "evaluate", "tele", *family, "--reference=him")
     assert "no checkpoint 'nowhere'" in refused(capsys, "evaluate", "nowhere", *family)
-    assert "tasks must be at least 1" in refused(capsys, "evaluate", "tele", *family, "--tasks=0")
-    assert "steps must be at least 1" in refused(capsys, "evaluate", "tele", *family, "--steps=0")
+    assert "tasks must be a whole number of at least 1" in refused(capsys, "evaluate", "tele", *family, "--tasks=0")
+    assert "steps must be a whole number of at least 1" in refused(capsys, "evaluate", "tele", *family, "--steps=0")
     assert "--family" in refused(capsys, "evaluate", "tele")
     assert "two checkpoints are called 'tele'" in refused(capsys, "evaluate", "tele", "tele", *family)
     Path("file").write_text("")
@@ -192,7 +223,7 @@ def test_bad_evaluations(capsys: pytest.CaptureFixture[str], checkpoint: Path, t
 
 def test_the_record_of_a_checkpoint_does_not_run_code(capsys: pytest.CaptureFixture[str], checkpoint: Path) -> None:
     Path("evil.py").write_text("open('boom', 'w')\nfrom metatele.tasks import TeacherStudent\n")
-    for name in ("evil.TeacherStudent", "metatele.tasks.regression.nn.Linear", "subprocess.Popen"):
+    for name in ("[1]", "evil.TeacherStudent", "metatele.tasks.regression.nn.Linear", "subprocess.Popen"):
         (checkpoint / "training.yaml").write_text(f"family: {{class_path: {name}, init_args: {{}}}}")
         assert "--family" in refused(capsys, "evaluate", "tele")
     (checkpoint / "training.yaml").write_text("!!python/object/apply:os.system ['touch boom']")

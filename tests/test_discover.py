@@ -187,3 +187,30 @@ def test_a_module_may_declare_its_own_symmetries():
     assert_outputs_stay(Shifted(), torch.randn(5, 3))
     params = {k: p.detach().unsqueeze(0) for k, p in Shifted().named_parameters()}
     assert InnerOptimizer(GradientDescent(), DenseTeleport(4)).bind(Shifted(), params).algebra_shapes == ((1,),)
+
+
+class Residual(nn.Sequential):
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+class Doubled(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x) ** 2
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        mlp(nn.Linear(3, 3), Residual(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))),
+        Residual(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3)),
+        mlp(nn.Linear(3, 3), nn.ReLU(), Doubled(3, 3)),
+        mlp(nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)), nn.ReLU(), nn.Linear(3, 3)),
+    ],
+    ids=["residual block", "residual network", "own linear", "weight norm"],
+)
+def test_modules_that_only_look_like_layers_are_left_alone(network):
+    try:
+        assert_outputs_stay(network, torch.randn(5, 3))
+    except SymmetryError as error:
+        assert "no symmetry" in str(error)  # noqa: PT017 - both answers are right, a wrong group is not

@@ -439,10 +439,10 @@ def test_teleport_without_a_symmetry_is_a_clear_error():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"tasks": 0}, "tasks must be at least 1, got 0"),
-        ({"steps": -2}, "steps must be at least 1, got -2"),
-        ({"tuning_tasks": 0}, "tuning_tasks must be at least 1, got 0"),
-        ({"timing_repeats": 0}, "timing_repeats must be at least 1, got 0"),
+        ({"tasks": 0}, "tasks must be a whole number of at least 1, got 0"),
+        ({"steps": -2}, "steps must be a whole number of at least 1, got -2"),
+        ({"tuning_tasks": 0}, "tuning_tasks must be a whole number of at least 1, got 0"),
+        ({"timing_repeats": 0}, "timing_repeats must be a whole number of at least 1, got 0"),
         ({"report_steps": [5]}, r"a report step must be in \[0, 4\], got 5"),
         ({"device": "abacus"}, "the device 'abacus' cannot be used"),
         ({"reference": "x"}, "'x' is no contestant"),

@@ -7,6 +7,7 @@ import metatele.tasks  # noqa: F401 - so that all subclasses are known
 import pytest
 import torch
 from conftest import concrete_subclasses
+from metatele.tasks import TeacherStudent
 from torch import nn
 
 from metatele import (
@@ -175,9 +176,12 @@ def test_teleports_act_in_their_range_of_steps_only(make_batch, order, first, la
         assert torch.equal(flatten(ends[0]), flatten(ends[1])) == (step not in moving)
 
 
-@pytest.mark.parametrize(("first", "last"), [(-1, None), (3, 2)])
-def test_an_impossible_range_is_refused(first, last):
-    with pytest.raises(ConfigError, match=f"first={first}, last={last}"):
+@pytest.mark.parametrize(
+    ("first", "last", "message"),
+    [(-1, None, "first must be .* got -1"), (3, 2, "first=3, last=2"), (0.5, None, "got 0.5")],
+)
+def test_an_impossible_range_is_refused(first, last, message):
+    with pytest.raises(ConfigError, match=message):
         RandomTeleport(first=first, last=last)
 
 
@@ -363,15 +367,15 @@ def test_the_norm_of_a_dense_teleport(make_batch):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: GradientDescent(0.0), "lr must be positive and finite, got 0.0"),
+        (lambda: GradientDescent(0.0), "lr must be above 0 and finite, got 0.0"),
         (lambda: GradientDescent(float("inf")), "got inf"),
         (lambda: Momentum(momentum=1.0), r"momentum must be in \[0, 1\), got 1.0"),
-        (lambda: Adam(betas=(0.9, 1.5)), r"got \(0\.9, 1\.5\)"),
-        (lambda: CoordinateUpdate(hidden=0), "hidden=0"),
-        (lambda: GlobalStepSize(layers=0), "layers=0"),
-        (lambda: NeuronTeleport(hidden=-1), "hidden=-1"),
-        (lambda: DenseUpdate(hidden=0), "hidden=0"),
-        (lambda: DenseUpdate(inputs="log"), "'raw' or 'normalised', got 'log'"),
+        (lambda: Adam(betas=(0.9, 1.5)), "second_beta must be in .* got 1.5"),
+        (lambda: CoordinateUpdate(hidden=0), "hidden must be .* got 0"),
+        (lambda: GlobalStepSize(layers=0), "layers must be .* got 0"),
+        (lambda: NeuronTeleport(hidden=-1), "hidden must be .* got -1"),
+        (lambda: DenseUpdate(hidden=0), "hidden must be .* got 0"),
+        (lambda: DenseUpdate(inputs="log"), "raw, normalised, got 'log'"),
         (lambda: DenseStepSize(smallest=1.0, largest=0.1), "got 1.0 and 0.1"),
         (lambda: DenseStepSize(bound="tanh"), "got 'tanh'"),
         (lambda: DenseTeleport(norm=0.0), "got 0.0"),
@@ -461,3 +465,34 @@ class Shared(RandomTeleport):
 def test_a_broken_teleport_is_caught_by_name(teleport, law):
     with pytest.raises(AssertionError, match=law):
         check_teleport(teleport())
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_the_balance_rule_balances_every_layer_of_a_deep_network(depth):
+    batch = sample_meta_batch(TeacherStudent(depth=depth, spread=10), "train", range(3)).to(torch.float64)
+    inner = InnerOptimizer(GradientDescent(), Balance())
+    group = inner.bind(batch.network, batch.params)
+    point = point_of(batch)
+    element, _ = inner.teleport.element(point, group, State())
+    moved = group.act(element, batch.params, point.inputs)
+    for factor in group.factors:
+        incoming, outgoing = factor.norms(moved)
+        torch.testing.assert_close(incoming, outgoing, rtol=1e-9, atol=0)
+
+
+def test_a_random_teleport_does_not_repeat_the_draws_of_the_task():
+    family = ExampleFamily()
+    batch = sample_meta_batch(family, "train", range(2))
+    inner = InnerOptimizer(GradientDescent(), RandomTeleport(1.0, "scaling"))
+    group = inner.bind(batch.network, batch.params)
+    element, _ = inner.teleport.element(point_of(batch), group, inner.start(batch.params, group, batch.seeds).teleport)
+    for task, seed in enumerate(batch.seeds.tolist()):
+        drawn = torch.randn(len(element[0][task]), generator=torch.Generator().manual_seed(seed))
+        assert not torch.allclose(element[0][task].log(), drawn.to(element[0].dtype), atol=1e-3)
+
+
+def test_parts_of_the_wrong_kind_are_refused():
+    with pytest.raises(ConfigError, match="class of Update"):
+        InnerOptimizer(NeuronTeleport(), CoordinateUpdate())
+    with pytest.raises(ConfigError, match="class of Teleport"):
+        InnerOptimizer(CoordinateUpdate(), NeuronTeleport)

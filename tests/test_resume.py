@@ -1,6 +1,7 @@
 """A resumed run gives the same bits as one that was never stopped."""
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from metatele.tasks import GaussianMixture, TeacherStudent
 
@@ -16,20 +18,29 @@ from metatele import (
     CheckpointError,
     ConfigError,
     CoordinateUpdate,
+    GlobalStepSize,
     InnerOptimizer,
     MetaSettings,
     MetaTraining,
     NeuronTeleport,
+    TaskError,
     UnrollSettings,
     ValidationSettings,
     meta_train,
 )
 from metatele.meta_training import Monitor
+from metatele.meta_training.state import read_state
 
 ITERATIONS = 8
 
 
-def train(folder: Path | None, iterations: int = ITERATIONS, stop_after: int | None = None, **settings) -> MetaTraining:
+def train(
+    folder: Path | None,
+    iterations: int = ITERATIONS,
+    stop_after: int | None = None,
+    spread: float = 3,
+    **settings,
+) -> MetaTraining:
     seen = []
     chosen = {
         "unroll": UnrollSettings(steps=7, window=3, second_order=True),
@@ -44,7 +55,7 @@ def train(folder: Path | None, iterations: int = ITERATIONS, stop_after: int | N
 
     return meta_train(
         InnerOptimizer(CoordinateUpdate(hidden=4), NeuronTeleport(hidden=3)),
-        [TeacherStudent(spread=3, rows=8, batch_size=4), GaussianMixture(rows=16)],
+        [TeacherStudent(spread=spread, rows=8, batch_size=4), GaussianMixture(rows=16)],
         output=folder,
         monitors=[Count()],
         stop=lambda: stop_after is not None and len(seen) + 1 >= stop_after,
@@ -89,8 +100,10 @@ def test_resume_needs_the_same_settings(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no run to resume"):
         train(tmp_path / "run", resume=True)
     train(tmp_path / "run", iterations=2)
-    with pytest.raises(ConfigError, match=r"meta was .*'tasks': 3.* now .*'tasks': 4"):
+    with pytest.raises(ConfigError, match=r"meta\.tasks was 3, now 4"):
         train(tmp_path / "run", resume=True, meta=MetaSettings(iterations=4, tasks=4, schedule="constant"))
+    with pytest.raises(ConfigError, match=r"family\.0\.spread was 3, now 7"):
+        train(tmp_path / "run", resume=True, spread=7)
     with pytest.raises(ConfigError, match="holds a run already"):
         train(tmp_path / "run")
 
@@ -102,6 +115,47 @@ def test_a_damaged_state_is_refused(tmp_path: Path, length: int) -> None:
     state.write_bytes(state.read_bytes()[:length])
     with pytest.raises(CheckpointError, match="missing, damaged or cut off"):
         train(tmp_path / "run", resume=True)
+
+
+def test_a_hostile_state_is_refused(tmp_path: Path) -> None:
+    train(tmp_path / "run", iterations=2)
+    state = tmp_path / "run" / "state.safetensors"
+    record, tensors = read_state(state)
+    name = next(k for k in tensors if k.endswith("exp_avg"))
+    changes = [
+        ({"done": -5}, {}),
+        ({"done": "x"}, {}),
+        ({"settings": None}, {}),
+        ({"history": [[1]]}, {}),
+        ({"best_score": "x"}, {}),
+        ({}, {name: torch.zeros(1)}),
+        ({}, {name: torch.full_like(tensors[name], torch.nan)}),
+    ]
+    for new_record, new_tensors in changes:
+        text = json.dumps({**record, **new_record})
+        metadata = {"format": "metatele.run", "version": "1", "record": text}
+        safetensors.torch.save_file({**tensors, **new_tensors}, state, metadata)
+        with pytest.raises((CheckpointError, ConfigError)):
+            train(tmp_path / "run", resume=True)
+
+
+def test_losses_that_may_be_negative_need_another_meta_loss_than_log(tmp_path: Path) -> None:
+    class Negative(TeacherStudent):
+        def loss(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            return super().loss(prediction, target) - 10
+
+    def run(name: str) -> MetaTraining:
+        return meta_train(
+            InnerOptimizer(GlobalStepSize(hidden=3)),
+            Negative(rows=8),
+            UnrollSettings(steps=4, window=2),
+            MetaSettings(iterations=2, tasks=2, loss=name),  # type: ignore[arg-type]
+            ValidationSettings(tasks=2, every=1),
+        )
+
+    assert run("sum").finished
+    with pytest.raises(TaskError, match=r"meta\.loss sum or final"):
+        run("log")
 
 
 CONFIG = """

@@ -191,11 +191,15 @@ def test_a_wrong_dual_is_caught(make_batch):
         check_symmetry(WrongDual(layer), batch.params, batch.inputs["inner"], loss_of(batch))
 
 
-def test_a_singular_element_is_an_error_that_names_the_layer():
+def test_a_singular_element_is_nan_for_its_own_task_only():
     layer = HiddenLayer("the hidden layer after '0'", 2, "0.weight", None, "2.weight")
-    params = {"0.weight": torch.ones(1, 2, 3), "2.weight": torch.ones(1, 1, 2)}
-    with pytest.raises(SymmetryError, match=r"after '0'.*singular"):
-        GeneralLinear(layer).act(torch.zeros(1, 2, 2), params, torch.ones(1, 1, 3))
+    params = {"0.weight": torch.ones(2, 2, 3), "2.weight": torch.ones(2, 1, 2)}
+    g = torch.stack([torch.zeros(2, 2), 2 * torch.eye(2)]).requires_grad_()
+    moved = GeneralLinear(layer).act(g, params, torch.ones(2, 1, 3))["2.weight"]
+    assert moved[0].isnan().all()
+    assert torch.equal(moved[1], torch.full((1, 2), 0.5))
+    (gradient,) = torch.autograd.grad(moved[1].sum(), g)
+    assert gradient.isfinite().all()
 
 
 def test_data_that_is_not_square_is_an_error_with_its_shape(make_batch):

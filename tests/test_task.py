@@ -1,5 +1,7 @@
 """Tasks and meta-batches: splits, parts, minibatches, seeds, and every error of a family."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -191,7 +193,12 @@ BROKEN = [
     ({"parts": (1.5, -0.5, 0.0)}, r"got \(1\.5, -0\.5, 0\.0\)"),
     ({"parts": (0.5, 0.5)}, r"three fractions.*got \(0\.5, 0\.5\)"),
     ({"parts": (0.02, 0.49, 0.49)}, "12 rows split by .* leave none for the inner part"),
-    ({"batch_size": 0}, "batch_size must be at least 1 or None, got 0"),
+    ({"parts": (0.98, 0.01, 0.01)}, "12 rows split by .* leave none for the meta part"),
+    ({"parts": (math.nan, 0.0, 0.0)}, "got .nan"),
+    ({"parts": "abc"}, "got abc"),
+    ({"batch_size": 2.5}, "got 2.5"),
+    ({"loss": lambda p, t: {}["x"]}, "KeyError: 'x'"),
+    ({"batch_size": 0}, "batch_size must be a whole number of at least 1 or None, got 0"),
     ({"batch_size": -3}, "got -3"),
 ]
 
@@ -201,11 +208,6 @@ def test_a_broken_family_is_refused_with_the_value(broken, message):
     with pytest.raises(TaskError, match=message) as caught:
         draw(**broken)
     assert str(caught.value).startswith("Family")
-
-
-def test_a_fraction_too_small_for_a_row_uses_the_inner_rows():
-    batch = draw(parts=(0.98, 0.01, 0.01))
-    assert batch.inputs["meta"] is batch.inputs["inner"]
 
 
 def test_every_task_is_checked():
@@ -235,3 +237,54 @@ def test_the_base_class_asks_for_three_methods():
     with pytest.raises(TypeError, match="abstract"):
         TaskFamily()
     assert TaskFamily.__abstractmethods__ == {"network", "sample", "loss"}
+
+
+def test_the_global_stream_of_a_task_is_not_its_generator():
+    class FromConstructor(Family):
+        def sample(self, generator):
+            return torch.rand(12, 4, generator=generator), torch.rand(12, 2)  # the second one is the mistake
+
+    batch = sample_meta_batch(FromConstructor(), "train", range(2))
+    x, y = (batch.rows("inner")[i].flatten(1)[:, :24] for i in (0, 1))
+    assert not torch.equal(x, y)
+
+
+def test_an_initialise_that_only_changes_weights_sees_the_same_ones_for_every_task():
+    class Scaled(Family):
+        def initialise(self, network, generator):
+            for p in network.parameters():
+                p.data.mul_(1.5)
+
+    together = sample_meta_batch(Scaled(), "train", [0, 1, 2])
+    alone = sample_meta_batch(Scaled(), "train", [2])
+    for name, p in together.params.items():
+        assert torch.equal(p[2], alone.params[name][0])
+
+
+def test_the_default_initialise_draws_every_parameter():
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.randn(4, 2))
+
+        def forward(self, x):
+            return x @ self.w
+
+    batch = sample_meta_batch(Family(network=Own), "train", range(2))
+    assert not torch.equal(batch.params["w"][0], batch.params["w"][1])
+
+
+@pytest.mark.parametrize("method", ["network", "sample", "initialise"])
+def test_what_a_users_method_raises_is_one_line_that_says_where(method):
+    def broken(*_):
+        return {}["boo"]
+
+    with pytest.raises(TaskError, match=rf"Family\.{method}\(\) raised KeyError: 'boo' \(.*test_task\.py:\d+\)"):
+        draw(**{method: broken})
+
+
+def test_an_unknown_split_and_a_class_in_place_of_an_object_are_refused():
+    with pytest.raises(TaskError, match="got 'tset'"):
+        sample_meta_batch(Family(), "tset", [0])
+    with pytest.raises(TaskError, match="expected an object"):
+        sample_meta_batch(Family, "test", [0])

@@ -1,9 +1,11 @@
 """The unroll against torch's own optimizers, its windows, and tasks that diverge."""
 
+import gc
 from dataclasses import replace
 
 import pytest
 import torch
+from metatele.tasks import PaperRegression, TeacherStudent
 from torch import nn
 
 from metatele import (
@@ -22,9 +24,11 @@ from metatele import (
     Outcome,
     RandomTeleport,
     TaskFamily,
+    Teleport,
     Unroll,
     sample_meta_batch,
 )
+from metatele.inner_loop import DifferentiableInnerStep
 from metatele.params import flatten, map_params
 from metatele.stack import stacked_forward
 
@@ -349,3 +353,54 @@ def test_a_task_may_diverge_in_its_last_step(make_batch):
     assert window.end.stopped_at.tolist() == [stopped + 1, stopped, stopped + 1]
     before = unroll.window(unroll.start(), stopped)
     assert before.end.outcomes == [Outcome.FINISHED] * 3
+
+
+def test_a_dead_task_never_poisons_the_meta_gradient_however_long_it_stands():
+    """A teleport must not go on carrying the moments of a task that stands still: they would overflow."""
+    batch = sample_meta_batch(TeacherStudent(spread=10), "train", range(3))
+    inner = InnerOptimizer(CoordinateUpdate(hidden=4), PushBalance())
+    inner.initialise(0)
+    play = Unroll(inner, batch, 400)
+    position = play.window(play.start(), 1).end
+    position = replace(position, alive=torch.tensor([False, True, True]))
+    for _ in range(8):
+        inner.zero_grad()
+        window = play.window(position, 25)
+        window.meta_losses[:, window.end.alive].log().mean().backward()
+        assert all(p.grad.isfinite().all() for p in inner.parameters() if p.grad is not None)
+        position = window.end
+    assert position.alive.tolist() == [False, True, True]
+
+
+class PushBalance(Teleport):
+    """Pushes every neuron by a bounded step towards balance; on a frozen task it pushes for ever."""
+
+    __module__ = "tests"
+
+    def __init__(self) -> None:
+        super().__init__("scaling")
+
+    def element(self, point, group, state):
+        return group.exp([f.balancing(point.params).clamp(-0.5, 0.5) for f in group.factors]), state
+
+
+def test_one_singular_task_is_an_outcome_of_its_own():
+    batch = sample_meta_batch(PaperRegression(size=4), "train", range(3))
+    batch.inputs["inner"][1] = 1.0  # all rows equal: the data-dependent action has no inverse to use
+    inner = InnerOptimizer(GradientDescent(1e-3), DenseTeleport(hidden=5, symmetry="data_dependent"), "after")
+    play = Unroll(inner, batch, 4)
+    inner.initialise(0)
+    window = play.window(play.start(), 4)
+    assert window.end.alive.tolist() == [True, False, True]
+    window.meta_losses[:, window.end.alive].sum().backward()
+    assert all(p.grad.isfinite().all() for p in inner.teleport.parameters())
+
+
+def test_a_window_is_freed_when_it_is_let_go():
+    """Hooks must not make cycles through autograd's graph, which Python cannot collect."""
+    batch = sample_meta_batch(TeacherStudent(), "train", range(2))
+    inner = InnerOptimizer(CoordinateUpdate(hidden=4), NeuronTeleport(hidden=4))
+    play = Unroll(inner, batch, 4, second_order=True)
+    play.window(play.start(), 4).meta_losses.sum().backward()
+    gc.collect()
+    assert not [o for o in gc.get_objects() if isinstance(o, DifferentiableInnerStep)]

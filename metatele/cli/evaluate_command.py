@@ -1,5 +1,6 @@
 """metatele evaluate."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,15 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--steps", type=int, default=100, help="inner steps")
     parser.add_argument("--seed", type=int, default=0, help="seed of the tasks")
     parser.add_argument("--baselines", type=bool, default=True, help="run the plain baselines too")
+    parser.add_argument("--tuning_tasks", type=int, default=16, help="training tasks to tune baselines on")
+    parser.add_argument(
+        "--report_steps", type=list[int] | None, help="steps that the table shows (default: 10, 30 and the last)"
+    )
+    parser.add_argument(
+        "--reference",
+        type=str | None,
+        help="contestant to take differences from (default: the first checkpoint without teleports)",
+    )
     parser.add_argument("--output", type=str, default="evaluation", help="folder for results and figures")
     parser.add_argument("--device", type=str, default="cpu", help="cpu, cuda, ...")
     return parser
@@ -59,6 +69,9 @@ def run(parser: ArgumentParser, config: Namespace) -> int:
         steps=config.steps,
         seed=config.seed,
         baselines=config.baselines,
+        tuning_tasks=config.tuning_tasks,
+        report_steps=config.report_steps,
+        reference=config.reference,
         device=config.device,
     )
     return 0
@@ -72,7 +85,7 @@ def report(
         evaluation = evaluate(checkpoints, family, output=output, family_spec=spec, progress=progress, **settings)
     console = Console(highlight=False)
     console.print(evaluation.table())
-    console.print(f"results and figures: {output}")
+    print(f"results and figures: {output}")
 
 
 @contextmanager
@@ -93,7 +106,7 @@ def family_spec(family: Namespace) -> dict[str, Any]:
 def _load_all(sources: list[str]) -> dict[str, InnerOptimizer]:
     loaded: dict[str, InnerOptimizer] = {}
     for source in sources:
-        name, _, path = source.rpartition("=")
+        name, path = _split_name(source)
         folder = Path(path)
         name = name or (folder.parent.name if folder.name in ("best", "last") else folder.name) or path
         if name in loaded:
@@ -102,10 +115,18 @@ def _load_all(sources: list[str]) -> dict[str, InnerOptimizer]:
     return loaded
 
 
+def _split_name(source: str) -> tuple[str, str]:
+    """NAME=FOLDER to its two parts; a folder whose own name has a = in it needs none."""
+    if os.path.exists(source):
+        return "", source
+    name, _, path = source.rpartition("=")
+    return name, path
+
+
 def _family_of_training(parser: ArgumentParser, source: str) -> Namespace:
     """The family that a checkpoint was meta-trained on, if it is a shipped one: the record of a
     checkpoint must not make us import other code."""
-    path = find_checkpoint(source.rpartition("=")[2]) / TRAINING
+    path = find_checkpoint(_split_name(source)[1]) / TRAINING
     hint = "name the task family with --family, for example --family metatele.tasks.TeacherStudent"
     if not path.is_file():
         raise ConfigError(f"{path.parent} does not record what it was meta-trained on; {hint}")
@@ -115,6 +136,6 @@ def _family_of_training(parser: ArgumentParser, source: str) -> Namespace:
         name, arguments = family["class_path"], family.get("init_args") or {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, yaml.YAMLError) as error:
         raise CheckpointError(f"{path} is damaged and names no family; {hint}") from error
-    if name not in {f"metatele.tasks.{known}" for known in shipped.__all__}:
+    if name not in [f"metatele.tasks.{known}" for known in shipped.__all__]:
         raise ConfigError(f"{path.parent} was meta-trained on {name}, which is not a shipped family; {hint}")
     return parser.parse_object({"checkpoints": [source], "family": {"class_path": name, "init_args": arguments}}).family

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentParser
 
 from metatele.cli import compare_command, evaluate_command, meta_train_command
-from metatele.cli.arguments import one_line
+from metatele.cli.arguments import INTERRUPTED, one_line
 from metatele.errors import MetateleError
 from metatele.version import __version__
 
@@ -17,7 +17,7 @@ COMMANDS = {
     "evaluate": (evaluate_command, "compare checkpoints and plain baselines on tasks that none has seen"),
     "compare": (compare_command, "meta-train with and without teleports at equal budget, then evaluate"),
 }
-BAD_INPUT, INTERRUPTED = 2, 130
+BAD_INPUT = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,6 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return module.run(parsers[config.command], config[config.command])
     except (MetateleError, ArgumentError) as error:
         print(f"metatele: error: {one_line(error)}", file=sys.stderr)
+        return BAD_INPUT
+    except (UnicodeDecodeError, RecursionError) as error:  # from reading a configuration file
+        print(f"metatele: error: a file cannot be read as YAML: {one_line(error)}", file=sys.stderr)
+        return BAD_INPUT
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "allocate" not in str(error) and "out of memory" not in str(error):
+            raise
+        print(f"metatele: error: not enough memory ({one_line(error)}); use smaller sizes", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("metatele: interrupted", file=sys.stderr)

@@ -3,21 +3,18 @@
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
 from jsonargparse import ArgumentParser, Namespace
-from rich.console import Console
 
 from metatele.checkpoint import TRAINING
-from metatele.cli.arguments import default_output, dump, instantiate, make_training_parser, require
+from metatele.cli.arguments import INTERRUPTED, default_output, dump, instantiate, make_training_parser, require
 from metatele.errors import CheckpointError, ConfigError
 from metatele.meta_training import MetaTraining, ProgressBar, meta_train
-from metatele.teleport import Teleport
-
-INTERRUPTED = 130
+from metatele.optimizer import InnerOptimizer
 
 
 def make_parser() -> ArgumentParser:
@@ -43,7 +40,7 @@ def run(parser: ArgumentParser, config: Namespace) -> int:
             file=sys.stderr,
         )
         return INTERRUPTED
-    Console(highlight=False).print(f"best checkpoint: {output / 'best'}\nevaluate it:     metatele evaluate {output}")
+    print(f"best checkpoint: {output / 'best'}\nevaluate it:     metatele evaluate {output}")
     return 0
 
 
@@ -53,7 +50,7 @@ def train(
     output: Path,
     resume: bool,
     title: str = "meta-train",
-    teleport: Teleport | None = None,
+    change: Callable[[InnerOptimizer], InnerOptimizer] = lambda inner: inner,
 ) -> MetaTraining:
     """Meta-train what a configuration describes.
 
@@ -62,15 +59,13 @@ def train(
         output: folder of the run.
         resume: whether to go on with the run that is there.
         title: what stands before the progress bar.
-        teleport: takes the place of the configuration's own teleport.
+        change: what to do to the configuration's own optimizer first.
     """
     require(config, "family", "optimizer.update")
     made = instantiate(parser, config)
-    if teleport is not None:
-        made.optimizer.teleport = teleport
     with _stop_on_interrupt() as stop:
         return meta_train(
-            made.optimizer,
+            change(made.optimizer),
             made.family,
             made.unroll,
             made.meta,

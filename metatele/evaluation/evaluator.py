@@ -25,7 +25,8 @@ from metatele.evaluation.run import clock, has_test_rows, play
 from metatele.evaluation.tuning import BASELINES, tune
 from metatele.files import make_folder
 from metatele.optimizer import InnerOptimizer
-from metatele.task import MetaBatch, TaskFamily, sample_meta_batch
+from metatele.sampling import sample_meta_batch
+from metatele.task import MetaBatch, TaskFamily
 
 Progress = Callable[[str, int, int], None]
 Seconds = NDArray[np.float64]
@@ -70,6 +71,8 @@ def evaluate(
         before the first task is run.
     """
     begin = time.perf_counter()
+    if not (isinstance(checkpoints, Mapping) and all(isinstance(c, InnerOptimizer) for c in checkpoints.values())):
+        raise ConfigError(f"checkpoints must be a mapping {{name: InnerOptimizer}}, got {type(checkpoints).__name__}")
     settings = Settings(tasks, steps, seed, tuning_tasks, timing_repeats, _report(report_steps, steps), device)
     if output is not None:
         make_folder(Path(output))

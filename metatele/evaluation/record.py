@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+from metatele.checks import at_least
 from metatele.device import check_device
 from metatele.errors import ConfigError
 from metatele.evaluation.entry import Entry, Statistics, statistics_of
@@ -41,9 +42,7 @@ class Settings:
     device: str
 
     def __post_init__(self) -> None:
-        for name in ("tasks", "steps", "tuning_tasks", "timing_repeats"):
-            if (value := getattr(self, name)) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {value}")
+        at_least(1, **{name: getattr(self, name) for name in ("tasks", "steps", "tuning_tasks", "timing_repeats")})
         for step in self.report_steps:
             if not 0 <= step <= self.steps:
                 raise ConfigError(f"a report step must be in [0, {self.steps}], got {step}")

@@ -9,8 +9,10 @@ def training_card(trainer: MetaTrainer, best_score: float) -> str:
     """What was trained, on what, with which settings, and how it validated."""
     inner = trainer.inner
     families = ", ".join(type(f).__name__ for f in trainer.families)
-    score = f"{math.exp(best_score):.4g}" if math.isfinite(best_score) else "not validated"
     unroll, meta = trainer.unroll, trainer.meta
+    kind = "geometric mean" if meta.loss == "log" else "mean"
+    value = math.exp(best_score) if meta.loss == "log" and math.isfinite(best_score) else best_score
+    score = f"{value:.4g}" if math.isfinite(best_score) else "not validated"
     return f"""---
 library_name: metatele
 tags: [learned-optimizer, parameter-symmetry, teleportation]
@@ -23,7 +25,7 @@ tags: [learned-optimizer, parameter-symmetry, teleportation]
 - unroll: {unroll.steps} steps in windows of {unroll.window}, {"second" if unroll.second_order else "first"} order
 - meta-training: {trainer.done} of {meta.iterations} iterations of {meta.tasks} tasks, meta-loss {meta.loss},
   lr {meta.lr}, clip {meta.clip}, {meta.schedule} schedule
-- best validation loss (geometric mean over held-out tasks and steps): {score}
+- best validation loss ({kind} over held-out tasks and steps): {score}
 
     from metatele import load_checkpoint
     optimizer = load_checkpoint("this folder")

@@ -31,16 +31,19 @@ def meta_loss(window: Window, name: MetaLossName, normalise: bool) -> Tensor | N
     return losses[-1].mean() if name == "final" else losses.sum(0).mean()
 
 
-def log_score(losses: Tensor, initial: Tensor) -> Tensor:
-    """Mean log loss of each task over steps [T, B] -> [B]; what validation compares."""
+def trajectory_score(losses: Tensor, initial: Tensor, name: MetaLossName, normalise: bool) -> Tensor:
+    """What validation compares: each task's mean over the steps of a trajectory, [T, B] -> [B], of
+    its log losses if the meta-loss is made of logarithms, else of its losses."""
     initial = initial.abs()
-    _check_positive(losses, initial)
-    return (losses + FLOOR * initial).log().mean(0)
+    if name == "log":
+        _check_positive(losses, initial)
+        return (losses + FLOOR * initial).log().mean(0)
+    return (losses / (initial + torch.finfo(initial.dtype).tiny) if normalise else losses).mean(0)
 
 
 def _check_positive(losses: Tensor, initial: Tensor) -> None:
     if not bool((losses.detach() + FLOOR * initial > 0).all()):
         raise TaskError(
             f"the logarithm of a loss was asked for, but a loss is {losses.min().item():.3g}; "
-            "losses must be positive: add a constant to the family's loss"
+            "use meta.loss sum or final, or add a constant to the family's loss"
         )

@@ -1,12 +1,15 @@
 """Watching meta-training: a progress bar, and TensorBoard scalars."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from metatele.errors import OutputError
 from metatele.meta_training.trainer import Iteration
 
 
@@ -35,7 +38,7 @@ class ProgressBar(Monitor):
 
     Args:
         title: what stands before the bar.
-        log_loss: whether the meta-loss is a mean of logarithms.
+        log_loss: whether the meta-loss and the validation score are means of logarithms.
     """
 
     def __init__(self, title: str, log_loss: bool, console: Console | None = None) -> None:
@@ -60,11 +63,14 @@ class ProgressBar(Monitor):
     def update(self, iteration: Iteration) -> None:
         meta_loss = _show(iteration.meta_loss, self.log_loss)
         if iteration.validation is not None:
-            self.validation = _show(iteration.validation, True)
-            diverged = f", {iteration.diverged} diverged" if iteration.diverged else ""
+            self.validation = _show(iteration.validation, self.log_loss)
+            lost = iteration.validation_diverged
+            diverged = f" ({lost} validation tasks diverged)" if lost else ""
             self.console.print(
                 f"{self.title}: iteration {iteration.number}: meta-loss {meta_loss}, validation loss "
-                f"{self.validation}{diverged}"
+                f"{self.validation}{diverged}",
+                markup=False,
+                soft_wrap=True,
             )
         status = f"meta {meta_loss}  val {self.validation}  {iteration.seconds:.2f} s/it"
         self.progress.update(self.bar, completed=iteration.number, status=status)
@@ -84,18 +90,30 @@ class TensorBoard(Monitor):
     def start(self, done: int, total: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(self.folder), purge_step=done + 1)
+        with _told():
+            self.writer = SummaryWriter(str(self.folder), purge_step=done + 1)
 
     def update(self, iteration: Iteration) -> None:
         for name, value in iteration._asdict().items():
             if name != "number" and value is not None:
-                self.writer.add_scalar(f"meta_training/{name}", value, iteration.number)
+                with _told():
+                    self.writer.add_scalar(f"meta_training/{name}", value, iteration.number)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if hasattr(self, "writer"):
-            self.writer.close()
+            with _told():
+                self.writer.close()
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """TensorBoard's failure to write, as an error of ours."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"cannot write TensorBoard scalars: {error.strerror or error}; free some space") from error
 
 
 def _show(value: float | None, log: bool) -> str:

@@ -16,7 +16,7 @@ from metatele.files import make_folder, write_atomic
 from metatele.meta_training.card import training_card
 from metatele.meta_training.monitor import Monitor, TensorBoard
 from metatele.meta_training.settings import MetaSettings, UnrollSettings, ValidationSettings
-from metatele.meta_training.state import STATE, load_state, save_state
+from metatele.meta_training.state import STATE, read_state, restore_state, save_state
 from metatele.meta_training.trainer import Iteration, MetaTrainer
 from metatele.optimizer import InnerOptimizer
 from metatele.task import TaskFamily
@@ -95,7 +95,7 @@ def meta_train(
                 monitor.update(iteration)
             if stopping:
                 break
-    return MetaTraining(run.best(), run.history, trainer.done == trainer.meta.iterations)
+    return MetaTraining(run.best(), run.history, trainer.done >= trainer.meta.iterations)
 
 
 class _Run:
@@ -115,22 +115,35 @@ class _Run:
         if resume:
             if state is None or not state.is_file():
                 raise CheckpointError(f"there is no run to resume in {self.folder}: it holds no {STATE}")
-            record = load_state(state, self.trainer)
-            self._check_same(record["settings"])
-            self.best_score = record["best_score"] if record["best_score"] is not None else math.inf
-            self.history = [Iteration(*row) for row in record["history"]]
-            if math.isfinite(self.best_score) and self.folder is not None:
-                self.best_weights = load_checkpoint(self.folder / "best").state_dict()
+            self._restore(state)
             return
         if state is not None and state.exists():
             raise ConfigError(
                 f"{self.folder} holds a run already; resume it (--resume {self.folder}) or choose another --output"
             )
-        if self.folder is not None and self.config:
-            write_atomic(self.folder / TRAINING, self.config)
         if initialise:
             self.trainer.initialise()
         self.trainer.make_adam()
+        self._write_config()
+
+    def _write_config(self) -> None:
+        if self.folder is not None and self.config:
+            write_atomic(self.folder / TRAINING, self.config)
+
+    def _restore(self, state: Path) -> None:
+        """Go back to where the run was saved."""
+        record, tensors = read_state(state)
+        try:
+            recorded, history, best = dict(record["settings"]), record["history"], record["best_score"]
+            self.history = [Iteration(*row) for row in history]
+            self.best_score = math.inf if best is None else float(best)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{state} is damaged: its record cannot be used ({error})") from error
+        self._check_same(recorded)
+        restore_state(state, self.trainer, record, tensors)
+        if math.isfinite(self.best_score):
+            self.best_weights = load_checkpoint(state.parent / "best").state_dict()
+        self._write_config()
 
     def after(self, iteration: Iteration, stopping: bool) -> None:
         """Take note of an iteration, and save if it is time to."""
@@ -168,17 +181,33 @@ class _Run:
         meta = {k: v for k, v in asdict(trainer.meta).items() if k != "iterations"}  # a run may be made longer
         settings = {
             "seed": trainer.seed,
-            "families": [f"{type(f).__module__}.{type(f).__qualname__}" for f in trainer.families],
+            "family": [_identity(f) for f in trainer.families],
             "optimizer": optimizer,
             "unroll": asdict(trainer.unroll),
             "meta": meta,
             "validation": asdict(trainer.validation),
         }
-        return dict(json.loads(json.dumps(settings)))
+        return dict(json.loads(json.dumps(settings, default=str)))
 
     def _check_same(self, recorded: dict[str, Any]) -> None:
-        for key, value in self._settings().items():
-            if recorded.get(key) != value:
-                raise ConfigError(
-                    f"cannot resume {self.folder} with other settings: {key} was {recorded.get(key)}, now {value}"
-                )
+        before, now = _leaves(recorded), _leaves(self._settings())
+        changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
+        if changed:
+            key = changed[0]
+            raise ConfigError(
+                f"cannot resume {self.folder} with other settings: {key} was {before.get(key)!r}, now {now.get(key)!r}"
+            )
+
+
+def _identity(family: TaskFamily) -> dict[str, Any]:
+    """A family's class and its plain attributes, as far as JSON can hold them."""
+    plain = {k: v for k, v in vars(family).items() if isinstance(v, (bool, int, float, str, list, tuple, type(None)))}
+    return {"class": f"{type(family).__module__}.{type(family).__qualname__}", **plain}
+
+
+def _leaves(value: Any, name: str = "") -> dict[str, Any]:
+    """{dotted name: value} of everything inside nested mappings and lists."""
+    if not isinstance(value, (dict, list)):
+        return {name: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    return {k: v for key, inner in items for k, v in _leaves(inner, f"{name}.{key}" if name else str(key)).items()}

@@ -3,22 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from metatele.checks import above_zero, at_least, one_of
 from metatele.errors import ConfigError
 
 MetaLossName = Literal["log", "sum", "final"]
 Schedule = Literal["constant", "cosine"]
-
-
-def _at_least(lowest: float, **values: float) -> None:
-    for name, value in values.items():
-        if not lowest <= value < float("inf"):
-            raise ConfigError(f"{name} must be at least {lowest} and finite, got {value}")
-
-
-def _above_zero(**values: float | None) -> None:
-    for name, value in values.items():
-        if value is not None and not 0 < value < float("inf"):
-            raise ConfigError(f"{name} must be above 0 and finite, got {value}")
 
 
 @dataclass(frozen=True)
@@ -37,7 +26,7 @@ class UnrollSettings:
     second_order: bool = True
 
     def __post_init__(self) -> None:
-        _at_least(1, **{"unroll.steps": self.steps, "unroll.window": self.window})
+        at_least(1, **{"unroll.steps": self.steps, "unroll.window": self.window})
         if self.window > self.steps:
             raise ConfigError(
                 f"unroll.window must not be longer than the trajectory, got window={self.window}, steps={self.steps}"
@@ -71,11 +60,12 @@ class MetaSettings:
     schedule: Schedule = "cosine"
 
     def __post_init__(self) -> None:
-        _at_least(1, **{"meta.iterations": self.iterations, "meta.tasks": self.tasks})
-        _above_zero(**{"meta.lr": self.lr, "meta.teleport_lr": self.teleport_lr, "meta.clip": self.clip})
-        for name, value, allowed in (("loss", self.loss, MetaLossName), ("schedule", self.schedule, Schedule)):
-            if value not in get_args(allowed):
-                raise ConfigError(f"meta.{name} must be one of {', '.join(get_args(allowed))}, got {value!r}")
+        at_least(1, **{"meta.iterations": self.iterations, "meta.tasks": self.tasks})
+        above_zero(**{"meta.lr": self.lr})
+        optional = {"meta.teleport_lr": self.teleport_lr, "meta.clip": self.clip}
+        above_zero(**{name: value for name, value in optional.items() if value is not None})
+        one_of(get_args(MetaLossName), **{"meta.loss": self.loss})
+        one_of(get_args(Schedule), **{"meta.schedule": self.schedule})
 
 
 @dataclass(frozen=True)
@@ -91,4 +81,4 @@ class ValidationSettings:
     every: int = 20
 
     def __post_init__(self) -> None:
-        _at_least(1, **{"validation.tasks": self.tasks, "validation.every": self.every})
+        at_least(1, **{"validation.tasks": self.tasks, "validation.every": self.every})

@@ -15,7 +15,6 @@ from metatele.meta_training.trainer import MetaTrainer
 
 STATE = "state.safetensors"
 FORMAT, VERSION = "metatele.run", "1"
-PARTS = ("weights", "adam")
 
 
 def save_state(path: Path, trainer: MetaTrainer, record: dict[str, Any]) -> None:
@@ -38,24 +37,43 @@ def save_state(path: Path, trainer: MetaTrainer, record: dict[str, Any]) -> None
     write_atomic(path, safetensors.torch.save(tensors, metadata))
 
 
-def load_state(path: Path, trainer: MetaTrainer) -> dict[str, Any]:
+def restore_state(path: Path, trainer: MetaTrainer, record: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """Put a trainer, made with the run's own settings, where `save_state` found it.
 
-    Returns: the record.
-    Raises: CheckpointError if the file is missing, damaged or of another run.
+    Args:
+        path: of the file, for messages.
+        trainer: to be changed.
+        record, tensors: from `read_state`.
+    Raises: CheckpointError if they are damaged or of another run.
     """
-    record, tensors = read_state(path)
+    done = record.get("done")
+    if not isinstance(done, int) or done < 0:
+        raise CheckpointError(f"{path} is damaged: it says that {done!r} iterations are done")
+    if not all(bool(v.isfinite().all()) for v in tensors.values()):
+        raise CheckpointError(f"{path} is damaged: it holds values that are NaN or infinite")
     weights = {k.removeprefix("weights/"): v for k, v in tensors.items() if k.startswith("weights/")}
     try:
         trainer.inner.load_state_dict(weights)
         adam = trainer.make_adam()
-        groups = adam.state_dict()["param_groups"]
-        adam.load_state_dict({"state": _adam_state(tensors), "param_groups": groups})
+        moments = _adam_state(tensors)
+        _check_moments(adam, moments)
+        adam.load_state_dict({"state": moments, "param_groups": adam.state_dict()["param_groups"]})
     except (RuntimeError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = " ".join(str(error).split())
         raise CheckpointError(f"{path} does not belong to a run with these settings: {reason}") from error
-    trainer.done = int(record["done"])
-    return record
+    trainer.done = done
+
+
+def _check_moments(adam: torch.optim.Adam, moments: dict[int, dict[str, Tensor]]) -> None:
+    """Adam's moments must have the shapes of their parameters. Raises: ValueError."""
+    params = [p for group in adam.param_groups for p in group["params"]]
+    for index, state in moments.items():
+        if not 0 <= index < len(params):
+            raise ValueError(f"Adam's state is there for parameter {index} of {len(params)}")
+        found = {k: v.shape for k, v in state.items()}
+        shape = params[index].shape
+        if found != {"step": torch.Size(), "exp_avg": shape, "exp_avg_sq": shape}:
+            raise ValueError(f"Adam's state of parameter {index} has shapes {found}")
 
 
 def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -69,6 +87,8 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                     f"{FORMAT} of version {VERSION}"
                 )
             record = json.loads(metadata["record"])
+            if not isinstance(record, dict):
+                raise CheckpointError(f"{path} is damaged: its record is no mapping")
             return record, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
     except (OSError, safetensors.SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path} is missing, damaged or cut off: {str(error).splitlines()[0]}") from error

@@ -11,12 +11,15 @@ from torch import Tensor
 
 from metatele.device import check_device
 from metatele.errors import ConfigError
-from metatele.meta_training.meta_loss import log_score, meta_loss
+from metatele.meta_training.meta_loss import meta_loss, trajectory_score
 from metatele.meta_training.settings import MetaSettings, UnrollSettings, ValidationSettings
 from metatele.optimizer import InnerOptimizer
+from metatele.sampling import sample_meta_batch
 from metatele.seeding import derive_seed
-from metatele.task import MetaBatch, TaskFamily, sample_meta_batch
+from metatele.task import MetaBatch, TaskFamily
 from metatele.unroll import DIVERGENCE, Unroll
+
+DTYPE = torch.float32  # of meta-training
 
 
 class Iteration(NamedTuple):
@@ -28,7 +31,8 @@ class Iteration(NamedTuple):
         gradient_norm: mean norm of the meta-gradient before clipping.
         diverged: tasks of the meta-batch that diverged.
         skipped: windows without a meta-update, because their meta-gradient was not finite.
-        validation: validation score (mean log loss) if this iteration was validated.
+        validation: validation score (see `MetaTrainer.validate`) if this iteration was validated.
+        validation_diverged: validation tasks that diverged, likewise.
         seconds: wall-clock time of the iteration, validation included.
     """
 
@@ -38,6 +42,7 @@ class Iteration(NamedTuple):
     diverged: int
     skipped: int
     validation: float | None
+    validation_diverged: int | None
     seconds: float
 
 
@@ -61,9 +66,9 @@ class MetaTrainer:
     def __post_init__(self) -> None:
         if not self.families:
             raise ConfigError("meta-training needs at least one task family, got none")
-        self.inner.to(check_device(self.device))
+        self.inner.to(check_device(self.device), DTYPE)
         self.validation_batches = [
-            sample_meta_batch(f, "validation", range(self.validation.tasks), self.seed).to(device=self.device)
+            sample_meta_batch(f, "validation", range(self.validation.tasks), self.seed).to(DTYPE, self.device)
             for f in self.families
         ]
         for batch in self.validation_batches:  # also tells now, not later, if a family does not fit
@@ -95,26 +100,28 @@ class MetaTrainer:
             meta_loss, norm, diverged, skipped = self._iterate(self._batch(self.done))
             self.done += 1
             due = self.done % self.validation.every == 0 or self.done == self.meta.iterations
-            score = self.validate() if due else None
-            yield Iteration(self.done, meta_loss, norm, diverged, skipped, score, time.perf_counter() - began)
+            score, lost = self.validate() if due else (None, None)
+            seconds = time.perf_counter() - began
+            yield Iteration(self.done, meta_loss, norm, diverged, skipped, score, lost, seconds)
 
-    def validate(self) -> float:
-        """Mean over validation tasks and steps of the log loss on the meta part; a diverged task
-        counts with the loss at which it would have been stopped."""
-        scores = []
+    def validate(self) -> tuple[float, int]:
+        """Mean over validation tasks of `trajectory_score` on the meta part, and how many diverged; a
+        diverged task counts with the loss at which it would have been stopped."""
+        scores, diverged = [], 0
         for batch in self.validation_batches:
             play = Unroll(self.inner, batch, self.unroll.steps)
             window = play.window(play.start(), self.unroll.steps, differentiable=False)
             end = window.end
-            bar = (DIVERGENCE * (end.initial_loss.abs() + 1)).log()
-            safe = torch.where(end.alive, window.meta_losses, end.initial_loss.abs() + 1)
-            scores.append(torch.where(end.alive, log_score(safe, end.initial_loss), bar).mean())
-        return float(torch.stack(scores).mean())
+            bar = DIVERGENCE * (end.initial_loss.abs() + 1)
+            losses = torch.where(end.alive, window.meta_losses, bar)
+            scores.append(trajectory_score(losses, end.initial_loss, self.meta.loss, self.meta.normalise).mean())
+            diverged += int((~end.alive).sum())
+        return float(torch.stack(scores).mean()), diverged
 
     def _batch(self, iteration: int) -> MetaBatch:
         family = self.families[iteration % len(self.families)]
         indices = range(iteration * self.meta.tasks, (iteration + 1) * self.meta.tasks)
-        return sample_meta_batch(family, "train", indices, self.seed).to(device=self.device)
+        return sample_meta_batch(family, "train", indices, self.seed).to(DTYPE, self.device)
 
     def _iterate(self, batch: MetaBatch) -> tuple[float | None, float, int, int]:
         """One trajectory of one meta-batch, with a meta-update after every window."""

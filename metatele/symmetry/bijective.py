@@ -20,7 +20,7 @@ class BijectiveGL(Symmetry):
 
     W_in <- sigma^-1(g sigma(Z)) H^-1 with Z = W_in H (+ b_in);  W_out <- W_out g^-1;  b_in stays.
     H [d_in, n] is the layer's own input, one column a row of data; it must be square (n = d_in) and
-    invertible. Exact on that data; on other data the loss may change.
+    invertible (singular data give NaN). Exact on that data; on other data the loss may change.
     Source: Zhao et al. 2024 (arXiv:2305.13404), appendix on data-dependent group actions; Zhao et
     al. 2022, arXiv:2205.10637, equation 8.
 
@@ -65,8 +65,8 @@ class BijectiveGL(Symmetry):
         shift = 0.0 if layer.bias_in is None else params[layer.bias_in].unsqueeze(2)
         hidden = g @ leaky_relu(pre + shift, self.slope)
         new_pre = leaky_relu(hidden, 1 / self.slope) - shift
-        out[layer.weight_in] = solve(columns, new_pre, False, layer.name)
-        out[layer.weight_out] = solve(g, params[layer.weight_out], False, layer.name)
+        out[layer.weight_in] = solve(columns, new_pre, False)
+        out[layer.weight_out] = solve(g, params[layer.weight_out], False)
         return out
 
 

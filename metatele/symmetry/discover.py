@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Literal, cast, get_args
 
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from metatele.errors import ConfigError, SymmetryError
 from metatele.stack import stacked_forward
@@ -51,8 +52,8 @@ def group_of(network: nn.Module, kind: Kind = "auto") -> ProductGroup:
 
 
 def _of_sequential(network: nn.Module, kind: Kind) -> Iterator[Symmetry]:
-    layers = list(_flatten(network)) if isinstance(network, nn.Sequential) else []
-    linear = [i for i, (_, module) in enumerate(layers) if isinstance(module, nn.Linear)]
+    layers = list(_flatten(network)) if _plain(network, nn.Sequential) else []
+    linear = [i for i, (_, module) in enumerate(layers) if _plain(module, nn.Linear)]
     uses = Counter(id(p) for _, module in layers for p in module.parameters())
     for i, j in itertools.pairwise(linear):
         between = [m for _, m in layers[i + 1 : j] if not isinstance(m, nn.Identity)]
@@ -84,11 +85,16 @@ def _of_layer(hidden: HiddenLayer, between: list[nn.Module], kind: Kind, layer_i
     return PositiveScaling(hidden) if isinstance(between[0], HOMOGENEOUS) else None
 
 
-def _flatten(network: nn.Sequential, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+def _plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a module does what `kind` does: no other forward, no computed parameters."""
+    return isinstance(module, kind) and type(module).forward is kind.forward and not is_parametrized(module)
+
+
+def _flatten(network: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
     # Not named_children(), which passes over a module that stands in two places.
     for name, module in network._modules.items():
         assert module is not None
-        if isinstance(module, nn.Sequential):
+        if _plain(module, nn.Sequential):
             yield from _flatten(module, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", module
@@ -109,6 +115,6 @@ def _input_of(network: nn.Module, before: list[str]) -> LayerInput:
 
 def _describe(network: nn.Module) -> str:
     """One line that names a network's layers."""
-    if isinstance(network, nn.Sequential):
+    if _plain(network, nn.Sequential):
         return "Sequential(" + ", ".join(type(m).__name__ for _, m in _flatten(network)) + ")"
     return type(network).__name__

@@ -5,28 +5,28 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from metatele.errors import SymmetryError
 from metatele.params import Params
 from metatele.symmetry.base import Symmetry
 from metatele.symmetry.layers import HiddenLayer
 
 
-def solve(g: Tensor, rhs: Tensor, left: bool, layer: str) -> Tensor:
-    """g^-1 rhs (left) or rhs g^-1, with a clear error for a singular g."""
-    try:
-        return torch.linalg.solve(g, rhs, left=left)
-    except torch.linalg.LinAlgError as error:
-        raise SymmetryError(
-            f"{layer}: a matrix of shape {tuple(g.shape[1:])} is singular and cannot be inverted; "
-            "use smaller Lie algebra elements, or data whose rows are linearly independent"
-        ) from error
+def solve(matrix: Tensor, rhs: Tensor, left: bool) -> Tensor:
+    """matrix^-1 rhs (left) or rhs matrix^-1, [B, ...]; NaN, without a gradient, where it is singular,
+    so that one task's singular matrix is that task's outcome and not everybody's error."""
+    solution, info = torch.linalg.solve_ex(matrix, rhs, left=left)
+    if not bool((info > 0).any()):
+        return solution
+    singular = (info > 0).reshape(-1, 1, 1)
+    one = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    solution = torch.linalg.solve(torch.where(singular, one, matrix), rhs, left=left)
+    return torch.where(singular, torch.nan, solution)
 
 
 class GeneralLinear(Symmetry):
     """GL(h), connected to the identity by exp: h neurons with the identity as activation.
 
     W_in <- g W_in,  b_in <- g b_in,  W_out <- W_out g^-1;  exact, for any data.
-    A group element is the matrix g = exp(T), [B, h, h].
+    A group element is the matrix g = exp(T), [B, h, h]; acting with a singular one gives NaN.
     Source: Zhao et al. 2022, arXiv:2205.10637, section 3.
     """
 
@@ -44,11 +44,11 @@ class GeneralLinear(Symmetry):
         return g @ h
 
     def inverse(self, g: Tensor) -> Tensor:
-        return solve(g, torch.eye(g.shape[-1], dtype=g.dtype, device=g.device).expand_as(g), True, self.layer.name)
+        return solve(g, torch.eye(g.shape[-1], dtype=g.dtype, device=g.device).expand_as(g), True)
 
     def act(self, g: Tensor, params: Mapping[str, Tensor], inputs: Tensor) -> Params:
         layer, out = self.layer, self._left(g, params)
-        out[layer.weight_out] = solve(g, params[layer.weight_out], False, layer.name)
+        out[layer.weight_out] = solve(g, params[layer.weight_out], False)
         return out
 
     def dual(

@@ -1,9 +1,11 @@
 """The base of all teleports: where to go on the orbit."""
 
 import abc
+from typing import get_args
 
 from torch import Tensor
 
+from metatele.checks import at_least, one_of
 from metatele.errors import ConfigError
 from metatele.params import Params
 from metatele.part import OptimizerPart
@@ -22,8 +24,12 @@ class Teleport(OptimizerPart, abc.ABC):
 
     def __init__(self, symmetry: Kind = "auto", first: int = 0, last: int | None = None) -> None:
         super().__init__()
-        if first < 0 or (last is not None and last < first):
-            raise ConfigError(f"teleports need 0 <= first <= last, got first={first}, last={last}")
+        at_least(0, first=first, **({} if last is None else {"last": last}))
+        one_of(get_args(Kind), symmetry=symmetry)
+        if last is not None and last < first:
+            raise ConfigError(
+                f"the first step with teleports must not come after the last, got first={first}, last={last}"
+            )
         self.symmetry, self.first, self.last = symmetry, first, last
 
     @property

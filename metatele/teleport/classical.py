@@ -3,11 +3,15 @@
 import torch
 from torch import Tensor
 
+from metatele.checks import above_zero
 from metatele.errors import SymmetryError
 from metatele.params import Params
 from metatele.point import Point, State
+from metatele.seeding import generator
 from metatele.symmetry import Kind, PositiveScaling, ProductGroup
 from metatele.teleport.base import Teleport
+
+SWEEPS = 1000  # most sweeps of the balance rule
 
 
 class Stay(Teleport):
@@ -36,6 +40,7 @@ class RandomTeleport(Teleport):
 
     def __init__(self, scale: float = 0.1, symmetry: Kind = "auto", first: int = 0, last: int | None = None) -> None:
         super().__init__(symmetry, first, last)
+        above_zero(scale=scale)
         self.scale = scale
 
     def start(self, params: Params, group: ProductGroup, seeds: Tensor) -> State:
@@ -43,7 +48,7 @@ class RandomTeleport(Teleport):
 
     def element(self, point: Point, group: ProductGroup, state: State) -> tuple[list[Tensor], State]:
         like = next(iter(point.params.values()))
-        streams = [torch.Generator().manual_seed((int(s) + point.step) % 2**63) for s in state.memory[0]]
+        streams = [generator("random teleport", int(s), point.step) for s in state.memory[0]]
         draws = [
             torch.stack([torch.randn(shape, generator=stream, dtype=like.dtype) for stream in streams])
             for shape in group.algebra_shapes
@@ -52,7 +57,9 @@ class RandomTeleport(Teleport):
 
 
 class Balance(Teleport):
-    """The balance rule: equalise the incoming and outgoing norm of every neuron, in closed form.
+    """The balance rule: equalise the incoming and outgoing norm of every neuron.
+
+    In closed form for one hidden layer; by sweeps of it over the layers, which converge, for more.
 
     By default once, before the first update (`last=0`). The control that every claim about a
     learned teleport needs. Source: Neyshabur et al. 2015, arXiv:1506.02617 (path-normalised
@@ -63,7 +70,19 @@ class Balance(Teleport):
         super().__init__("scaling", first, last)
 
     def element(self, point: Point, group: ProductGroup, state: State) -> tuple[list[Tensor], State]:
-        return group.exp([f.balancing(point.params) for f in scalings(group, self)]), state
+        factors, params = scalings(group, self), point.params
+        total = [torch.zeros_like(f.balancing(params)) for f in factors]
+        # What leaves one hidden layer enters the next: with several, sweep until all are balanced.
+        for _ in range(SWEEPS):
+            largest = 0.0
+            for i, factor in enumerate(factors):
+                algebra = factor.balancing(params)
+                params = factor.act(factor.exp(algebra), params, point.inputs)
+                total[i] = total[i] + algebra
+                largest = max(largest, float(algebra.detach().abs().max()))
+            if len(factors) == 1 or largest < 100 * torch.finfo(total[0].dtype).eps:
+                break
+        return group.exp(total), state
 
 
 def scalings(group: ProductGroup, teleport: Teleport) -> list[PositiveScaling]:

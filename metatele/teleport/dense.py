@@ -6,8 +6,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from metatele.checks import above_zero, one_of
 from metatele.dense_rule import DenseRule, Inputs, Shapes
-from metatele.errors import CheckpointError, ConfigError
+from metatele.errors import CheckpointError
 from metatele.params import Params, per_task, smooth_norm
 from metatele.point import Point, State
 from metatele.symmetry import Kind, ProductGroup
@@ -42,10 +43,8 @@ class DenseTeleport(Teleport):
         algebra: Sequence[Sequence[int]] | None = None,
     ) -> None:
         super().__init__(symmetry, first, last)
-        if not norm > 0:
-            raise ConfigError(f"the norm of T must be positive, got {norm}")
-        if size not in ("fixed", "learned"):
-            raise ConfigError(f"size must be 'fixed' or 'learned', got {size!r}")
+        above_zero(norm=norm)
+        one_of(("fixed", "learned"), size=size)
         self.hidden, self.layers, self.inputs, self.norm, self.size = hidden, layers, inputs, norm, size
         self.algebra = None if algebra is None else [list(s) for s in algebra]
         # A fixed norm has no scale to start small in.

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from metatele.errors import ConfigError
+from metatele.checks import above_zero
 from metatele.params import Params
 from metatele.point import Point, State
 from metatele.recurrent import RecurrentCore
@@ -34,8 +34,7 @@ class NeuronTeleport(Teleport):
         self, hidden: int = 20, layers: int = 1, bound: float = 1.0, first: int = 0, last: int | None = None
     ) -> None:
         super().__init__("scaling", first, last)
-        if not bound > 0:
-            raise ConfigError(f"the bound of T must be positive, got {bound}")
+        above_zero(bound=bound)
         self.hidden, self.layers, self.bound = hidden, layers, bound
         self.core = RecurrentCore(self.FEATURES, hidden, layers, 1, head_scale=0.1)
 

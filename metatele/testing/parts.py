@@ -12,10 +12,11 @@ from metatele.optimizer import InnerOptimizer, Order
 from metatele.params import Params, flatten, map_params
 from metatele.part import OptimizerPart
 from metatele.point import Point
+from metatele.sampling import sample_meta_batch
 from metatele.seeding import seeded
 from metatele.stack import stacked_forward
 from metatele.symmetry import ProductGroup, group_of
-from metatele.task import MetaBatch, sample_meta_batch
+from metatele.task import MetaBatch
 from metatele.teleport import Teleport
 from metatele.testing.families import ExampleFamily
 from metatele.testing.laws import gradient_of, one_task, require, same, same_shapes, untouched

@@ -3,17 +3,11 @@
 import torch
 from torch import nn
 
+from metatele.checks import above_zero, within
 from metatele.errors import ConfigError
 from metatele.params import Params, map_params
 from metatele.point import Point, State
 from metatele.update.base import Update
-
-
-def check_lr(lr: float) -> float:
-    """lr itself; Raises: ConfigError unless it is positive and finite."""
-    if not 0 < lr < float("inf"):
-        raise ConfigError(f"lr must be positive and finite, got {lr}")
-    return lr
 
 
 class GradientDescent(Update):
@@ -27,7 +21,8 @@ class GradientDescent(Update):
 
     def __init__(self, lr: float = 0.01, learn: bool = False) -> None:
         super().__init__()
-        self.lr, self.learn = check_lr(lr), learn
+        above_zero(lr=lr)
+        self.lr, self.learn = lr, learn
         self.log_lr = nn.Parameter(torch.tensor(lr).log(), requires_grad=learn)
 
     def initialise(self) -> None:
@@ -46,9 +41,9 @@ class Momentum(Update):
 
     def __init__(self, lr: float = 0.01, momentum: float = 0.9) -> None:
         super().__init__()
-        if not 0 <= momentum < 1:
-            raise ConfigError(f"momentum must be in [0, 1), got {momentum}")
-        self.lr, self.momentum = check_lr(lr), momentum
+        above_zero(lr=lr)
+        within(0, 1, momentum=momentum)
+        self.lr, self.momentum = lr, momentum
 
     def start(self, params: Params) -> State:
         return State(covectors=(map_params(torch.zeros_like, params),))
@@ -77,9 +72,12 @@ class Adam(Update):
 
     def __init__(self, lr: float = 0.001, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8) -> None:
         super().__init__()
-        if not all(0 <= b < 1 for b in betas):
-            raise ConfigError(f"betas must be in [0, 1), got {betas}")
-        self.lr, self.betas, self.eps = check_lr(lr), betas, eps
+        above_zero(lr=lr)
+        if not (isinstance(betas, (tuple, list)) and len(betas) == 2):
+            raise ConfigError(f"betas must be two numbers, got {betas!r}")
+        within(0, 1, first_beta=betas[0], second_beta=betas[1])
+        within(0, 1, eps=eps)
+        self.lr, self.betas, self.eps = lr, betas, eps
 
     def start(self, params: Params) -> State:
         zeros = map_params(torch.zeros_like, params)

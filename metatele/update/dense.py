@@ -4,6 +4,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from metatele.checks import above_zero, one_of
 from metatele.dense_rule import DenseRule, Inputs, Shapes
 from metatele.errors import ConfigError
 from metatele.params import Params, map_params, per_task, unflatten
@@ -31,6 +32,7 @@ class DenseUpdate(Update):
         shapes: Shapes | None = None,
     ) -> None:
         super().__init__()
+        above_zero(scale=scale)
         self.hidden, self.layers, self.inputs, self.scale = hidden, layers, inputs, scale
         self.rule = DenseRule(hidden, layers, inputs, shapes)
         if shapes is not None:
@@ -75,10 +77,10 @@ class DenseStepSize(Update):
         shapes: Shapes | None = None,
     ) -> None:
         super().__init__()
-        if not 0 < smallest < largest:
-            raise ConfigError(f"need 0 < smallest < largest step size, got {smallest} and {largest}")
-        if bound not in ("clamp", "sigmoid"):
-            raise ConfigError(f"bound must be 'clamp' or 'sigmoid', got {bound!r}")
+        above_zero(smallest=smallest, largest=largest)
+        if not smallest < largest:
+            raise ConfigError(f"the smallest step size must be below the largest, got {smallest} and {largest}")
+        one_of(("clamp", "sigmoid"), bound=bound)
         self.hidden, self.layers, self.inputs = hidden, layers, inputs
         self.smallest, self.largest, self.bound = smallest, largest, bound
         self.rule = DenseRule(hidden, layers, inputs, shapes)

@@ -5,11 +5,12 @@ import math
 import torch
 from torch import Tensor
 
+from metatele.checks import above_zero
 from metatele.params import Params, flatten, map_params, per_task, smooth_norm, unflatten
 from metatele.point import Point, State
 from metatele.recurrent import RecurrentCore
 from metatele.update.base import Update
-from metatele.update.classical import adam_moments, check_lr
+from metatele.update.classical import adam_moments
 
 TINY = 1e-20  # added to squared gradients, so that logarithms and roots stay smooth at zero
 
@@ -31,7 +32,8 @@ class CoordinateUpdate(Update):
 
     def __init__(self, hidden: int = 20, layers: int = 1, lr: float = 0.01) -> None:
         super().__init__()
-        self.hidden, self.layers, self.lr = hidden, layers, check_lr(lr)
+        above_zero(lr=lr)
+        self.hidden, self.layers, self.lr = hidden, layers, lr
         self.core = RecurrentCore(self.FEATURES, hidden, layers, 2, head_scale=0.1)
 
     def start(self, params: Params) -> State:
@@ -87,7 +89,8 @@ class GlobalStepSize(Update):
 
     def __init__(self, hidden: int = 20, layers: int = 1, lr: float = 0.01) -> None:
         super().__init__()
-        self.hidden, self.layers, self.lr = hidden, layers, check_lr(lr)
+        above_zero(lr=lr)
+        self.hidden, self.layers, self.lr = hidden, layers, lr
         self.core = RecurrentCore(self.FEATURES, hidden, layers, 1, head_scale=0.1)
 
     def start(self, params: Params) -> State:
