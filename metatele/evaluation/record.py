@@ -27,7 +27,7 @@ class Settings:
         steps: length of a trajectory.
         seed: of the tasks and of the bootstrap.
         tuning_tasks: tasks of the train split that baselines are tuned on.
-        timing_repeats: runs of which the median wall-clock is taken.
+        timing_repeats: runs of which the median wall-clock is taken; one if it takes long.
         report_steps: steps at which the table and the statistics give losses, the last step last.
         device: where to compute, in float32.
     Raises: ConfigError if one is impossible.

@@ -34,7 +34,7 @@ def make_table(entries: Sequence[Entry], statistics: Statistics, reference: str,
         show_edge=False,
     )
     table.caption_justify = "left"
-    table.add_column("contestant", overflow="fold", min_width=14)
+    table.add_column("contestant", overflow="fold", min_width=12)
     for step in steps:
         table.add_column(f"mean\n@{step}", justify="right", no_wrap=True)
     table.add_column(f"median\n@{last}", justify="right", no_wrap=True)
@@ -91,13 +91,13 @@ def _difference(interval: Interval) -> str:
     if np.isnan(interval.value):
         return NONE
     sign = "+" if interval.value > 0 else ""
-    return f"{sign}{number(interval.value)}\n[{number(interval.low, 2)}, {number(interval.high, 2)}]"
+    return f"{sign}{number(interval.value)}\n[{number(interval.low, 2)},{number(interval.high, 2)}]"
 
 
 def _change(interval: Interval) -> str:
     if np.isnan(interval.value):
         return NONE
-    return f"{_percent(interval.value)}%\n[{_percent(interval.low)}, {_percent(interval.high)}]"
+    return f"{_percent(interval.value)}%\n[{_percent(interval.low)},{_percent(interval.high)}]"
 
 
 def _percent(x: float) -> str:

@@ -105,6 +105,8 @@ class DenseStepSize(Update):
 
     def _step_size(self, out: Tensor) -> Tensor:
         if self.bound == "clamp":
-            return out.clamp(self.smallest, self.largest)
+            # A fresh output is of order one: shifted and scaled to start inside the bounds, where a
+            # clamp has a gradient.
+            return (self.largest * (0.1 + 0.1 * out)).clamp(self.smallest, self.largest)
         ratio = self.largest / self.smallest
         return self.smallest * ratio ** out.sigmoid()

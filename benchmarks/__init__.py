@@ -1,0 +1,1 @@
+"""Benchmarks of metatele; `python -m benchmarks` runs them."""
