@@ -19,6 +19,7 @@ from metatele.meta_training import (
     meta_train,
 )
 from metatele.optimizer import InnerOptimizer
+from metatele.point import Point, State
 from metatele.sampling import sample_meta_batch
 from metatele.symmetry import Symmetry, symmetries_of
 from metatele.task import MetaBatch, TaskFamily
@@ -57,8 +58,10 @@ __all__ = [
     "NeuronTeleport",
     "Outcome",
     "OutputError",
+    "Point",
     "ProgressBar",
     "RandomTeleport",
+    "State",
     "Stay",
     "Symmetry",
     "SymmetryError",

@@ -75,10 +75,17 @@ def find_checkpoint(source: str | Path) -> Path:
     for folder in (path, path / "best", path / "last"):
         if _is_checkpoint(folder):
             return folder
+        if folder != path and os.path.isdir(folder):
+            break  # a damaged best/ must not make last/ pass for it
     shipped = shipped_checkpoints()
     if str(source) in shipped:
         return shipped[str(source)]
     if os.path.isdir(path):
+        runs = sorted(inner.name for inner in path.iterdir() if _is_checkpoint(inner / "best"))
+        if runs:
+            raise CheckpointError(f"{path} holds several runs; name one: {', '.join(str(path / run) for run in runs)}")
+        if os.path.isdir(path / "best"):
+            raise CheckpointError(f"{path / 'best'} is damaged: it holds no {CONFIG} or no {WEIGHTS}")
         missing = WEIGHTS if os.path.isfile(path / CONFIG) else CONFIG
         raise CheckpointError(f"{path} holds no {missing}, so it is no checkpoint and no run of meta-training")
     raise CheckpointError(

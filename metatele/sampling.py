@@ -146,6 +146,27 @@ def _check_loss(batch: MetaBatch) -> None:
         raise TaskError(f"{name}.loss() does not depend on the network's parameters")
     if not bool(loss.isfinite().all()):
         raise TaskError(f"{name}.loss() is {loss.item()} at the initial weights; it must be finite")
+    _check_broadcasting(batch, first, x, y)
+
+
+def _check_broadcasting(batch: MetaBatch, params: dict[str, Tensor], x: Tensor, y: Tensor) -> None:
+    """Predictions [n, 1] minus targets [n] broadcast to [n, n]: every prediction is then held against
+    every target. It shows in the gradient at the first prediction, which moves with the last target."""
+    predictions = stacked_forward(batch.network, params, x[:1]).detach()
+    n = y.shape[1]
+    if not (y.is_floating_point() and n > 1 and y.shape[1:] == (n,) and predictions.shape[1:] == (n, 1)):
+        return
+    other = y[:1].clone()
+    other[:, -1] += 1
+    slopes = []
+    for targets in (y[:1], other):
+        leaf = predictions.clone().requires_grad_()
+        slopes.append(torch.autograd.grad(batch.losses(leaf, targets).sum(), leaf)[0][:, 0])
+    if not torch.equal(*slopes):
+        raise TaskError(
+            f"{type(batch.family).__name__}.loss(): predictions ({n}, 1) and targets ({n},) broadcast to ({n}, {n}); "
+            f"let sample() return targets of shape ({n}, 1)"
+        )
 
 
 def _first_line(error: BaseException) -> str:

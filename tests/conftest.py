@@ -1,5 +1,6 @@
 """Settings and fixtures of all tests."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import settings
 from metatele import MetaBatch, sample_meta_batch
 from metatele.testing import ExampleFamily
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the commands that tests start: several run at a time
 torch.set_num_threads(1)
 settings.register_profile("metatele", derandomize=True, deadline=None, max_examples=20, print_blob=True)
 settings.load_profile("metatele")

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import struct
 from pathlib import Path
 
@@ -80,6 +81,17 @@ def test_missing(tmp_path: Path) -> None:
 def test_a_run_folder_gives_its_best(folder: Path) -> None:
     folder.rename(folder.parent / "best")
     assert load_checkpoint(folder.parent).learned
+    shutil.copytree(folder.parent / "best", folder.parent / "last")
+    (folder.parent / "best" / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"best is damaged"):
+        load_checkpoint(folder.parent)
+
+
+def test_a_folder_of_runs_names_them(folder: Path) -> None:
+    (folder.parent / "runs" / "a").mkdir(parents=True)
+    folder.rename(folder.parent / "runs" / "a" / "best")
+    with pytest.raises(CheckpointError, match=r"several runs; name one: .*runs/a"):
+        load_checkpoint(folder.parent / "runs")
 
 
 @pytest.mark.parametrize("length", [0, 4, 7, 100, -1, -40])

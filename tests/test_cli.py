@@ -160,10 +160,17 @@ def test_every_shipped_config_runs(path: Path) -> None:
         (["--resume=missing"], "no run to resume in missing"),
         (["--device=quantum"], "quantum"),
         (["--device=meta"], "meta"),
+        (["--meta.iteration=1"], "meta.iteration"),
+        (["--optimizer.teleport=NeuronTeleport", "--family=tanh_family.Tanh"], "Other activations have no"),
         (["--meta.lr=1e300"], "1e+300"),
     ],
 )
 def test_bad_settings(capsys: pytest.CaptureFixture[str], arguments: list[str], named: str) -> None:
+    Path("tanh_family.py").write_text(
+        "import torch\nfrom metatele.tasks import TeacherStudent\nclass Tanh(TeacherStudent):\n"
+        "    def network(self):\n"
+        "        return torch.nn.Sequential(torch.nn.Linear(10, 3), torch.nn.Tanh(), torch.nn.Linear(3, 4))\n"
+    )
     assert named in refused(capsys, "meta-train", *SMALL, *arguments, "--output=run")
     assert not Path("run").exists() or not any(Path("run").iterdir()), "nothing may be half-written"
 

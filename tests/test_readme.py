@@ -31,6 +31,11 @@ def run(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
     return done
 
 
+def test_custom_teleport() -> None:
+    (code,) = (b for b in blocks("python") if "class Shrink" in b)
+    exec(code, {"__name__": "readme"})  # it ends with its own check
+
+
 @pytest.mark.slow
 def test_custom_family_from_python(workplace: Path) -> None:
     (code,) = (b for b in blocks("python") if "from sine import Sine" in b)

@@ -288,3 +288,24 @@ def test_an_unknown_split_and_a_class_in_place_of_an_object_are_refused():
         sample_meta_batch(Family(), "tset", [0])
     with pytest.raises(TaskError, match="expected an object"):
         sample_meta_batch(Family, "test", [0])
+
+
+def test_predictions_and_targets_that_broadcast_against_each_other_are_refused():
+    class Column(Family):
+        def network(self):
+            return nn.Linear(4, 1)
+
+        def sample(self, generator):
+            x = torch.rand(12, 4, generator=generator)
+            return x, x.sum(1)
+
+        def loss(self, prediction, target):
+            return (prediction - target).square().mean()
+
+    class Squeezed(Column):
+        def loss(self, prediction, target):
+            return (prediction.squeeze(1) - target).square().mean()
+
+    with pytest.raises(TaskError, match=r"\(12, 1\) and targets \(12,\) broadcast to \(12, 12\)"):
+        sample_meta_batch(Column(), "train", range(2))
+    assert sample_meta_batch(Squeezed(), "train", range(2)).tasks == 2

@@ -27,7 +27,7 @@ NOISE = (
 
 def make_training_parser(description: str) -> ArgumentParser:
     """A parser with the settings of meta-training."""
-    parser = ArgumentParser(description=description, exit_on_error=False)
+    parser = ArgumentParser(description=description, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the settings below")
     parser.add_argument(
         "--family", type=Families, help="task family (or a list of them, used in turn): a class and its arguments"
@@ -68,7 +68,7 @@ def one_line(error: BaseException) -> str:
     """An error's message on one line, without the argument parser's boilerplate."""
     lines = [line.strip() for line in str(error).splitlines()]
     kept = [line.removeprefix("- ") for line in lines if line and not line.startswith(NOISE)]
-    return " ".join(kept) or type(error).__name__
+    return " ".join(dict.fromkeys(kept)) or type(error).__name__
 
 
 def dump(parser: ArgumentParser, config: Namespace, drop: tuple[str, ...] = ()) -> str:

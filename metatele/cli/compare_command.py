@@ -1,6 +1,7 @@
 """metatele compare: what do the teleports add?"""
 
 import copy
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,6 +53,7 @@ def run(parser: ArgumentParser, config: Namespace) -> int:
         folder = output / name
         result = train(parser, config, folder, (folder / STATE).is_file(), title=name, change=CONTESTANTS[name])
         if not result.finished:
+            print("metatele: stopped; the same command goes on from here", file=sys.stderr)
             return INTERRUPTED
         trained[name] = result.optimizer
     for number, (family, spec) in enumerate(zip(families, specs, strict=True)):

@@ -1,5 +1,6 @@
 """metatele evaluate."""
 
+import importlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ def make_parser() -> ArgumentParser:
         description="Run checkpoints and plain baselines (gradient descent, momentum, Adam, tuned on other tasks) on "
         "the same held-out tasks. Writes results.json and three figures.",
         exit_on_error=False,
+        allow_abbrev=False,
     )
     parser.add_argument(
         "checkpoints",
@@ -36,6 +38,9 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--config", action="config", help="YAML file with any of the settings below")
     parser.add_argument(
         "--family", type=TaskFamily | None, help="task family (default: the one of the first checkpoint's training)"
+    )
+    parser.add_argument(
+        "--modules", type=list[str] | None, help="modules to import first, where updates or teleports of your own are"
     )
     parser.add_argument("--tasks", type=int, default=64, help="held-out tasks")
     parser.add_argument("--steps", type=int, default=100, help="inner steps")
@@ -57,6 +62,8 @@ def make_parser() -> ArgumentParser:
 
 def run(parser: ArgumentParser, config: Namespace) -> int:
     """Run the command."""
+    for module in config.modules or []:
+        _import(module)
     checkpoints = _load_all(config.checkpoints)
     if config.family is None:
         config.family = _family_of_training(parser, config.checkpoints[0])
@@ -101,6 +108,13 @@ def family_spec(family: Namespace) -> dict[str, Any]:
     """A family's class and arguments, as plain values."""
     spec = family.as_dict()
     return {"class_path": spec["class_path"], "init_args": spec.get("init_args") or {}}
+
+
+def _import(module: str) -> None:
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise ConfigError(f"cannot import {module!r} of --modules: {error}") from error
 
 
 def _load_all(sources: list[str]) -> dict[str, InnerOptimizer]:

@@ -34,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Meta-train optimizers that teleport along the symmetries of a network.",
         version=__version__,
         exit_on_error=False,
+        allow_abbrev=False,
     )
     parsers = {name: module.make_parser() for name, (module, _) in COMMANDS.items()}
     commands = parser.add_subcommands(required=True, dest="command")

@@ -40,8 +40,14 @@ def run(parser: ArgumentParser, config: Namespace) -> int:
             file=sys.stderr,
         )
         return INTERRUPTED
-    print(f"best checkpoint: {output / 'best'}\nevaluate it:     metatele evaluate {output}")
+    print(f"best checkpoint: {output / 'best'}\nevaluate it:     metatele evaluate {output}{_family_argument(config)}")
     return 0
+
+
+def _family_argument(config: Namespace) -> str:
+    """What must be added to the command `evaluate` for a family that is not a shipped one."""
+    family = config.family[0] if isinstance(config.family, list) else config.family
+    return "" if family.class_path.startswith("metatele.tasks.") else f" --family {family.class_path}"
 
 
 def train(

@@ -72,8 +72,14 @@ def evaluate(
         before the first task is run.
     """
     begin = time.perf_counter()
-    if not (isinstance(checkpoints, Mapping) and all(isinstance(c, InnerOptimizer) for c in checkpoints.values())):
+    if not isinstance(checkpoints, Mapping):
         raise ConfigError(f"checkpoints must be a mapping {{name: InnerOptimizer}}, got {type(checkpoints).__name__}")
+    for name, inner in checkpoints.items():
+        if not isinstance(inner, InnerOptimizer):
+            raise ConfigError(
+                f"the checkpoint {name!r} must be an InnerOptimizer (see load_checkpoint, or MetaTraining.optimizer), "
+                f"got {type(inner).__name__}"
+            )
     settings = Settings(tasks, steps, seed, tuning_tasks, timing_repeats, _report(report_steps, steps), device)
     if output is not None:
         make_folder(Path(output))

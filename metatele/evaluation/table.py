@@ -67,12 +67,12 @@ def _cells(entry: Entry, statistics: Statistics, is_reference: bool) -> list[Tex
 
 def _caption(entries: Sequence[Entry], reference: str, last: int) -> Text:
     lines = [
-        f"difference: mean over tasks of loss minus loss of {reference!r} at step {last};",
-        "change: ratio of geometric means minus 1; brackets: 95% bootstrap intervals over tasks.",
-        "Diverged tasks are left out of all means.",
+        f"difference: arithmetic mean over tasks of loss minus loss of {reference!r} at step {last};",
+        "change: ratio of geometric means minus 1 (a few bad tasks can give the two opposite signs);",
+        "brackets: 95% bootstrap intervals over the tasks that both finished. Means leave diverged tasks out.",
     ]
     if any(e.contestant.kind == "control" for e in entries):
-        lines.append("Controls use a checkpoint's update as it is; none was meta-trained for the control.")
+        lines.append("'NAME, teleports off' and 'NAME + balance' use the update of NAME, not meta-trained for it.")
     return Text("\n" + " ".join(lines), "dim")
 
 

@@ -72,15 +72,15 @@ def meta_train(
     Raises: ConfigError, TaskError, SymmetryError, OutputError; CheckpointError if there is nothing
         to resume, or something else.
     """
-    trainer = MetaTrainer(
-        optimizer,
-        [family] if isinstance(family, TaskFamily) else list(family),
-        unroll or UnrollSettings(),
-        meta or MetaSettings(),
-        validation or ValidationSettings(),
-        seed,
-        device,
-    )
+    families = [family] if isinstance(family, TaskFamily) else family
+    unroll, meta, validation = unroll or UnrollSettings(), meta or MetaSettings(), validation or ValidationSettings()
+    expected = {"optimizer": InnerOptimizer, "unroll": UnrollSettings, "meta": MetaSettings}
+    for name, given in {"optimizer": optimizer, "unroll": unroll, "meta": meta}.items():
+        if not isinstance(given, expected[name]):
+            raise ConfigError(f"{name} must be an object of {expected[name].__name__}, got {type(given).__name__}")
+    if not isinstance(families, (list, tuple)):
+        raise ConfigError(f"family must be an object of a class of TaskFamily, or a list of them, got {families!r}")
+    trainer = MetaTrainer(optimizer, list(families), unroll, meta, validation, seed, device)
     run = _Run(trainer, None if output is None else Path(output), config)
     run.begin(resume, initialise)
     with ExitStack() as stack:

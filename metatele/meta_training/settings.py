@@ -29,7 +29,8 @@ class UnrollSettings:
         at_least(1, **{"unroll.steps": self.steps, "unroll.window": self.window})
         if self.window > self.steps:
             raise ConfigError(
-                f"unroll.window must not be longer than the trajectory, got window={self.window}, steps={self.steps}"
+                f"unroll.window must not be longer than the trajectory, got window={self.window}, steps={self.steps}; "
+                f"set unroll.window to {self.steps} or less"
             )
 
 

@@ -20,12 +20,13 @@ from metatele.symmetry.product import ProductGroup
 Kind = Literal["auto", "scaling", "general_linear", "data_dependent"]
 HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU)
 
-SUPPORTED = """supported are nn.Sequential networks of nn.Linear and activation layers:
-  auto            GL(h) where two linear layers meet, positive scaling at ReLU and LeakyReLU
-  scaling         positive scaling of every neuron at ReLU, LeakyReLU or no activation
-  general_linear  GL(h) where two linear layers meet with no activation (or nn.Identity) between
-  data_dependent  GL(h) on the data at LeakyReLU with slope > 0, or no activation
-A module of your own can declare its symmetries with a method symmetries(self) -> list[Symmetry]."""
+SUPPORTED = (
+    "supported are nn.Sequential networks of nn.Linear and activation layers: 'scaling' (positive scaling of neurons) "
+    "at ReLU, LeakyReLU or no activation; 'general_linear' (GL(h)) at no activation; 'data_dependent' (GL(h) on the "
+    "data) at LeakyReLU with slope > 0 or no activation; 'auto' takes GL(h) or scaling. Other activations have no "
+    "continuous symmetry that is known here: train without a teleport, or declare the symmetries of a module of your "
+    "own with a method symmetries(self) -> list[Symmetry]"
+)
 
 
 def symmetries_of(network: nn.Module, kind: Kind = "auto") -> list[Symmetry]:
