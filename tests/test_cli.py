@@ -187,7 +187,8 @@ def test_bad_config_files(capsys: pytest.CaptureFixture[str], text: str) -> None
 
 def test_missing_settings_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert "family is missing" in refused(capsys, "meta-train", "--optimizer.update=CoordinateUpdate")
-    assert "optimizer.update" in refused(capsys, "meta-train", "--family=TeacherStudent")
+    assert "required: optimizer.update" in refused(capsys, "meta-train", "--family=TeacherStudent")
+    assert "required: checkpoints" in refused(capsys, "evaluate")
 
 
 @pytest.mark.parametrize(

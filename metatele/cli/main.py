@@ -46,7 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         module, _ = COMMANDS[config.command]
         return module.run(parsers[config.command], config[config.command])
     except (MetateleError, ArgumentError) as error:
-        print(f"metatele: error: {one_line(error)}", file=sys.stderr)
+        message = one_line(error)
+        for name in COMMANDS:  # "required: meta-train.optimizer.update", as nobody types it
+            message = message.replace(f"required: {name}.", "required: ")
+        print(f"metatele: error: {message}", file=sys.stderr)
         return BAD_INPUT
     except (UnicodeDecodeError, RecursionError) as error:  # from reading a configuration file
         print(f"metatele: error: a file cannot be read as YAML: {one_line(error)}", file=sys.stderr)
