@@ -2,17 +2,12 @@
 
 import abc
 import functools
-import gzip
 import itertools
-import struct
-import zlib
-from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metatele import TaskError, TaskFamily
+from metatele import TaskError, TaskFamily, load_images
 
 
 class Classification(TaskFamily):
@@ -182,44 +177,4 @@ class Mnist(ImageSubsets):
         self.folder, self.subset = folder, subset
 
     def images(self) -> tuple[Tensor, Tensor]:
-        return _mnist(self.folder, self.subset)
-
-
-@functools.cache
-def _mnist(folder: str, subset: str) -> tuple[Tensor, Tensor]:
-    images = read_idx(_find(folder, f"{subset}-images-idx3-ubyte"))
-    labels = read_idx(_find(folder, f"{subset}-labels-idx1-ubyte"))
-    if images.dim() != 3 or labels.dim() != 1 or len(images) != len(labels):
-        raise TaskError(
-            f"{folder}: images {tuple(images.shape)} and labels {tuple(labels.shape)} do not belong together"
-        )
-    return images.flatten(1).float() / 255, labels.long()
-
-
-def _find(folder: str, name: str) -> Path:
-    places = [Path(folder) / sub / (name + end) for sub in ("", "raw", "MNIST/raw") for end in ("", ".gz")]
-    for path in places:
-        if path.is_file():
-            return path
-    raise TaskError(f"no file {name} or {name}.gz in {folder!r}; put the idx files there or name their folder")
-
-
-def read_idx(path: Path) -> Tensor:
-    """Read an idx file of unsigned bytes, plain or gzipped.
-
-    Format: two zero bytes, type code 8, number of dimensions, then each dimension as a big-endian
-    32-bit number, then the bytes.
-
-    Raises: TaskError if the file is not of this format or is cut off.
-    """
-    try:
-        packed = path.read_bytes()
-        raw = gzip.decompress(packed) if path.suffix == ".gz" else packed
-        zero, code, dims = struct.unpack(">HBB", raw[:4])
-        shape = struct.unpack(f">{dims}I", raw[4 : 4 + 4 * dims])
-    except (OSError, EOFError, struct.error, zlib.error) as error:
-        raise TaskError(f"{path} cannot be read as an idx file: {error}") from error
-    data = np.frombuffer(raw, np.uint8, offset=4 + 4 * dims)
-    if zero != 0 or code != 8 or data.size != int(np.prod(shape)):
-        raise TaskError(f"{path} is not an idx file of unsigned bytes, or is cut off: {data.size} bytes for {shape}")
-    return torch.from_numpy(data.reshape(shape).copy())
+        return load_images("mnist", self.folder, "train" if self.subset == "train" else "test")

@@ -1,40 +1,19 @@
 """The shipped task families: the contract, and what each promises of its own."""
 
-import gzip
 import math
-import struct
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import concrete_subclasses
+from image_files import write_mnist
 from metatele.tasks import Digits, GaussianMixture, Mnist, PaperRegression, TeacherStudent
-from metatele.tasks.classification import read_idx
 
 from metatele import GradientDescent, InnerOptimizer, TaskError, TaskFamily, Unroll, sample_meta_batch
 from metatele.stack import stacked_forward
 from metatele.testing import check_task_family
 
 MNIST = Path(__file__).parents[2] / "shared" / "data" / "mnist"
-
-
-def write_idx(path: Path, data: torch.Tensor, packed: bool = False, cut: int = 0) -> None:
-    raw = struct.pack(f">HBB{data.dim()}I", 0, 8, data.dim(), *data.shape) + bytes(data.flatten().tolist())
-    raw = raw[: len(raw) - cut]
-    if packed:
-        path.with_name(path.name + ".gz").write_bytes(gzip.compress(raw))
-    else:
-        path.write_bytes(raw)
-
-
-def write_mnist(folder: Path, subset: str = "train", packed: bool = False, rows: int = 40) -> tuple[torch.Tensor, ...]:
-    folder.mkdir(parents=True, exist_ok=True)
-    stream = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (rows, 28, 28), generator=stream)
-    labels = torch.arange(rows) % 10
-    write_idx(folder / f"{subset}-images-idx3-ubyte", images, packed)
-    write_idx(folder / f"{subset}-labels-idx1-ubyte", labels, packed)
-    return images, labels
 
 
 @pytest.fixture
@@ -79,52 +58,6 @@ def test_the_real_mnist_files():
     assert float(images.min()) == 0
     assert float(images.max()) == 1
     assert 0.1 < float(images.mean()) < 0.2  # MNIST's mean grey is 0.13
-
-
-@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gz"])
-@pytest.mark.parametrize("below", ["", "raw", "MNIST/raw"])
-def test_idx_files_are_found_and_read(tmp_path, packed, below):
-    images, labels = write_mnist(tmp_path / below, packed=packed)
-    found, found_labels = Mnist(str(tmp_path)).images()
-    torch.testing.assert_close(found, images.flatten(1).float() / 255)
-    assert torch.equal(found_labels, labels)
-
-
-@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gz"])
-@pytest.mark.parametrize("cut", [1, 10**6], ids=["one byte", "all"])
-def test_a_cut_off_file_is_named(tmp_path, packed, cut):
-    path = tmp_path / "train-images-idx3-ubyte"
-    write_idx(path, torch.zeros(3, 28, 28, dtype=torch.int64), packed, cut)
-    path = path.with_name(path.name + ".gz") if packed else path
-    with pytest.raises(TaskError, match=str(path)):
-        read_idx(path)
-
-
-def test_files_that_are_no_idx_files_are_named(tmp_path):
-    cut_gzip = tmp_path / "cut.gz"
-    cut_gzip.write_bytes(gzip.compress(bytes(range(256)) * 8)[:-30])
-    no_gzip = tmp_path / "text.gz"
-    no_gzip.write_text("not gzip")
-    garbled = tmp_path / "garbled.gz"
-    packed = bytearray(gzip.compress(bytes(range(256)) * 8))
-    packed[12:40] = b"\xff" * 28
-    garbled.write_bytes(bytes(packed))
-    text = tmp_path / "text"
-    text.write_text("a text that is long enough to hold a header")
-    many_dimensions = tmp_path / "dimensions"
-    many_dimensions.write_bytes(struct.pack(">HBB", 0, 8, 255) + b"\x01" * 30)
-    empty = tmp_path / "empty"
-    empty.write_bytes(b"")
-    for path in (cut_gzip, no_gzip, garbled, text, many_dimensions, empty, tmp_path / "missing"):
-        with pytest.raises(TaskError, match=str(path)):
-            read_idx(path)
-
-
-def test_images_and_labels_that_do_not_belong_together(tmp_path):
-    write_mnist(tmp_path)
-    write_idx(tmp_path / "train-labels-idx1-ubyte", torch.zeros(7, dtype=torch.int64))
-    with pytest.raises(TaskError, match=r"\(40, 28, 28\) and labels \(7,\)"):
-        Mnist(str(tmp_path)).images()
 
 
 def test_a_folder_without_files_is_named(tmp_path):
