@@ -6,9 +6,17 @@ from torch import nn
 
 from metatele import ConfigError, DenseTeleport, GradientDescent, InnerOptimizer, Symmetry, SymmetryError, symmetries_of
 from metatele.stack import stacked_forward
-from metatele.symmetry import BijectiveGL, GeneralLinear, PositiveScaling, ProductGroup, group_of
+from metatele.symmetry import (
+    BijectiveGL,
+    GeneralLinear,
+    LogitTranslation,
+    PositiveScaling,
+    ProductGroup,
+    PseudoInverseGL,
+    group_of,
+)
 
-ALL = ["auto", "scaling", "general_linear", "data_dependent"]
+ALL = ["auto", "scaling", "general_linear", "data_dependent", "pseudo_inverse", "softmax"]
 
 
 def mlp(*modules: nn.Module) -> nn.Sequential:
@@ -36,23 +44,80 @@ def assert_outputs_stay(network: nn.Module, inputs: torch.Tensor, kind: str = "a
 @pytest.mark.parametrize(
     ("activation", "found"),
     [
-        (nn.ReLU(), [PositiveScaling, [PositiveScaling], None, None]),
-        (nn.LeakyReLU(0.1), [PositiveScaling, [PositiveScaling], None, [BijectiveGL]]),
-        (nn.LeakyReLU(0.0), [PositiveScaling, [PositiveScaling], None, None]),
-        (nn.Identity(), [GeneralLinear, [PositiveScaling], [GeneralLinear], [GeneralLinear]]),
-        (None, [GeneralLinear, [PositiveScaling], [GeneralLinear], [GeneralLinear]]),
-        (nn.Tanh(), [None] * 4),
+        (nn.ReLU(), [PositiveScaling, PositiveScaling, None, None, PseudoInverseGL]),
+        (nn.LeakyReLU(0.1), [PositiveScaling, PositiveScaling, None, BijectiveGL, PseudoInverseGL]),
+        (nn.LeakyReLU(0.0), [PositiveScaling, PositiveScaling, None, None, PseudoInverseGL]),
+        (nn.Identity(), [GeneralLinear, PositiveScaling, GeneralLinear, GeneralLinear, GeneralLinear]),
+        (None, [GeneralLinear, PositiveScaling, GeneralLinear, GeneralLinear, GeneralLinear]),
+        (nn.Tanh(), [None, None, None, None, PseudoInverseGL]),
+        (nn.Softplus(), [None, None, None, None, PseudoInverseGL]),
+        (nn.PReLU(), [None] * 5),
+        (nn.RReLU(), [None] * 5),
+        (nn.Softmax(-1), [None] * 5),
     ],
     ids=str,
 )
 def test_each_kind_at_each_activation(activation, found):
     network = mlp(nn.Linear(3, 3), *([] if activation is None else [activation]), nn.Linear(3, 2))
-    for kind, expected in zip(ALL, found, strict=True):
+    for kind, expected in zip(ALL, [*found, LogitTranslation], strict=True):
         if expected is None:
             with pytest.raises(SymmetryError, match=repr(kind)):
                 symmetries_of(network, kind)
         else:
-            assert kinds(network, kind) == (expected if isinstance(expected, list) else [expected])
+            assert kinds(network, kind) == [expected]
+
+
+def test_every_hidden_layer_of_a_deep_network_has_its_group_on_the_data():
+    network = mlp(
+        nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 5), nn.Sigmoid(), nn.Linear(5, 4), nn.GELU(), nn.Linear(4, 1)
+    )
+    inputs = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
+    assert [f.exact_rows for f in assert_outputs_stay(network, inputs, "pseudo_inverse").factors] == [4, 5, 4]
+
+
+@pytest.mark.parametrize("behind", [(), (nn.Identity(),), (nn.LogSoftmax(-1),), (nn.Softmax(1),)], ids=str)
+def test_the_logits_are_those_of_the_last_linear_layer(behind):
+    network = mlp(nn.Linear(2, 3), nn.Tanh(), mlp(nn.Linear(3, 4, bias=not behind)), *behind)
+    (found,) = symmetries_of(network, "softmax")
+    assert found.name == "the logits of '2.0.weight'"
+    assert found.algebra_shape == ((3,) if behind else (4,))
+    assert_outputs_stay(mlp(network, nn.Softmax(-1)), torch.randn(5, 2), "softmax")
+
+
+@pytest.mark.parametrize("behind", [nn.ReLU(), nn.Sigmoid(), nn.Softmax(0), nn.Dropout(0.5)], ids=str)
+def test_logits_that_something_else_sees_are_not_translated(behind):
+    with pytest.raises(SymmetryError, match="'softmax'"):
+        symmetries_of(mlp(nn.Linear(2, 3), behind), "softmax")
+
+
+def test_a_last_layer_that_is_used_twice_is_not_translated():
+    last = nn.Linear(3, 3)
+    with pytest.raises(SymmetryError, match="'softmax'"):
+        symmetries_of(mlp(last, nn.Tanh(), last), "softmax")
+
+
+def test_a_single_linear_layer_has_translations():
+    assert kinds(mlp(nn.Linear(2, 3)), "softmax") == [LogitTranslation]
+
+
+class Square(nn.ReLU):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) ** 2
+
+
+@pytest.mark.parametrize("kind", ["auto", "pseudo_inverse"])
+def test_an_activation_with_another_forward_is_not_taken_for_its_base(kind):
+    with pytest.raises(SymmetryError):
+        symmetries_of(mlp(nn.Linear(2, 3), Square(), nn.Linear(3, 1)), kind)
+
+
+def test_properties_pass_on_to_compositions():
+    network = mlp(nn.Linear(2, 4), nn.ReLU(), nn.LeakyReLU(0.1), nn.Linear(4, 1))
+    assert kinds(network) == [PositiveScaling]
+    assert_outputs_stay(network, torch.randn(5, 2))
+    network = mlp(nn.Linear(2, 4), nn.Tanh(), nn.LeakyReLU(0.1), nn.Linear(4, 1))
+    assert kinds(network, "pseudo_inverse") == [PseudoInverseGL]
+    assert_outputs_stay(network, torch.randn(3, 2, generator=torch.Generator().manual_seed(0)), "pseudo_inverse")
 
 
 def test_nested_sequentials_are_read_through():
@@ -117,7 +182,7 @@ def test_some_layers_may_have_no_symmetry():
     assert_outputs_stay(network, torch.randn(5, 2))
 
 
-def test_two_modules_between_linear_layers_are_not_understood():
+def test_a_module_that_is_no_activation_is_not_understood():
     with pytest.raises(SymmetryError):
         symmetries_of(mlp(nn.Linear(2, 3), nn.ReLU(), nn.Dropout(0.0), nn.Linear(3, 1)))
     assert kinds(mlp(nn.Linear(2, 3), nn.Identity(), nn.ReLU(), nn.Linear(3, 1))) == [PositiveScaling]

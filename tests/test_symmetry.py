@@ -1,7 +1,5 @@
-"""Every group found by the package obeys the laws of `check_symmetry`."""
+"""Every group found by the package obeys the laws of `check_symmetry`, alone and in products."""
 
-import dataclasses
-from collections.abc import Mapping
 from typing import cast, get_args
 
 import metatele.tasks  # noqa: F401 - so that all subclasses are known
@@ -10,109 +8,84 @@ import torch
 from conftest import concrete_subclasses
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from symmetry_cases import CASES, NETWORKS, SoftmaxFamily, draw_batch, loss_of
+from torch import nn
 
-from metatele import MetaBatch, Symmetry, SymmetryError, sample_meta_batch, symmetries_of
+from metatele import Symmetry, SymmetryError, symmetries_of
 from metatele.params import flatten, map_params
-from metatele.stack import stacked_forward
-from metatele.symmetry import BijectiveGL, GeneralLinear, HiddenLayer, Kind, PositiveScaling, ProductGroup, group_of
-from metatele.testing import ExampleFamily, check_symmetry, gradient_of
+from metatele.symmetry import (
+    BijectiveGL,
+    GeneralLinear,
+    HiddenLayer,
+    Kind,
+    LogitTranslation,
+    PositiveScaling,
+    ProductGroup,
+    group_of,
+)
+from metatele.testing import check_symmetry, gradient_of
 
-ACTIVATIONS = {
-    "relu": nn.ReLU(),
-    "leaky": nn.LeakyReLU(0.1),
-    "none": None,
-    "identity": nn.Identity(),
-    "tanh": nn.Tanh(),
-}
-KINDS = get_args(Kind)
-
-
-def loss_of(batch: MetaBatch):
-    x, y = batch.rows("inner")
-
-    def loss(params: Mapping[str, Tensor]) -> Tensor:
-        return batch.losses(stacked_forward(batch.network, params, x), y)
-
-    return loss
+CONTINUOUS = sorted(concrete_subclasses(Symmetry), key=lambda c: c.__name__)
 
 
-def draw_batch(family: ExampleFamily, tasks: int, seed: int) -> MetaBatch:
-    batch = sample_meta_batch(family, "train", range(tasks), seed).to(torch.float64)
-    if batch.inputs["inner"].shape[1] == batch.inputs["inner"].shape[2]:
-        # Square data are for the groups that invert it, which holds the loss to the condition number.
-        x = torch.linalg.qr(batch.inputs["inner"])[0] * 2
-        batch = dataclasses.replace(batch, inputs=dict.fromkeys(batch.inputs, x))
-    return batch
-
-
-@st.composite
-def networks(draw) -> tuple[ExampleFamily, Kind]:
-    """A network of 2 to 4 linear layers that has a symmetry of the kind drawn with it."""
-    kind = draw(st.sampled_from(KINDS))
-    linear = draw(st.integers(2, 4))
-    bias = draw(st.booleans())
-    if kind == "data_dependent":
-        width = draw(st.integers(2, 4))
-        widths = [width] * linear + [draw(st.integers(1, 3))]  # every layer's own input is square
-        names = ["leaky"] * (linear - 1)
-        return ExampleFamily(widths, [ACTIVATIONS[n] for n in names], bias, rows=width), kind
-    widths = draw(st.lists(st.integers(3, 5), min_size=linear + 1, max_size=linear + 1))
-    usable = {"auto": ["relu", "leaky", "none", "identity"], "scaling": ["relu", "leaky", "none"]}
-    usable["general_linear"] = ["none", "identity"]
-    first = draw(st.sampled_from(usable[kind]))
-    # A second ReLU could leave a tiny network dead, with no gradient that could change.
-    others = draw(
-        st.lists(st.sampled_from(sorted(ACTIVATIONS.keys() - {"relu"})), min_size=linear - 2, max_size=linear - 2)
-    )
-    return ExampleFamily(widths, [ACTIVATIONS[n] for n in (first, *others)], bias, rows=8), kind
-
-
-@given(networks(), st.integers(2, 3), st.integers(0, 1000))
-def test_every_group_obeys_its_laws(drawn, tasks, seed):
-    family, kind = drawn
-    batch = draw_batch(family, tasks, seed)
-    for symmetry in symmetries_of(batch.network, kind):
-        tolerance = 1e-7 if isinstance(symmetry, BijectiveGL) else 1e-10
-        check_symmetry(symmetry, batch.params, batch.inputs["inner"], loss_of(batch), rtol=tolerance, seed=seed)
+@pytest.mark.parametrize("group", CONTINUOUS)
+@given(data=st.data())
+def test_every_group_obeys_its_laws(group, data):
+    case = data.draw(CASES[group])
+    assert type(case.symmetry) is group
+    check_symmetry(case.symmetry, case.params, case.inputs, case.loss, rtol=case.rtol)
 
 
 def test_every_group_has_an_example():
-    cases = [
-        (ExampleFamily((3, 3, 2), (ACTIVATIONS[name],), rows=3), kind)
-        for name in ("relu", "leaky", "none")
-        for kind in KINDS
-    ]
-    reached = set()
-    for family, kind in cases:
-        try:
-            reached |= {type(s) for s in symmetries_of(family.network(), kind)}
-        except SymmetryError:
-            continue
-    missing = concrete_subclasses(Symmetry) - reached
-    assert not missing, f"no network of `networks` reaches {missing}: add one whose symmetries_of gives it"
+    missing = set(CONTINUOUS) - CASES.keys()
+    assert not missing, f"no example of {missing}: add one to CASES in symmetry_cases.py"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", get_args(Kind))
 def test_the_loss_is_unchanged_to_1e_10(kind):
-    family = ExampleFamily((4, 4, 3, 2), (nn.LeakyReLU(0.1), None), rows=4)
-    batch = draw_batch(family, 3, 0)
+    batch = draw_batch(SoftmaxFamily((4, 4, 4, 2), (nn.LeakyReLU(0.1), None), rows=4), 3, 0)
     for symmetry in symmetries_of(batch.network, kind):
         check_symmetry(symmetry, batch.params, batch.inputs["inner"], loss_of(batch), rtol=1e-10)
 
 
-@given(networks(), st.integers(0, 1000))
-def test_a_product_carries_the_gradient_through_all_layers(drawn, seed):
-    family, kind = drawn
-    batch = draw_batch(family, 2, seed)
-    group, x, loss = group_of(batch.network, kind), batch.inputs["inner"], loss_of(batch)
+def assert_carries(group: ProductGroup, batch, seed: int) -> None:
+    """The loss stays, and the gradient is carried to the one at the moved point, which is another."""
+    x, loss = batch.inputs["inner"], loss_of(batch)
     stream = torch.Generator().manual_seed(seed)
-    algebra = [0.3 * torch.randn(2, *s, generator=stream, dtype=torch.float64) for s in group.algebra_shapes]
-    gradient = gradient_of(loss, batch.params)
-    moved, (carried,), _ = group.carry(group.exp(algebra), batch.params, x, [gradient])
+    algebra = [0.3 * torch.randn(batch.tasks, *s, generator=stream, dtype=torch.float64) for s in group.algebra_shapes]
+    gradient, element = gradient_of(loss, batch.params), group.exp(algebra)
+    moved, (carried,), _ = group.carry(element, batch.params, x, [gradient])
     torch.testing.assert_close(loss(moved), loss(batch.params), rtol=1e-7, atol=0)
     torch.testing.assert_close(flatten(carried), flatten(gradient_of(loss, moved)), rtol=1e-5, atol=1e-8)
-    assert (flatten(carried) - flatten(gradient)).norm() > 1e-3 * flatten(gradient).norm()
+    if any(f.moves_gradient for f in group.factors):
+        assert (flatten(carried) - flatten(gradient)).norm() > 1e-3 * flatten(gradient).norm()
+    torch.testing.assert_close(flatten(group.act(element, batch.params, x)), flatten(moved), rtol=0, atol=0)
+    unit = group.identity(x)
+    torch.testing.assert_close(flatten(group.act(unit, batch.params, x)), flatten(batch.params), rtol=1e-9, atol=1e-9)
+    group.check_finite(element, batch.params, x)
+    group.check_residual(element, batch.params, x, 1e-6)
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+@given(data=st.data())
+def test_a_product_carries_the_gradient_through_all_layers(kind, data):
+    batch = draw_batch(data.draw(NETWORKS[kind]), 2, seed := data.draw(st.integers(0, 1000)))
+    assert_carries(group_of(batch.network, kind), batch, seed)
+
+
+@given(st.integers(0, 1000))
+def test_a_deep_network_may_have_a_group_of_another_kind_at_each_layer(seed):
+    family = SoftmaxFamily((4, 4, 4, 5, 4, 3), (nn.LeakyReLU(0.2), nn.LeakyReLU(0.1), nn.Tanh(), None), rows=4)
+    batch = draw_batch(family, 2, seed)
+    kinds: dict[str, Kind] = {"0": "scaling", "2": "data_dependent", "4": "pseudo_inverse", "6": "general_linear"}
+    factors = [
+        next(s for s in symmetries_of(batch.network, kind) if s.name == f"the hidden layer after '{layer}'")
+        for layer, kind in kinds.items()
+    ]
+    group = ProductGroup((*factors, *symmetries_of(batch.network, "softmax")))
+    assert len({type(f) for f in group.factors}) == 5
+    assert not group.exact
+    assert_carries(group, batch, seed)
 
 
 def test_the_general_dual_agrees_with_the_closed_forms(make_batch):
@@ -148,7 +121,7 @@ class Broken(PositiveScaling):
     __module__ = "tests"
 
     def act(self, g, params, inputs):
-        return self._scale(g, torch.ones_like(g), params)
+        return self.scale(g, torch.ones_like(g), params)
 
 
 class Useless(Broken):
@@ -162,9 +135,25 @@ class InPlace(Broken):
         return PositiveScaling.act(self, g, params, inputs)
 
 
+class Modest(PositiveScaling):
+    """Says that it leaves the gradient alone."""
+
+    __module__ = "tests"
+    moves_gradient = False
+
+
+class Untrue(PositiveScaling):
+    __module__ = "tests"
+
+    def residual(self, g, params, inputs):
+        return torch.ones(len(g))
+
+
 @pytest.mark.parametrize(
     ("group", "law"),
     [
+        (Modest, "the gradient does not change, as moves_gradient = False says"),
+        (Untrue, "residual is 0"),
         (Broken, "the loss is unchanged"),
         (Useless, "the gradient changes"),
         (InPlace, "changes its arguments|unchanged|="),
@@ -191,6 +180,18 @@ def test_a_wrong_dual_is_caught(make_batch):
         check_symmetry(WrongDual(layer), batch.params, batch.inputs["inner"], loss_of(batch))
 
 
+def test_a_group_that_moves_nothing_cannot_hide_behind_an_unmoved_gradient(make_batch):
+    class Idle(LogitTranslation):
+        __module__ = "tests"
+
+        def act(self, g, params, inputs):
+            return dict(params)
+
+    batch = make_batch()
+    with pytest.raises(AssertionError, match="the parameters change"):
+        check_symmetry(Idle("2.weight", None, 4), batch.params, batch.inputs["inner"], loss_of(batch))
+
+
 def test_a_singular_element_is_nan_for_its_own_task_only():
     layer = HiddenLayer("the hidden layer after '0'", 2, "0.weight", None, "2.weight")
     params = {"0.weight": torch.ones(2, 2, 3), "2.weight": torch.ones(2, 1, 2)}
@@ -202,6 +203,62 @@ def test_a_singular_element_is_nan_for_its_own_task_only():
     assert gradient.isfinite().all()
 
 
+def test_the_factor_with_a_singular_element_is_named(make_batch):
+    batch = make_batch(activations=(None, nn.LeakyReLU(0.1)))
+    groups = [symmetries_of(batch.network, k)[i] for k, i in (("general_linear", 0), ("scaling", 1))]
+    group, x = ProductGroup(tuple(groups)), batch.inputs["inner"]
+    element = group.identity(x)
+    group.check_finite(element, batch.params, x)
+    singular = [element[0] * torch.tensor([1.0, 0.0]).reshape(2, 1, 1), element[1]]
+    with pytest.raises(
+        SymmetryError, match=r"group element of the hidden layer after '0' is singular.* in 1 of 2 tasks"
+    ):
+        group.check_finite(singular, batch.params, x)
+    with pytest.raises(SymmetryError, match="group element of the hidden layer after '1' is singular"):
+        group.check_finite([element[0], 0 * element[1]], batch.params, x)
+    already = map_params(lambda p: p * torch.tensor([torch.nan, 1.0]).reshape(2, *[1] * (p.dim() - 1)), batch.params)
+    group.check_finite(element, already, x)
+
+
+def test_singular_data_are_named():
+    batch = draw_batch(SoftmaxFamily((4, 4, 4, 2), (nn.LeakyReLU(0.1), nn.LeakyReLU(0.1)), rows=4), 2, 0)
+    group, x = group_of(batch.network, "data_dependent"), batch.inputs["inner"].clone()
+    x[1, 0] = 0
+    with pytest.raises(SymmetryError, match="hidden layer after '0' is singular or its data are, in 1 of 2"):
+        group.check_finite(group.identity(x), batch.params, x)
+
+
+def test_data_dependence_needs_the_input_of_the_layer():
+    layer = HiddenLayer("the hidden layer after '7'", 2, "0.weight", None, "2.weight")
+    params = {"0.weight": torch.ones(1, 2, 2), "2.weight": torch.ones(1, 1, 2)}
+    group = BijectiveGL(layer, 0.1)
+    for call in (
+        lambda: group.act(group.identity(torch.ones(1, 1)), params, torch.ones(1, 2, 2)),
+        lambda: layer.pre_activations(params, torch.ones(1, 2, 2)),
+    ):
+        with pytest.raises(SymmetryError, match=r"hidden layer after '7'.*layer_input="):
+            call()
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_every_layer_knows_its_pre_activations(make_batch, kind):
+    batch = make_batch(activations=(nn.LeakyReLU(0.1), nn.Tanh()))
+    x, p = batch.inputs["inner"], batch.params
+    first = p["0.weight"] @ x.mT + p["0.bias"].unsqueeze(2)
+    second = p["2.weight"] @ nn.functional.leaky_relu(first, 0.1) + p["2.bias"].unsqueeze(2)
+    try:
+        found = [s.layer for s in symmetries_of(batch.network, kind) if hasattr(s, "layer")]
+    except SymmetryError:
+        return
+    for layer, expected in zip(found, (first, second), strict=False):
+        torch.testing.assert_close(layer.pre_activations(p, x), expected)
+
+
+def test_groups_are_called_by_their_layer(make_batch):
+    assert [s.name for s in symmetries_of(make_batch().network)] == [f"the hidden layer after '{i}'" for i in (0, 2)]
+    assert LogitTranslation("4.weight", None, 3).name == "the logits of '4.weight'"
+
+
 def test_data_that_is_not_square_is_an_error_with_its_shape(make_batch):
     batch = make_batch(rows=5)
     group = group_of(batch.network, "data_dependent")
@@ -211,7 +268,7 @@ def test_data_that_is_not_square_is_an_error_with_its_shape(make_batch):
 
 def test_a_leaky_relu_without_inverse_is_refused():
     with pytest.raises(SymmetryError, match=r"slope 0\.0 is not bijective"):
-        BijectiveGL(HiddenLayer("a layer", 2, "0.weight", None, "2.weight"), 0.0, lambda params, inputs: inputs)
+        BijectiveGL(HiddenLayer("a layer", 2, "0.weight", None, "2.weight"), 0.0)
 
 
 def test_the_empty_product_moves_nothing(make_batch):

@@ -1,21 +1,40 @@
 """Symmetry groups of networks, acting on stacked parameters."""
 
+from metatele.symmetry.action import GroupAction
 from metatele.symmetry.base import Symmetry
 from metatele.symmetry.bijective import BijectiveGL
-from metatele.symmetry.discover import Kind, group_of, symmetries_of
+from metatele.symmetry.discover import discrete_symmetries_of, group_of, symmetries_of
+from metatele.symmetry.discrete import DiscreteSymmetry
 from metatele.symmetry.general_linear import GeneralLinear
-from metatele.symmetry.layers import HiddenLayer
+from metatele.symmetry.kinds import Kind
+from metatele.symmetry.layers import HiddenLayer, LayerInput
+from metatele.symmetry.logit_translation import LogitTranslation
+from metatele.symmetry.permutations import Permutations
 from metatele.symmetry.positive_scaling import PositiveScaling
 from metatele.symmetry.product import ProductGroup
+from metatele.symmetry.pseudo_inverse import PseudoInverseGL
+from metatele.symmetry.quadratic import QuadraticOrthogonal
+from metatele.symmetry.rotation import PlaneRotation
+from metatele.symmetry.sign_flips import SignFlips
 
 __all__ = [
     "BijectiveGL",
+    "DiscreteSymmetry",
     "GeneralLinear",
+    "GroupAction",
     "HiddenLayer",
     "Kind",
+    "LayerInput",
+    "LogitTranslation",
+    "Permutations",
+    "PlaneRotation",
     "PositiveScaling",
     "ProductGroup",
+    "PseudoInverseGL",
+    "QuadraticOrthogonal",
+    "SignFlips",
     "Symmetry",
+    "discrete_symmetries_of",
     "group_of",
     "symmetries_of",
 ]

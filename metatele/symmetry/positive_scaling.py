@@ -7,19 +7,19 @@ from torch import Tensor
 
 from metatele.params import Params
 from metatele.symmetry.base import Symmetry
-from metatele.symmetry.layers import HiddenLayer
+from metatele.symmetry.layers import AtHiddenLayer
 
 
-class PositiveScaling(Symmetry):
+class PositiveScaling(AtHiddenLayer, Symmetry):
     """The group R_+^h: sigma(c z) = c sigma(z) for c > 0 lets each neuron trade scale between layers.
 
     W_in <- diag(g) W_in,  b_in <- g * b_in,  W_out <- W_out diag(g)^-1;  exact, for any data.
     A group element is its vector of scales g = exp(T), [B, h].
     Source: Neyshabur et al. 2015, arXiv:1506.02617; Zhao et al. 2022, arXiv:2205.10637.
-    """
 
-    def __init__(self, layer: HiddenLayer) -> None:
-        self.layer = layer
+    Args:
+        layer: the hidden layer.
+    """
 
     @property
     def algebra_shape(self) -> tuple[int, ...]:
@@ -35,7 +35,7 @@ class PositiveScaling(Symmetry):
         return g.reciprocal()
 
     def act(self, g: Tensor, params: Mapping[str, Tensor], inputs: Tensor) -> Params:
-        return self._scale(g, g.reciprocal(), params)
+        return self.scale(g, g.reciprocal(), params)
 
     def dual(
         self,
@@ -45,7 +45,7 @@ class PositiveScaling(Symmetry):
         gradient: Mapping[str, Tensor],
         inputs: Tensor,
     ) -> Params:
-        return self._scale(g.reciprocal(), g, gradient)
+        return self.scale(g.reciprocal(), g, gradient)
 
     def dual_square(
         self,
@@ -55,15 +55,7 @@ class PositiveScaling(Symmetry):
         square: Mapping[str, Tensor],
         inputs: Tensor,
     ) -> Params:
-        return self._scale(g.square().reciprocal(), g.square(), square)
-
-    def _scale(self, rows: Tensor, columns: Tensor, values: Mapping[str, Tensor]) -> Params:
-        layer, out = self.layer, dict(values)
-        out[layer.weight_in] = rows.unsqueeze(2) * values[layer.weight_in]
-        if layer.bias_in is not None:
-            out[layer.bias_in] = rows * values[layer.bias_in]
-        out[layer.weight_out] = values[layer.weight_out] * columns.unsqueeze(1)
-        return out
+        return self.scale(g.square().reciprocal(), g.square(), square)
 
     def norms(self, params: Mapping[str, Tensor], eps: float = 1e-30) -> tuple[Tensor, Tensor]:
         """Norms of each neuron's incoming weights (with its bias) and of its outgoing weights, [B, h].

@@ -1,30 +1,33 @@
 """The laws of the two parts of an inner optimizer: updates and teleports."""
 
 import copy
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import TypeVar
 
 import torch
-from torch import Tensor
 
-from metatele.optimizer import InnerOptimizer, Order
+from metatele.landscape import Landscape
+from metatele.optimizer import FREE, InnerOptimizer, Moments, Order
 from metatele.params import Params, flatten, map_params
 from metatele.part import OptimizerPart
-from metatele.point import Point
+from metatele.point import Point, State
 from metatele.sampling import sample_meta_batch
 from metatele.seeding import seeded
-from metatele.stack import stacked_forward
-from metatele.symmetry import ProductGroup, group_of
+from metatele.symmetry import ProductGroup
 from metatele.task import MetaBatch
-from metatele.teleport import Teleport
+from metatele.teleports import OrbitTeleport, Teleport
 from metatele.testing.families import ExampleFamily
-from metatele.testing.laws import gradient_of, one_task, require, same, same_shapes, untouched
+from metatele.testing.laws import one_task, require, same, same_shapes, untouched
 from metatele.unroll import Unroll
-from metatele.update import GradientDescent, Update
+from metatele.update import Adam, Update
 
 AnyPart = TypeVar("AnyPart", bound=OptimizerPart)
-ORDERS: tuple[Order, ...] = ("before", "after")
+COMPOSITIONS: tuple[tuple[Order, Moments], ...] = (
+    ("before", "transform"),
+    ("before", "reset"),
+    ("after", "transform"),
+    ("after", "keep"),
+)
 
 
 def check_update(update: Update, batch: MetaBatch | None = None) -> None:
@@ -66,7 +69,8 @@ def check_update(update: Update, batch: MetaBatch | None = None) -> None:
 
 def check_teleport(teleport: Teleport, batch: MetaBatch | None = None) -> None:
     """Check the contract of a teleport: that of an update (see `check_update`); moreover it leaves
-    the loss as it is and, if it moves at all, changes the gradient.
+    the loss as it is, to its own tolerance, gives the gradient at the new point and, if it moves at
+    all, changes it.
 
     Args:
         teleport: the teleport; a copy is used.
@@ -74,45 +78,55 @@ def check_teleport(teleport: Teleport, batch: MetaBatch | None = None) -> None:
     Raises: AssertionError that names the broken law.
     """
     name, batch = type(teleport).__name__, _in_float64(batch)
-    group = group_of(batch.network, teleport.symmetry) if teleport.moves else ProductGroup()
+    group = teleport.group(batch.network)
     teleport = _bound(teleport, batch, group)
     point, state = _point(batch, teleport.first), teleport.start(batch.params, group, batch.seeds)
-    with untouched(f"{name}.element changes its arguments", point.params, point.gradient, point.inputs, state):
+    with untouched(f"{name} changes its arguments", point.params, point.gradient, point.inputs, state):
         with seeded(1):
-            element, after = teleport.element(point, group, state)
+            there, after, _ = teleport.move(point, group, state, State())
         with seeded(2):
-            again, _ = teleport.element(point, group, state)
-    require(len(element) == len(group.factors), f"{name}: one group element for each factor of the group")
-    for g, h, factor in zip(element, again, group.factors, strict=True):
-        same(g, h, 0, f"{name}: equal arguments give equal elements, whatever torch's global generator")
-        require(g.shape == factor.identity(point.inputs).shape, f"{name}: elements have the group's shape")
+            again, _, _ = teleport.move(point, group, state, State())
+    law = f"{name}: equal arguments give equal moves, whatever torch's global generator"
+    same([there.params, there.gradient], [again.params, again.gradient], 0, law)
     same_shapes(state, after, name)
-    x, y = batch.rows("inner")
-
-    def loss(params: Mapping[str, Tensor]) -> Tensor:
-        return batch.losses(stacked_forward(batch.network, params, x), y)
-
-    moved = map_params(torch.detach, group.act(element, batch.params, x))
-    same(loss(moved), loss(batch.params), 1e-9, f"{name}: the loss is unchanged")
+    landscape = _landscape(batch)
+    losses = landscape.loss(there.params).detach()
+    same(losses, landscape.loss(batch.params), max(teleport.tolerance, 1e-9), f"{name}: the loss is unchanged")
+    true = landscape.gradient(map_params(torch.detach, there.params))
+    same(there.gradient, true, 1e-7, f"{name}: the gradient it gives is that of the loss at the new point")
     if teleport.moves:
-        change = (flatten(gradient_of(loss, moved)) - flatten(point.gradient)).norm()
+        change = (flatten(there.gradient) - flatten(point.gradient)).norm()
         require(bool(change > 1e-6 * flatten(point.gradient).norm()), f"{name}: the gradient changes")
+    nobody = torch.zeros(batch.tasks, dtype=torch.bool)
+    stay = teleport.move(point, group, state, State(), nobody)[0].params
+    same(stay, batch.params, 1e-12, f"{name}: tasks that are not alive stay where they are")
+    if isinstance(teleport, OrbitTeleport):
+        _check_elements(teleport, point, group, state)
 
     def play(part: Teleport, tasks: MetaBatch) -> Params:
         state = part.start(tasks.params, group, tasks.seeds)
         for k in range(part.first, part.first + 3):
-            here = _point(tasks, k)
-            element, state = part.element(here, group, state)
-            step = map_params(lambda p, q: (p - 0.01 * q).detach(), here.params, here.gradient)
-            tasks = replace(tasks, params=map_params(torch.detach, group.act(element, step, here.inputs)))
+            there, state, _ = part.move(_point(tasks, k), group, state, State())
+            step = map_params(lambda p, q: (p - 0.01 * q).detach(), there.params, there.gradient)
+            tasks = replace(tasks, params=step)
         return tasks.params
 
     end = play(teleport, batch)
     same(play(_rebuilt(teleport, batch, group), batch), end, 0, f"{name}: arguments() and the weights rebuild it")
     for i in range(batch.tasks):
-        same(play(teleport, _one(batch, i)), one_task(end, i), 1e-9, f"{name}: moves of a stack = moves of each task")
-    for order in ORDERS:
-        _runs_in_unroll(InnerOptimizer(GradientDescent(0.01), teleport, order), batch, teleport.first)
+        same(play(teleport, _one(batch, i)), one_task(end, i), 1e-8, f"{name}: moves of a stack = moves of each task")
+    for order, moments in COMPOSITIONS if isinstance(teleport, OrbitTeleport) or not teleport.moves else FREE:
+        inner = InnerOptimizer(Adam(0.01), teleport, order, moments)
+        _runs_in_unroll(inner, batch, teleport.first)
+
+
+def _check_elements(teleport: OrbitTeleport, point: Point, group: ProductGroup, state: State) -> None:
+    """What an orbit teleport chooses are elements of the group."""
+    name = type(teleport).__name__
+    element, _ = teleport.element(teleport.look(point, state), group, state)
+    require(len(element) == len(group.factors), f"{name}: one group element for each factor of the group")
+    for g, factor in zip(element, group.factors, strict=True):
+        require(g.shape == factor.identity(point.inputs).shape, f"{name}: elements have the group's shape")
 
 
 def _in_float64(batch: MetaBatch | None) -> MetaBatch:
@@ -140,13 +154,14 @@ def _rebuilt(part: AnyPart, batch: MetaBatch, group: ProductGroup) -> AnyPart:
     return twin
 
 
+def _landscape(batch: MetaBatch) -> Landscape:
+    return Landscape(batch.network, batch.family.loss, *batch.rows("inner"))
+
+
 def _point(batch: MetaBatch, step: int) -> Point:
-    x, y = batch.rows("inner")
-
-    def loss(params: Mapping[str, Tensor]) -> Tensor:
-        return batch.losses(stacked_forward(batch.network, params, x), y)
-
-    return Point(batch.params, gradient_of(loss, batch.params), x, step)
+    here = _landscape(batch)
+    gradient = map_params(torch.detach, here.gradient(map_params(torch.detach, batch.params)))
+    return Point(batch.params, gradient, here.inputs, step, here, here)
 
 
 def _one(batch: MetaBatch, i: int) -> MetaBatch:
@@ -158,7 +173,7 @@ def _one(batch: MetaBatch, i: int) -> MetaBatch:
 
 def _runs_in_unroll(inner: InnerOptimizer, batch: MetaBatch, first: int) -> None:
     """Two steps from step `first`, twice: finite, equal, and with a finite meta-gradient."""
-    name = f"{type(inner.update).__name__} with {type(inner.teleport).__name__} ({inner.order})"
+    name = f"{type(inner.update).__name__} with {type(inner.teleport).__name__} ({inner.order}, {inner.moments})"
     unroll = Unroll(inner, batch, first + 2, second_order=True)
     begin = replace(unroll.start(), step=first)
     losses = [unroll.window(begin, 2, differentiable).meta_losses for differentiable in (True, False)]

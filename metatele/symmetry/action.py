@@ -1,0 +1,104 @@
+"""The mathematics that continuous and discrete symmetries share: a group that acts on parameters."""
+
+import abc
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from metatele.params import Params, map_params
+
+
+class GroupAction(abc.ABC):
+    """A group G with loss(g . theta) == loss(theta) for every g in G, on stacked parameters.
+
+    Every tensor carries a leading task dimension B; a group element g is a tensor [B, ...] whose
+    layout belongs to the group. The action is differentiable, and nothing changes its arguments.
+
+    Attributes:
+        moves_gradient: whether the action changes the gradient; a group that does not cannot help
+            plain gradient descent, though it moves the parameters.
+        exact: whether the action leaves the loss unchanged on any data; a group that depends on the
+            data does so on that data only.
+        exact_rows: the largest number of data rows on which a group that is not exact on any data
+            is exact on its own; None if their number does not matter.
+    """
+
+    moves_gradient: bool = True
+    exact: bool = True
+
+    @property
+    def name(self) -> str:
+        """What errors call the group."""
+        return type(self).__name__
+
+    @property
+    def exact_rows(self) -> int | None:
+        return None
+
+    @abc.abstractmethod
+    def identity(self, like: Tensor) -> Tensor:
+        """The identity for as many tasks as `like` [B, ...] has, with its dtype and device."""
+
+    @abc.abstractmethod
+    def compose(self, g: Tensor, h: Tensor) -> Tensor:
+        """The product gh: first h, then g."""
+
+    @abc.abstractmethod
+    def inverse(self, g: Tensor) -> Tensor:
+        """The element with compose(g, inverse(g)) equal to the identity."""
+
+    @abc.abstractmethod
+    def act(self, g: Tensor, params: Mapping[str, Tensor], inputs: Tensor) -> Params:
+        """The moved parameters g . theta.
+
+        Args:
+            g: group element, [B, ...].
+            params: all parameters of the network, {name: [B, ...]}.
+            inputs: the network's inputs [B, n, ...]; only data-dependent groups look at them.
+        Returns: all parameters; those that the group does not touch are passed on as they are.
+        """
+
+    def residual(self, g: Tensor, params: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        """By how much the action changes what the next layer sees on the data, relative, [B].
+
+        Zeros for groups that are exact on any data, which is what this general version returns;
+        ||W_out' s(Z') - W_out s(Z)|| / ||W_out s(Z)|| for groups that depend on the data.
+        """
+        first = next(iter(params.values()))
+        return first.new_zeros(len(first))
+
+    def dual(
+        self,
+        g: Tensor,
+        params: Mapping[str, Tensor],
+        moved: Mapping[str, Tensor],
+        gradient: Mapping[str, Tensor],
+        inputs: Tensor,
+    ) -> Params:
+        """Carry a gradient at theta to the gradient at g . theta, without another backward pass.
+
+        loss(theta) = loss(g . theta) gives grad(g . theta) = (d theta / d (g . theta))^T grad(theta):
+        the vector-Jacobian product of the inverse action at the moved point, which is what this
+        general version computes. Exact on the data on which the action leaves the loss unchanged.
+        """
+        back = self.inverse(g)
+        vjp = torch.func.vjp(lambda p: self.act(back, p, inputs), dict(moved))[1]
+        (carried,) = vjp(dict(gradient))
+        return carried
+
+    def dual_square(
+        self,
+        g: Tensor,
+        params: Mapping[str, Tensor],
+        moved: Mapping[str, Tensor],
+        square: Mapping[str, Tensor],
+        inputs: Tensor,
+    ) -> Params:
+        """Carry a mean of squared gradients (Adam's second moment) along.
+
+        Exact where the action is diagonal. This general version carries the root as a gradient and
+        squares it; a group that mixes coordinates can do better by overriding it.
+        """
+        root = map_params(lambda v: (v + 1e-30).sqrt(), square)
+        return map_params(torch.square, self.dual(g, params, moved, root, inputs))

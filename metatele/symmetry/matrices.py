@@ -1,0 +1,39 @@
+"""GL(h) as matrices, and how to divide by one."""
+
+import torch
+from torch import Tensor
+
+from metatele.symmetry.base import Symmetry
+from metatele.symmetry.layers import AtHiddenLayer
+
+
+def solve(matrix: Tensor, rhs: Tensor, left: bool) -> Tensor:
+    """matrix^-1 rhs (left) or rhs matrix^-1, [B, ...]; NaN, without a gradient, where it is singular,
+    so that one task's singular matrix is that task's outcome and not everybody's error."""
+    solution, info = torch.linalg.solve_ex(matrix, rhs, left=left)
+    if not bool((info > 0).any()):
+        return solution
+    singular = (info > 0).reshape(-1, 1, 1)
+    one = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    solution = torch.linalg.solve(torch.where(singular, one, matrix), rhs, left=left)
+    return torch.where(singular, torch.nan, solution)
+
+
+class MatrixGL(AtHiddenLayer, Symmetry):
+    """GL(h) of a hidden layer, connected to the identity by exp; how it acts is left open.
+
+    A group element is the matrix g = exp(T), [B, h, h]; acting with a singular one gives NaN.
+    """
+
+    @property
+    def algebra_shape(self) -> tuple[int, ...]:
+        return (self.layer.width, self.layer.width)
+
+    def exp(self, algebra: Tensor) -> Tensor:
+        return torch.linalg.matrix_exp(algebra)
+
+    def compose(self, g: Tensor, h: Tensor) -> Tensor:
+        return g @ h
+
+    def inverse(self, g: Tensor) -> Tensor:
+        return solve(g, torch.eye(g.shape[-1], dtype=g.dtype, device=g.device).expand_as(g), True)
