@@ -4,6 +4,7 @@ from metatele.update.base import Update
 from metatele.update.classical import Adam, GradientDescent, Momentum
 from metatele.update.dense import DenseStepSize, DenseUpdate
 from metatele.update.size_free import CoordinateUpdate, GlobalStepSize
+from metatele.update.torch_update import TorchUpdate
 
 __all__ = [
     "Adam",
@@ -13,5 +14,6 @@ __all__ = [
     "GlobalStepSize",
     "GradientDescent",
     "Momentum",
+    "TorchUpdate",
     "Update",
 ]

@@ -37,20 +37,24 @@ class GradientDescent(Update):
 
 
 class Momentum(Update):
-    """m <- momentum * m + gradient;  f = -lr * m  (heavy ball, as torch.optim.SGD)."""
+    """m <- momentum * m + gradient;  f = -lr * m  (heavy ball, as torch.optim.SGD).
 
-    def __init__(self, lr: float = 0.01, momentum: float = 0.9) -> None:
+    With nesterov, f = -lr * (gradient + momentum * m).
+    """
+
+    def __init__(self, lr: float = 0.01, momentum: float = 0.9, nesterov: bool = False) -> None:
         super().__init__()
         above_zero(lr=lr)
         within(0, 1, momentum=momentum)
-        self.lr, self.momentum = lr, momentum
+        self.lr, self.momentum, self.nesterov = lr, momentum, nesterov
 
     def start(self, params: Params) -> State:
         return State(covectors=(map_params(torch.zeros_like, params),))
 
     def propose(self, point: Point, state: State) -> tuple[Params, State]:
         mean = map_params(lambda m, g: self.momentum * m + g, state.covectors[0], point.gradient)
-        return map_params(lambda m: -self.lr * m, mean), State(covectors=(mean,))
+        ahead = map_params(lambda m, g: g + self.momentum * m, mean, point.gradient) if self.nesterov else mean
+        return map_params(lambda m: -self.lr * m, ahead), State(covectors=(mean,))
 
 
 def adam_moments(
