@@ -10,6 +10,8 @@ from metatele.errors import (
     TaskError,
 )
 from metatele.evaluation import Evaluation, evaluate
+from metatele.images import ImageSplit, load_images, split_images
+from metatele.landscape import Curvature, Sharpness
 from metatele.meta_training import (
     MetaSettings,
     MetaTraining,
@@ -21,9 +23,22 @@ from metatele.meta_training import (
 from metatele.optimizer import InnerOptimizer
 from metatele.point import Point, State
 from metatele.sampling import sample_meta_batch
-from metatele.symmetry import Symmetry, symmetries_of
+from metatele.symmetry import DiscreteSymmetry, Symmetry, discrete_symmetries_of, symmetries_of
 from metatele.task import MetaBatch, TaskFamily
-from metatele.teleport import Balance, DenseTeleport, NeuronTeleport, RandomTeleport, Stay, Teleport
+from metatele.teleports import (
+    Balance,
+    DenseTeleport,
+    NeuronTeleport,
+    OptimisedTeleport,
+    OrbitTeleport,
+    RandomTeleport,
+    Stay,
+    Svd,
+    Teleport,
+    White,
+    Wout,
+)
+from metatele.torch_model import Teleported, teleport
 from metatele.unroll import Outcome, Unroll
 from metatele.update import (
     Adam,
@@ -33,6 +48,7 @@ from metatele.update import (
     GlobalStepSize,
     GradientDescent,
     Momentum,
+    TorchUpdate,
     Update,
 )
 from metatele.version import __version__
@@ -43,12 +59,15 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "CoordinateUpdate",
+    "Curvature",
     "DenseStepSize",
     "DenseTeleport",
     "DenseUpdate",
+    "DiscreteSymmetry",
     "Evaluation",
     "GlobalStepSize",
     "GradientDescent",
+    "ImageSplit",
     "InnerOptimizer",
     "MetaBatch",
     "MetaSettings",
@@ -56,27 +75,39 @@ __all__ = [
     "MetateleError",
     "Momentum",
     "NeuronTeleport",
+    "OptimisedTeleport",
+    "OrbitTeleport",
     "Outcome",
     "OutputError",
     "Point",
     "ProgressBar",
     "RandomTeleport",
+    "Sharpness",
     "State",
     "Stay",
+    "Svd",
     "Symmetry",
     "SymmetryError",
     "TaskError",
     "TaskFamily",
     "Teleport",
+    "Teleported",
+    "TorchUpdate",
     "Unroll",
     "UnrollSettings",
     "Update",
     "ValidationSettings",
+    "White",
+    "Wout",
     "__version__",
+    "discrete_symmetries_of",
     "evaluate",
     "load_checkpoint",
+    "load_images",
     "meta_train",
     "sample_meta_batch",
     "save_checkpoint",
+    "split_images",
     "symmetries_of",
+    "teleport",
 ]

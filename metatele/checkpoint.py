@@ -21,7 +21,7 @@ from metatele.errors import CheckpointError, MetateleError
 from metatele.files import make_folder, write_atomic
 from metatele.optimizer import InnerOptimizer
 from metatele.part import OptimizerPart
-from metatele.teleport import Teleport
+from metatele.teleports import Teleport
 from metatele.update import Update
 from metatele.version import __version__
 
@@ -118,6 +118,7 @@ def describe(inner: InnerOptimizer) -> dict[str, Any]:
         "update": spec(inner.update),
         "teleport": spec(inner.teleport),
         "order": inner.order,
+        "moments": inner.moments,
     }
 
 
@@ -138,7 +139,7 @@ def build(config: Mapping[str, Any], where: str | Path = "the configuration") ->
         update = _build_part(Update, config.get("update"), f"{where}: update")  # type: ignore[type-abstract]
         teleport = _build_part(Teleport, config.get("teleport"), f"{where}: teleport")  # type: ignore[type-abstract]
         try:
-            return InnerOptimizer(update, teleport, config.get("order", ""))
+            return InnerOptimizer(update, teleport, config.get("order", ""), config.get("moments", "transform"))
         except MetateleError as error:
             raise CheckpointError(f"{where}: {error}") from error
 

@@ -11,6 +11,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", SyntaxWarning)  # higher 0.2.1 has two of them, at its first import
     import higher
 
+from metatele.landscape import Landscape
 from metatele.optimizer import InnerOptimizer, InnerState
 from metatele.params import Params, select_tasks, task_norm
 from metatele.point import Point
@@ -29,6 +30,7 @@ class InnerStep(torch.optim.Optimizer):
         alive: which tasks have not diverged, [B] bool; the others stay where they are.
         stopped_at: the last step at which each task was in order, [B].
         step: number of steps taken so far.
+        whole: the losses on all rows that the tasks train on.
     """
 
     def __init__(
@@ -40,10 +42,12 @@ class InnerStep(torch.optim.Optimizer):
         alive: Tensor,
         stopped_at: Tensor,
         step: int,
+        whole: Landscape,
     ) -> None:
         super().__init__(network.parameters(), {})
         self.names, self.inner, self.group = network.names, inner, group
         self.inner_state, self.alive, self.stopped_at, self.step_count = state, alive, stopped_at, step
+        self.whole = whole
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         raise NotImplementedError("an inner step is taken through higher.innerloop_ctx")
@@ -82,7 +86,7 @@ class DifferentiableInnerStep(higher.optim.DifferentiableOptimizer):
         self.names, self.inner, self.group = other.names, other.inner, other.group
         self.inner_state, self.step_count = other.inner_state, other.step_count
         self._gate, self.stopped_at = _Gate(other.alive), other.stopped_at
-        self._inputs = torch.empty(0)
+        self._whole = self._landscape = other.whole
 
     @property
     def alive(self) -> Tensor:
@@ -99,12 +103,12 @@ class DifferentiableInnerStep(higher.optim.DifferentiableOptimizer):
         self._gate.close(losses.detach() <= bar)  # a NaN is not <= either
         self.stopped_at = torch.where(self.alive, step, self.stopped_at)
 
-    def step(self, losses: Tensor, inputs: Tensor, second_order: bool, held: Params | None = None) -> Params:
+    def step(self, losses: Tensor, landscape: Landscape, second_order: bool, held: Params | None = None) -> Params:
         """Take one step for all tasks.
 
         Args:
             losses: the loss of each task at the current parameters, [B].
-            inputs: the inputs that gave the losses.
+            landscape: what gave the losses.
             second_order: whether to differentiate through the inner gradient.
             held: a gradient to use in place of that of the losses.
         Returns: the gradient that was used.
@@ -123,13 +127,15 @@ class DifferentiableInnerStep(higher.optim.DifferentiableOptimizer):
         self._gate.close(task_norm(held).detach().isfinite())
         if not bool(self.alive.all()):
             held = select_tasks(self.alive, held, {k: torch.zeros_like(g) for k, g in held.items()})
-        self._inputs = inputs
+        self._landscape = landscape
         self._update([list(held.values())])
         return held
 
     def _update(self, grouped_grads: list[Iterable[Tensor]], **kwargs: Any) -> None:
         params = self.params
-        point = Point(params, dict(zip(self.names, grouped_grads[0], strict=True)), self._inputs, self.step_count)
+        gradient = dict(zip(self.names, grouped_grads[0], strict=True))
+        here = self._landscape
+        point = Point(params, gradient, here.inputs, self.step_count, here, self._whole)
         with torch.set_grad_enabled(self._track_higher_grads):
             new, self.inner_state = self.inner.step(point, self.group, self.inner_state, self.alive)
         # Whatever parameters a step starts from, their squares are finite: so are all features.

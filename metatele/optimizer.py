@@ -1,6 +1,6 @@
 """An inner optimizer: a teleport composed with an update, theta <- g . (theta + f)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -8,25 +8,36 @@ from torch import Tensor, nn
 
 from metatele.checks import one_of
 from metatele.errors import ConfigError
-from metatele.params import Params, map_params, per_task
+from metatele.params import Params, map_params
 from metatele.point import Point, State
 from metatele.seeding import seeded
-from metatele.symmetry import ProductGroup, group_of
-from metatele.teleport import Stay, Teleport
+from metatele.symmetry import ProductGroup
+from metatele.teleports import OrbitTeleport, Stay, Teleport
 from metatele.update import Update
 
 Order = Literal["before", "after"]
+Moments = Literal["transform", "keep", "reset"]
+FREE: tuple[tuple[Order, Moments], ...] = (
+    ("before", "keep"),
+    ("before", "reset"),
+)  # what a teleport without a group allows
 
 
 @dataclass(frozen=True)
 class InnerState:
-    """What an inner optimizer carries from step to step: the states of its two parts."""
+    """What an inner optimizer carries from step to step.
+
+    Attributes:
+        update, teleport: the states of its two parts.
+        since: the step at which the update's state began.
+    """
 
     update: State
     teleport: State
+    since: int = 0
 
     def detach(self) -> "InnerState":
-        return InnerState(self.update.detach(), self.teleport.detach())
+        return replace(self, update=self.update.detach(), teleport=self.teleport.detach())
 
 
 class InnerOptimizer(nn.Module):
@@ -34,22 +45,35 @@ class InnerOptimizer(nn.Module):
 
     after (the paper's order): theta <- g . (theta + f). before: theta <- g . theta + f, where f is
     proposed at the point teleported to, with the gradient carried along by the group's dual action.
-    In both orders the update's moments are carried along.
 
     Args:
         update: which way to step and how far.
-        teleport: where to go on the orbit; none by default.
+        teleport: where to go without a change of the loss; nowhere by default.
         order: whether the teleport comes before or after the update.
+        moments: what becomes of the update's state at a teleport. "transform", the default, carries
+            it along with the parameters, so that the teleport is all that changes; "keep" leaves
+            it as it was, in the old coordinates; "reset" starts it anew (so does the code of
+            arXiv:2305.13404), which alone can change a trajectory a lot (AdaGrad's). Teleports
+            without a group have nothing to transform by.
+    Raises: ConfigError for parts that do not go together.
     """
 
-    def __init__(self, update: Update, teleport: Teleport | None = None, order: Order = "before") -> None:
+    def __init__(
+        self, update: Update, teleport: Teleport | None = None, order: Order = "before", moments: Moments = "transform"
+    ) -> None:
         super().__init__()
         one_of(get_args(Order), order=order)
+        one_of(get_args(Moments), moments=moments)
         teleport = Stay() if teleport is None else teleport
         for part, kind in ((update, Update), (teleport, Teleport)):
             if not isinstance(part, kind):
                 raise ConfigError(f"expected an object of a class of {kind.__name__}, got {part!r}")
-        self.update, self.teleport, self.order = update, teleport, order
+        if teleport.moves and not isinstance(teleport, OrbitTeleport) and (order, moments) not in FREE:
+            raise ConfigError(
+                f"{type(teleport).__name__} uses no group, so it goes before the update and cannot transform its "
+                f"state, got order={order!r}, moments={moments!r}; set order 'before' and moments 'reset' or 'keep'"
+            )
+        self.update, self.teleport, self.order, self.moments = update, teleport, order, moments
 
     @property
     def learned(self) -> bool:
@@ -74,7 +98,7 @@ class InnerOptimizer(nn.Module):
         Raises: SymmetryError if the teleport needs a symmetry and the network has none;
             CheckpointError if a part was made for a network of another size.
         """
-        group = group_of(network, self.teleport.symmetry) if self.teleport.moves else ProductGroup()
+        group = self.teleport.group(network)
         for part in (self.update, self.teleport):
             part.bind(params, group)
             part.to(next(iter(params.values())).device)
@@ -87,32 +111,30 @@ class InnerOptimizer(nn.Module):
     def step(
         self, point: Point, group: ProductGroup, state: InnerState, alive: Tensor | None = None
     ) -> tuple[Params, InnerState]:
-        """One inner step: the next parameters and state.
-
-        A task that is not alive, [B], is not teleported: its parameters stand still, so a teleport
-        would carry its moments further at every step, out of the finite numbers.
-        """
+        """One inner step: the next parameters and state. A task that is not alive, [B], is not teleported."""
         if not self.teleport.active(point.step):
-            f, update = self.update.propose(point, state.update)
-            return _add(point.params, f), InnerState(update, state.teleport)
-        element, teleport = self.teleport.element(point, group, state.teleport)
-        if alive is not None and not bool(alive.all()):
-            stay = [factor.identity(g) for factor, g in zip(group.factors, element, strict=True)]
-            element = [torch.where(per_task(alive, g), g, e) for g, e in zip(element, stay, strict=True)]
-        if self.order == "after":
-            f, update = self.update.propose(point, state.update)
-            params, covectors, squares = group.carry(
-                element, _add(point.params, f), point.inputs, update.covectors, update.squares
-            )
-            return params, InnerState(State(tuple(covectors), tuple(squares), update.memory), teleport)
-        before = state.update
-        params, (gradient, *covectors), squares = group.carry(
-            element, point.params, point.inputs, [point.gradient, *before.covectors], before.squares
-        )
-        there = Point(params, gradient, point.inputs, point.step)
-        f, update = self.update.propose(there, State(tuple(covectors), tuple(squares), before.memory))
-        return _add(params, f), InnerState(update, teleport)
+            return self._update(point, state)
+        if self.order == "before":
+            there, state = self._teleport(point, group, state, alive)
+            return self._update(there, state)
+        params, state = self._update(point, state)
+        # The element is chosen where the gradient is known, and acts on what the update gave.
+        there, state = self._teleport(point, group, state, alive, params)
+        return there.params, state
 
+    def _update(self, point: Point, state: InnerState) -> tuple[Params, InnerState]:
+        f, update = self.update.propose(replace(point, step=point.step - state.since), state.update)
+        return map_params(torch.add, point.params, f), replace(state, update=update)
 
-def _add(params: Params, step: Params) -> Params:
-    return map_params(torch.add, params, step)
+    def _teleport(
+        self, point: Point, group: ProductGroup, state: InnerState, alive: Tensor | None, onto: Params | None = None
+    ) -> tuple[Point, InnerState]:
+        """Move the point, or the parameters `onto` by the element chosen at the point."""
+        carried = state.update if self.moments == "transform" else State()
+        there, teleport, carried = self.teleport.move(point, group, state.teleport, carried, alive, onto)
+        if self.moments == "transform":
+            return there, replace(state, update=carried, teleport=teleport)
+        if self.moments == "keep":
+            return there, replace(state, teleport=teleport)
+        since = point.step if self.order == "before" else point.step + 1
+        return there, InnerState(self.update.start(there.params), teleport, since)

@@ -1,10 +1,11 @@
 """What an update and a teleport see, and what they remember."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from metatele.landscape import Landscape
 from metatele.params import Params, map_params
 
 
@@ -16,13 +17,21 @@ class Point:
         params: parameters, {name: [B, ...]}.
         gradient: gradient of each task's loss with respect to its parameters, same shapes.
         inputs: the inputs of the batch that gave the gradient, [B, n, ...].
-        step: number of steps taken before this one.
+        step: number of steps taken before this one; as an update sees it, since its state began.
+        landscape: the losses on the step's batch; None where nobody needs it.
+        whole: the losses on all rows that the inner loop trains on; likewise.
     """
 
     params: Params
     gradient: Params
     inputs: Tensor
     step: int
+    landscape: Landscape | None = None
+    whole: Landscape | None = None
+
+    def at(self, params: Params, gradient: Params) -> "Point":
+        """Another point of the same landscape."""
+        return replace(self, params=params, gradient=gradient)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from metatele.checks import at_least
 from metatele.inner_loop import DifferentiableInnerStep, InnerStep, higher
+from metatele.landscape import Landscape
 from metatele.optimizer import InnerOptimizer, InnerState
 from metatele.params import Params, map_params, task_norm
 from metatele.stack import StackedNetwork, stacked_forward
@@ -132,16 +133,16 @@ class Unroll:
             for k in range(length):
                 step = begin.step + k
                 if k == 0 or not shared:
-                    losses, x = self._losses(patched, "inner", step)
+                    losses, here = self._losses(patched, "inner", step)
                 diffopt.watch(losses, bar, step)
                 held = None if replay is None else replay[k]
-                used = diffopt.step(losses, x, self.second_order and differentiable, held)
+                used = diffopt.step(losses, here, self.second_order and differentiable, held)
                 inner_losses.append(losses.detach())
                 norms.append(task_norm(used).detach())
                 if record:
                     gradients.append(map_params(torch.detach, used))
                 if shared:  # the next step's inner losses are this step's meta-losses
-                    losses, x = self._losses(patched, "inner", step + 1)
+                    losses, here = self._losses(patched, "inner", step + 1)
                     meta_losses.append(losses)
                 else:
                     meta_losses.append(self._losses(patched, "meta", step + 1)[0])
@@ -162,12 +163,24 @@ class Unroll:
     def _patched(self, begin: Position, differentiable: bool) -> Iterator[tuple[nn.Module, DifferentiableInnerStep]]:
         """The network at a position, patched by `higher`, and the inner optimizer to go on with."""
         network = StackedNetwork(self.batch.network, begin.params)
-        opt = InnerStep(network, self.inner, self.group, begin.state, begin.alive, begin.stopped_at, begin.step)
+        opt = InnerStep(
+            network,
+            self.inner,
+            self.group,
+            begin.state,
+            begin.alive,
+            begin.stopped_at,
+            begin.step,
+            self._landscape(*self.batch.rows("inner")),
+        )
         with higher.innerloop_ctx(network, opt, copy_initial_weights=False, track_higher_grads=differentiable) as pair:
             yield pair
 
-    def _losses(self, network: nn.Module, part: Part, step: int) -> tuple[Tensor, Tensor]:
-        """Losses [B] on the rows that step `step` uses, and the rows' inputs."""
+    def _losses(self, network: nn.Module, part: Part, step: int) -> tuple[Tensor, Landscape]:
+        """Losses [B] on the rows that step `step` uses, and the landscape that these rows give."""
         index = self._index[part]
         x, y = self.batch.rows(part, None if index is None else index[step])
-        return self.batch.losses(network(x), y), x
+        return self.batch.losses(network(x), y), self._landscape(x, y)
+
+    def _landscape(self, inputs: Tensor, targets: Tensor) -> Landscape:
+        return Landscape(self.batch.network, self.batch.family.loss, inputs, targets)

@@ -21,22 +21,29 @@ ROOMS = [  # from the ground up: a room imports only rooms before it
     "seeding",
     "files",
     "device",
+    "images",
     "stack",
     "task",
     "sampling",
     "symmetry",
+    "functions",
+    "landscape",
     "point",
+    "torch_state",
     "recurrent",
     "dense_rule",
     "part",
     "update",
-    "teleport",
+    "teleports",
+    "torch_model",
     "optimizer",
     "inner_loop",
     "unroll",
     "checkpoint",
     "meta_training",
     "evaluation",
+    "pictures",
+    "experiments",
     "testing",
     "tasks",  # the folder tasks/, written as a user would; the commands know them by name
     "cli",
@@ -135,7 +142,7 @@ def test_the_public_names():
     assert imported == set(metatele.__all__)
 
 
-@pytest.mark.parametrize("room", ["symmetry", "update", "teleport", "testing", "tasks"])
+@pytest.mark.parametrize("room", ["symmetry", "landscape", "update", "teleports", "testing", "tasks"])
 def test_the_names_of_a_package(room):
     module = importlib.import_module(f"metatele.{room}")
     assert module.__all__ == sorted(module.__all__)

@@ -16,7 +16,7 @@ from metatele.meta_training.state import STATE
 from metatele.optimizer import InnerOptimizer
 from metatele.sampling import sample_meta_batch
 from metatele.task import TaskFamily
-from metatele.teleport import Balance
+from metatele.teleports import Balance
 from metatele.unroll import Unroll
 
 # The optimizer itself, and its controls: each is meta-trained with the same budget.

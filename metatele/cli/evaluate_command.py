@@ -88,7 +88,7 @@ def report(
     checkpoints: dict[str, InnerOptimizer], family: TaskFamily, spec: dict[str, Any], output: Path, **settings: Any
 ) -> None:
     """Evaluate, print the table, and name what was written."""
-    with _progress() as progress:
+    with progress_bar("evaluate") as progress:
         evaluation = evaluate(checkpoints, family, output=output, family_spec=spec, progress=progress, **settings)
     console = Console(highlight=False)
     console.print(evaluation.table())
@@ -96,16 +96,16 @@ def report(
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar over the stages of an evaluation, gone when it is done."""
+def progress_bar(title: str) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar over the stages of something long, gone when it is done."""
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("evaluate")
+        task = bar.add_task(title)
         yield lambda stage, done, total: bar.update(task, description=stage, completed=done, total=total)
 
 
 def family_spec(family: Namespace) -> dict[str, Any]:
-    """A family's class and arguments, as plain values."""
+    """The class and the arguments of a family, or of an experiment, as plain values."""
     spec = family.as_dict()
     return {"class_path": spec["class_path"], "init_args": spec.get("init_args") or {}}
 

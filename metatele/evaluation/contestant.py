@@ -13,7 +13,7 @@ from metatele.evaluation.tuning import Tuning
 from metatele.optimizer import InnerOptimizer
 from metatele.symmetry import PositiveScaling, symmetries_of
 from metatele.task import MetaBatch
-from metatele.teleport import Balance, Stay
+from metatele.teleports import Balance, Stay
 from metatele.unroll import Unroll
 
 Kind = Literal["checkpoint", "control", "baseline"]
@@ -69,7 +69,7 @@ def with_controls(checkpoints: Sequence[Contestant], network: nn.Module) -> list
         out.append(c)
         if c.inner.teleport.moves and not isinstance(c.inner.teleport, Balance):
             note = "the checkpoint's update alone; it was meta-trained together with the teleport"
-            inner = InnerOptimizer(c.inner.update, Stay(), c.inner.order)
+            inner = InnerOptimizer(c.inner.update, Stay())
             out.append(Contestant(f"{c.name}, teleports off", inner, "control", note, c.name))
         if c is balanced and not isinstance(c.inner.teleport, Balance):
             note = "the checkpoint's update after the balance rule at step 0; it was not meta-trained with the rule"

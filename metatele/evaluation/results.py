@@ -63,6 +63,7 @@ def describe(entry: Entry) -> dict[str, Any]:
         "update": type(c.inner.update).__name__,
         "teleport": type(c.inner.teleport).__name__,
         "order": c.inner.order,
+        "moments": c.inner.moments,
         "tuning": c.tuning,
         "outcomes": [o.name for o in run.outcomes],
         "stopped_at": run.stopped_at,

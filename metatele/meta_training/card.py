@@ -21,6 +21,7 @@ tags: [learned-optimizer, parameter-symmetry, teleportation]
 
 - update: {type(inner.update).__name__} {inner.update.arguments()}
 - teleport: {type(inner.teleport).__name__} {inner.teleport.arguments()}, {inner.order} the update
+- state of the update at a teleport: {inner.moments}
 - meta-trained on: {families}, seed {trainer.seed}
 - unroll: {unroll.steps} steps in windows of {unroll.window}, {"second" if unroll.second_order else "first"} order
 - meta-training: {trainer.done} of {meta.iterations} iterations of {meta.tasks} tasks, meta-loss {meta.loss},

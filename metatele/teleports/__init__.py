@@ -1,8 +1,31 @@
-"""Teleports: the group element g that moves along the orbit, fixed by a rule or learned."""
+"""Teleports: moves inside a level set of the loss, by a rule, by optimisation, or learned."""
 
-from metatele.teleport.base import Teleport
-from metatele.teleport.classical import Balance, RandomTeleport, Stay
-from metatele.teleport.dense import DenseTeleport
-from metatele.teleport.neuron import NeuronTeleport
+from metatele.teleports.base import OrbitTeleport, Teleport
+from metatele.teleports.canonical import Balance, CanonicalTeleport, Svd, White, Wout
+from metatele.teleports.classical import RandomTeleport, Stay
+from metatele.teleports.climb import Climb
+from metatele.teleports.dense import DenseTeleport
+from metatele.teleports.level_set import LevelSetTeleport
+from metatele.teleports.moved import Moved
+from metatele.teleports.neuron import NeuronTeleport
+from metatele.teleports.null_space import NullSpaceTeleport
+from metatele.teleports.optimised import OptimisedTeleport
 
-__all__ = ["Balance", "DenseTeleport", "NeuronTeleport", "RandomTeleport", "Stay", "Teleport"]
+__all__ = [
+    "Balance",
+    "CanonicalTeleport",
+    "Climb",
+    "DenseTeleport",
+    "LevelSetTeleport",
+    "Moved",
+    "NeuronTeleport",
+    "NullSpaceTeleport",
+    "OptimisedTeleport",
+    "OrbitTeleport",
+    "RandomTeleport",
+    "Stay",
+    "Svd",
+    "Teleport",
+    "White",
+    "Wout",
+]

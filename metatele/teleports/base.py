@@ -1,50 +1,139 @@
-"""The base of all teleports: where to go on the orbit."""
+"""The bases of all teleports: where to go without a change of the loss."""
 
 import abc
 from typing import get_args
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from metatele.checks import at_least, one_of
 from metatele.errors import ConfigError
-from metatele.params import Params
+from metatele.params import Params, per_task
 from metatele.part import OptimizerPart
 from metatele.point import Point, State
-from metatele.symmetry import Kind, ProductGroup
+from metatele.symmetry import Kind, ProductGroup, group_of
 
 
 class Teleport(OptimizerPart, abc.ABC):
-    """Chooses the group element g at each step of the inner loop.
+    """Moves the parameters inside a level set of the loss at some steps of the inner loop.
 
     Args:
-        symmetry: which of a network's groups to use (see `metatele.symmetry.symmetries_of`).
         first: the first step at which to teleport.
         last: the last one, or None for no end.
+        every: teleport at every so-manieth step from the first one on.
     """
 
-    def __init__(self, symmetry: Kind = "auto", first: int = 0, last: int | None = None) -> None:
+    def __init__(self, first: int = 0, last: int | None = None, every: int = 1) -> None:
         super().__init__()
         at_least(0, first=first, **({} if last is None else {"last": last}))
-        one_of(get_args(Kind), symmetry=symmetry)
+        at_least(1, every=every)
         if last is not None and last < first:
             raise ConfigError(
                 f"the first step with teleports must not come after the last, got first={first}, last={last}"
             )
-        self.symmetry, self.first, self.last = symmetry, first, last
+        self.first, self.last, self.every = first, last, every
+
+    tolerance: float = 0.0  # the relative change of the loss that a teleport may cause, beside rounding
 
     @property
     def moves(self) -> bool:
-        """Whether the teleport ever leaves the current point, and so needs a symmetry."""
+        """Whether the teleport ever leaves the current point."""
         return True
 
     def active(self, step: int) -> bool:
         """Whether the teleport acts at this step."""
-        return self.first <= step and (self.last is None or step <= self.last)
+        inside = self.first <= step and (self.last is None or step <= self.last)
+        return inside and (step - self.first) % self.every == 0
+
+    def group(self, network: nn.Module) -> ProductGroup:
+        """The group that the teleport uses on a network; empty for teleports that need none.
+
+        Raises: SymmetryError if it needs one and the network has none.
+        """
+        return ProductGroup()
 
     def start(self, params: Params, group: ProductGroup, seeds: Tensor) -> State:
         """The state before the first step; seeds [B] int64 are for the tasks' random draws."""
         return State()
 
     @abc.abstractmethod
+    def move(
+        self,
+        point: Point,
+        group: ProductGroup,
+        state: State,
+        moments: State,
+        alive: Tensor | None = None,
+        onto: Params | None = None,
+    ) -> tuple[Point, State, State]:
+        """Teleport all tasks.
+
+        Args:
+            point: where the inner loop stands.
+            group: what `group` gave.
+            state: the teleport's own state.
+            moments: an update's state, to be carried along; empty where it is not wanted.
+            alive: which tasks to move, [B]; the others stay. All when None.
+            onto: parameters to move in place of the point's, by the element chosen at the point.
+        Returns: the point moved to, with the gradient there; the teleport's next state; the moments there.
+        """
+
+
+class OrbitTeleport(Teleport):
+    """A teleport along the orbit of a group: chooses the group element g at each step.
+
+    Args:
+        symmetry: which of a network's groups to use (see `metatele.symmetry.symmetries_of`).
+        first, last, every: see `Teleport`.
+    """
+
+    def __init__(self, symmetry: Kind = "auto", first: int = 0, last: int | None = None, every: int = 1) -> None:
+        super().__init__(first, last, every)
+        one_of(get_args(Kind), symmetry=symmetry)
+        self.symmetry = symmetry
+
+    def group(self, network: nn.Module) -> ProductGroup:
+        return group_of(network, self.symmetry)
+
+    @abc.abstractmethod
     def element(self, point: Point, group: ProductGroup, state: State) -> tuple[list[Tensor], State]:
         """One group element for each factor of the group, and the next state."""
+
+    def look(self, point: Point, state: State) -> Point:
+        """The point with the batch that the teleport looks at: by default the step's own one."""
+        return point
+
+    def move(
+        self,
+        point: Point,
+        group: ProductGroup,
+        state: State,
+        moments: State,
+        alive: Tensor | None = None,
+        onto: Params | None = None,
+    ) -> tuple[Point, State, State]:
+        seen = self.look(point, state)
+        element, state = self.element(seen, group, state)
+        element = standing_still(element, group, alive)
+        params, (gradient, *covectors), squares = group.carry(
+            element,
+            point.params if onto is None else onto,
+            seen.inputs,
+            [point.gradient, *moments.covectors],
+            moments.squares,
+        )
+        if seen.inputs is not point.inputs and not group.exact and point.landscape is not None:
+            gradient = point.landscape.gradient(params)  # what the group carries is right on its own data only
+        return point.at(params, gradient), state, State(tuple(covectors), tuple(squares), moments.memory)
+
+
+def standing_still(element: list[Tensor], group: ProductGroup, alive: Tensor | None) -> list[Tensor]:
+    """The element with the identity for the tasks that are not alive [B].
+
+    Their parameters stand still, so a teleport would carry their moments further at every step, out
+    of the finite numbers.
+    """
+    if alive is None or bool(alive.all()):
+        return element
+    stay = [factor.identity(g) for factor, g in zip(group.factors, element, strict=True)]
+    return [torch.where(per_task(alive, g), g, e) for g, e in zip(element, stay, strict=True)]

@@ -12,10 +12,10 @@ from metatele.errors import CheckpointError
 from metatele.params import Params, per_task, smooth_norm
 from metatele.point import Point, State
 from metatele.symmetry import Kind, ProductGroup
-from metatele.teleport.base import Teleport
+from metatele.teleports.base import OrbitTeleport
 
 
-class DenseTeleport(Teleport):
+class DenseTeleport(OrbitTeleport):
     """LSTM(tele): the LSTM's output is the Lie algebra element T of every hidden layer.
 
     Args:
@@ -24,7 +24,7 @@ class DenseTeleport(Teleport):
         norm: Frobenius norm of T at each layer, or its bound.
         size: "fixed" rescales T to this norm, as the paper does (to 0.01); "learned" lets the LSTM
             choose a norm below it: T <- T / |T| * norm * tanh(|T| / norm).
-        symmetry, first, last: see `Teleport`.
+        symmetry, first, last: see `OrbitTeleport`.
         shapes: shapes of one task's parameters; taken from the first network when None.
         algebra: shapes of one task's T, one a factor of the group; likewise.
     """

@@ -6,17 +6,17 @@ import torch
 from torch import Tensor
 
 from metatele.checks import above_zero
+from metatele.errors import SymmetryError
 from metatele.params import Params
 from metatele.point import Point, State
 from metatele.recurrent import RecurrentCore
 from metatele.symmetry import PositiveScaling, ProductGroup
-from metatele.teleport.base import Teleport
-from metatele.teleport.classical import scalings
+from metatele.teleports.base import OrbitTeleport
 
 TINY = 1e-20  # added to squared norms, so that logarithms stay smooth at zero
 
 
-class NeuronTeleport(Teleport):
+class NeuronTeleport(OrbitTeleport):
     """LSTM(tele), size-free: one small LSTM shared by all neurons of all hidden layers.
 
     It sees each neuron's own weight and gradient norms and chooses its log-scale T = bound *
@@ -25,7 +25,7 @@ class NeuronTeleport(Teleport):
     Args:
         hidden, layers: size of the LSTM.
         bound: largest |T| at one step.
-        first, last: see `Teleport`.
+        first, last: see `OrbitTeleport`.
     """
 
     FEATURES = 6
@@ -68,3 +68,19 @@ def _features(factor: PositiveScaling, point: Point) -> Tensor:
         torch.full_like(w_in, math.log1p(point.step) / 3),
     ]
     return torch.stack(columns, dim=2)
+
+
+def scalings(group: ProductGroup, teleport: OrbitTeleport) -> list[PositiveScaling]:
+    """The factors of a group, all of which must be positive scalings.
+
+    Raises: SymmetryError if one is not.
+    """
+    out = []
+    for factor in group.factors:
+        if not isinstance(factor, PositiveScaling):
+            raise SymmetryError(
+                f"{type(teleport).__name__} needs positive scaling at every hidden layer, got "
+                f"{type(factor).__name__}; set its symmetry to 'scaling'"
+            )
+        out.append(factor)
+    return out

@@ -1,0 +1,18 @@
+"""The loss as a function of the parameters, and what teleports may climb on it."""
+
+from metatele.landscape.base import Landscape, LossFunction, Objective, Place
+from metatele.landscape.curvature import Curvature, curve_curvature
+from metatele.landscape.objectives import find_objective, gradient_norm
+from metatele.landscape.sharpness import Sharpness
+
+__all__ = [
+    "Curvature",
+    "Landscape",
+    "LossFunction",
+    "Objective",
+    "Place",
+    "Sharpness",
+    "curve_curvature",
+    "find_objective",
+    "gradient_norm",
+]

@@ -1,0 +1,92 @@
+"""The losses of B networks as functions of their parameters, and a point of that landscape."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from metatele.params import Params
+from metatele.stack import stacked_forward
+from metatele.symmetry import ProductGroup
+
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """The loss of each of B networks on a batch of its own, as a function of all their parameters.
+
+    Attributes:
+        network: the network for one task; its own parameter values are not used.
+        loss_function: (predictions [n, ...], targets [n, ...]) of one task -> scalar.
+        inputs, targets: the batch, [B, n, ...].
+        group: the group whose orbits an objective may look along; empty if none is known.
+    """
+
+    network: nn.Module
+    loss_function: LossFunction
+    inputs: Tensor
+    targets: Tensor
+    group: ProductGroup = field(default_factory=ProductGroup)
+
+    def predict(self, params: Mapping[str, Tensor]) -> Tensor:
+        """Predictions [B, n, ...] for parameters {name: [B, ...]}."""
+        if len(self.inputs) > 1:
+            return stacked_forward(self.network, params, self.inputs)
+        # One network runs as it is, so that it may hold what vmap cannot batch; what its forward
+        # writes into buffers goes into copies.
+        values = {k: p[0] for k, p in params.items()} | {k: b.clone() for k, b in self.network.named_buffers()}
+        return functional_call(self.network, values, (self.inputs[0],)).unsqueeze(0)
+
+    def loss(self, params: Mapping[str, Tensor]) -> Tensor:
+        """Loss of each task, [B]."""
+        predictions = self.predict(params)
+        if len(self.inputs) > 1:
+            return vmap(self.loss_function)(predictions, self.targets)
+        return self.loss_function(predictions[0], self.targets[0]).reshape(1)
+
+    def gradient(self, params: Mapping[str, Tensor], create_graph: bool = False) -> Params:
+        """Gradient of each task's loss with respect to its own parameters, {name: [B, ...]}.
+
+        Parameters that the loss does not depend on have a gradient of zeros.
+        """
+        with torch.enable_grad():
+            # Views, because one moved parameter may depend on another and the gradient is the partial one.
+            own = {k: (p if p.requires_grad else p.detach().requires_grad_()).view_as(p) for k, p in params.items()}
+            grads = torch.autograd.grad(
+                self.loss(own).sum(), list(own.values()), create_graph=create_graph, materialize_grads=True
+            )
+        return dict(zip(own, grads, strict=True))
+
+
+class Place:
+    """A point of a landscape, as an objective sees it.
+
+    Attributes:
+        landscape: the landscape.
+        params: the parameters, {name: [B, ...]}.
+    """
+
+    def __init__(
+        self, landscape: Landscape, params: Mapping[str, Tensor], carried: Callable[[], Params] | None = None
+    ) -> None:
+        """carried: gives the gradient here, where the group carries it along at little cost."""
+        self.landscape, self.params, self._carried = landscape, dict(params), carried
+
+    @cached_property
+    def loss(self) -> Tensor:
+        """Loss of each task, [B]."""
+        return self.landscape.loss(self.params)
+
+    @cached_property
+    def gradient(self) -> Params:
+        """Gradient of each task's loss, {name: [B, ...]}; itself differentiable."""
+        if self._carried is not None:
+            return self._carried()
+        return self.landscape.gradient(self.params, create_graph=True)
+
+
+Objective = Callable[[Place], Tensor]

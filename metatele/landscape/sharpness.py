@@ -1,0 +1,55 @@
+"""Sharpness: the mean loss at small random displacements."""
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from metatele.checks import above_zero, at_least
+from metatele.errors import ConfigError
+from metatele.landscape.base import Place
+from metatele.params import flatten, unflatten
+from metatele.seeding import generator
+
+GRID = tuple(round(0.001 + 0.01 * i, 3) for i in range(20))  # 0.001, 0.011, ..., 0.191
+
+
+class Sharpness:
+    """phi(w) = mean over distances t and random unit directions d of loss(w + t d), [B].
+
+    The directions are uniform on the unit sphere of all parameters, the same for all tasks and at
+    every call. All displacements are evaluated as one batch.
+    Source: Zhao et al. 2024 (arXiv:2305.13404), section 5 and appendix.
+
+    Args:
+        distances: the grid of distances t.
+        directions: number of directions d.
+        seed: what the directions depend on.
+        chunk: displacements evaluated at a time, which bounds the memory; None for all.
+    """
+
+    def __init__(
+        self,
+        distances: tuple[float, ...] = GRID,
+        directions: int = 20,
+        seed: int = 0,
+        chunk: int | None = None,
+    ) -> None:
+        at_least(1, directions=directions, **({} if chunk is None else {"chunk": chunk}))
+        if len(distances) == 0:
+            raise ConfigError("sharpness needs at least one distance, got none")
+        for t in distances:
+            above_zero(distance=t)
+        self.distances, self.directions, self.seed, self.chunk = tuple(distances), directions, seed, chunk
+
+    def __call__(self, place: Place) -> Tensor:
+        flat = flatten(place.params)
+        stream = generator("sharpness", self.seed)
+        draws = torch.randn(self.directions, flat.shape[1], generator=stream, dtype=flat.dtype).to(flat.device)
+        unit = draws / draws.norm(dim=1, keepdim=True)
+        distances = torch.tensor(self.distances, dtype=flat.dtype, device=flat.device)
+
+        def displaced(direction: Tensor, distance: Tensor) -> Tensor:
+            return place.landscape.loss(unflatten(flat + distance * direction, place.params))
+
+        pairs = unit.repeat_interleave(len(distances), 0), distances.repeat(self.directions)
+        return vmap(displaced, chunk_size=self.chunk)(*pairs).mean(0)
