@@ -1,6 +1,6 @@
 """The loss as a function of the parameters, and what teleports may climb on it."""
 
-from metatele.landscape.base import Landscape, LossFunction, Objective, Place
+from metatele.landscape.base import Landscape, LossFunction, Objective, Place, smooth_task_norm
 from metatele.landscape.curvature import Curvature, curve_curvature
 from metatele.landscape.objectives import find_objective, gradient_norm
 from metatele.landscape.sharpness import Sharpness
@@ -15,4 +15,5 @@ __all__ = [
     "curve_curvature",
     "find_objective",
     "gradient_norm",
+    "smooth_task_norm",
 ]

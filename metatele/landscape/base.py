@@ -12,6 +12,7 @@ from metatele.params import Params
 from metatele.stack import stacked_forward
 from metatele.symmetry import ProductGroup
 
+TINY = 1e-30  # under the root of a norm
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -70,11 +71,8 @@ class Place:
         params: the parameters, {name: [B, ...]}.
     """
 
-    def __init__(
-        self, landscape: Landscape, params: Mapping[str, Tensor], carried: Callable[[], Params] | None = None
-    ) -> None:
-        """carried: gives the gradient here, where the group carries it along at little cost."""
-        self.landscape, self.params, self._carried = landscape, dict(params), carried
+    def __init__(self, landscape: Landscape, params: Mapping[str, Tensor]) -> None:
+        self.landscape, self.params = landscape, dict(params)
 
     @cached_property
     def loss(self) -> Tensor:
@@ -84,9 +82,18 @@ class Place:
     @cached_property
     def gradient(self) -> Params:
         """Gradient of each task's loss, {name: [B, ...]}; itself differentiable."""
-        if self._carried is not None:
-            return self._carried()
         return self.landscape.gradient(self.params, create_graph=True)
+
+    @cached_property
+    def gradient_norm(self) -> Tensor:
+        """Euclidean norm of the gradient over all parameters of each task, [B]; differentiable, also at 0."""
+        return smooth_task_norm(self.gradient)
+
+
+def smooth_task_norm(params: Mapping[str, Tensor]) -> Tensor:
+    """Euclidean norm over all parameters of each task, [B], with a derivative at zero."""
+    squares = [p.flatten(1).square().sum(1) for p in params.values()]
+    return (torch.stack(squares).sum(0) + TINY).sqrt()
 
 
 Objective = Callable[[Place], Tensor]

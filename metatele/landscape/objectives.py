@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 
-import torch
 from torch import Tensor
 
 from metatele.checks import one_of
@@ -10,13 +9,10 @@ from metatele.landscape.base import Objective, Place
 from metatele.landscape.curvature import Curvature
 from metatele.landscape.sharpness import Sharpness
 
-TINY = 1e-30  # under the root: a derivative where the gradient is zero
-
 
 def gradient_norm(place: Place) -> Tensor:
     """Euclidean norm of the loss's gradient over all parameters, [B]."""
-    squares = [g.flatten(1).square().sum(1) for g in place.gradient.values()]
-    return (torch.stack(squares).sum(0) + TINY).sqrt()
+    return place.gradient_norm
 
 
 OBJECTIVES: Mapping[str, Callable[[], Objective]] = {

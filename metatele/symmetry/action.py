@@ -1,7 +1,7 @@
 """The mathematics that continuous and discrete symmetries share: a group that acts on parameters."""
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -102,3 +102,15 @@ class GroupAction(abc.ABC):
         """
         root = map_params(lambda v: (v + 1e-30).sqrt(), square)
         return map_params(torch.square, self.dual(g, params, moved, root, inputs))
+
+    def core(self, covector: Mapping[str, Tensor], shared: Collection[str]) -> Params | None:
+        """A smaller covector whose norm `dual` changes as it changes that of this one.
+
+        A group that has one must have a `dual` that looks at nothing but g and the covector. This
+        general version knows none.
+
+        Args:
+            covector: a gradient {name: [B, ...]}.
+            shared: parameters that other factors of a product act on too, to be left as they are.
+        """
+        return None

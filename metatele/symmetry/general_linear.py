@@ -1,7 +1,8 @@
 """GL(h) on the hidden space between two linear layers with no activation in between."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
+import torch
 from torch import Tensor
 
 from metatele.params import Params
@@ -48,4 +49,11 @@ class GeneralLinear(MatrixGL):
         that carries the gradient acts with its squared entries. Exact for diagonal g."""
         out = self.left(self.inverse(g).mT.square(), square)
         out[self.layer.weight_out] = square[self.layer.weight_out] @ g.mT.square()
+        return out
+
+    def core(self, covector: Mapping[str, Tensor], shared: Collection[str]) -> Params:
+        """W_in is multiplied from the left: the triangular factor of its transpose will do."""
+        out, name = dict(covector), self.layer.weight_in
+        if name not in shared and out[name].shape[2] > out[name].shape[1]:
+            out[name] = torch.linalg.qr(out[name].mT, mode="r")[1].mT
         return out

@@ -72,6 +72,12 @@ class AtHiddenLayer(GroupAction):
     def name(self) -> str:
         return self.layer.name
 
+    @property
+    def touches(self) -> tuple[str, ...]:
+        """Names of the parameters that the group acts on."""
+        names = (self.layer.weight_in, self.layer.bias_in, self.layer.weight_out)
+        return tuple(name for name in names if name is not None)
+
     def left(self, matrix: Tensor, values: Mapping[str, Tensor]) -> Params:
         """W_in <- M W_in,  b_in <- M b_in, for matrices M [B, h, h]; the rest is passed on."""
         layer, out = self.layer, dict(values)

@@ -1,11 +1,11 @@
 """Positive scaling of the neurons of a positively homogeneous layer (ReLU, LeakyReLU, identity)."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
 
-from metatele.params import Params
+from metatele.params import Params, smooth_norm
 from metatele.symmetry.base import Symmetry
 from metatele.symmetry.layers import AtHiddenLayer
 
@@ -56,6 +56,13 @@ class PositiveScaling(AtHiddenLayer, Symmetry):
         inputs: Tensor,
     ) -> Params:
         return self.scale(g.square().reciprocal(), g.square(), square)
+
+    def core(self, covector: Mapping[str, Tensor], shared: Collection[str]) -> Params:
+        """Rows of W_in are scaled as a whole: their norms will do."""
+        out, name = dict(covector), self.layer.weight_in
+        if name not in shared:
+            out[name] = smooth_norm(out[name], 2).unsqueeze(2)
+        return out
 
     def norms(self, params: Mapping[str, Tensor], eps: float = 1e-30) -> tuple[Tensor, Tensor]:
         """Norms of each neuron's incoming weights (with its bias) and of its outgoing weights, [B, h].

@@ -9,6 +9,7 @@ from torch import Tensor
 from metatele.errors import SymmetryError
 from metatele.params import Params
 from metatele.symmetry.base import Symmetry
+from metatele.symmetry.layers import AtHiddenLayer
 
 Element = Sequence[Tensor]
 
@@ -60,6 +61,22 @@ class ProductGroup:
             squares = [factor.dual_square(g, here, there, v, inputs) for v in squares]
             here = there
         return here, gradients, squares
+
+    def core(self, covector: Mapping[str, Tensor]) -> Params | None:
+        """A smaller covector whose norm `dual` changes as it changes this one's, or None (see `GroupAction.core`)."""
+        out: Params | None = dict(covector)
+        for factor in self.factors:
+            others = [f for f in self.factors if f is not factor]
+            if out is None or not all(isinstance(f, AtHiddenLayer) for f in self.factors):
+                return None
+            out = factor.core(out, {name for f in others if isinstance(f, AtHiddenLayer) for name in f.touches})
+        return out
+
+    def dual(self, element: Element, core: Mapping[str, Tensor], inputs: Tensor) -> Params:
+        """Carry a covector that is a `core`: the parameters themselves do not matter."""
+        for factor, g in zip(self.factors, element, strict=True):
+            core = factor.dual(g, {}, {}, core, inputs)
+        return dict(core)
 
     def check_finite(self, element: Element, params: Mapping[str, Tensor], inputs: Tensor) -> None:
         """Find who fails if acting with an element gives numbers that are not finite.

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from metatele.errors import SymmetryError
-from metatele.landscape import Landscape, Objective, Place
+from metatele.landscape import Landscape, Objective, Place, smooth_task_norm
 from metatele.params import Params, map_params, per_task
 
 Direction = Literal["ascend", "descend"]
@@ -49,18 +50,14 @@ class Climb:
             T after each step, [steps + 1, B].
         """
         group, first = landscape.group, next(iter(params.values()))
-        params = map_params(torch.detach, params)
-        if group.exact:  # then the group carries it along, and no candidate costs a backward pass
-            gradient = map_params(torch.detach, landscape.gradient(params) if gradient is None else gradient)
-        else:
-            gradient = None
+        orbit = Orbit(landscape, map_params(torch.detach, params), gradient)
         sign = 1.0 if self.direction == "ascend" else -1.0
         best = [first.new_zeros(len(first), *s) for s in group.algebra_shapes]
-        top, slope = self._probe(landscape, params, gradient, best)
+        top, slope = self._probe(orbit, best)
         values, rate = [top], torch.full_like(top, self.lr)
         for _ in range(self.steps):
             trial = [t + sign * per_task(rate, t) * s for t, s in zip(best, slope, strict=True)]
-            value, new_slope = self._probe(landscape, params, gradient, trial)
+            value, new_slope = self._probe(orbit, trial)
             better = (sign * value > sign * top) & value.isfinite()
             if self.cap is not None:
                 better = better & (sign * value <= sign * self.cap)
@@ -71,26 +68,75 @@ class Climb:
             values.append(top)
         return best, torch.stack(values)
 
-    def _probe(
-        self, landscape: Landscape, params: Params, gradient: Params | None, algebra: Sequence[Tensor]
-    ) -> tuple[Tensor, list[Tensor]]:
+    def _probe(self, orbit: "Orbit", algebra: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """The objective [B] at exp(T) . theta, and the direction of length 1 in which it grows."""
-        group, inputs = landscape.group, landscape.inputs
         with torch.enable_grad():
             leaves = [t.detach().requires_grad_() for t in algebra]
-            element = group.exp(leaves)
-            place = Place(
-                landscape,
-                group.act(element, params, inputs),
-                None if gradient is None else lambda: group.carry(element, params, inputs, [gradient])[1][0],
-            )
-            value = self.objective(place)
+            value = self.objective(orbit.place(leaves))
             if not value.requires_grad:
-                names = ", ".join(dict.fromkeys(type(f).__name__ for f in group.factors))
-                raise SymmetryError(f"the objective does not change along the orbits of {names}, so it cannot be climbed")
+                names = ", ".join(dict.fromkeys(type(f).__name__ for f in orbit.group.factors))
+                raise SymmetryError(
+                    f"the objective does not change along the orbits of {names}, so it cannot be climbed"
+                )
             slopes = torch.autograd.grad(value.sum(), leaves, materialize_grads=True)
         length = torch.stack([s.flatten(1).square().sum(1) for s in slopes]).sum(0).sqrt() + TINY
         return value.detach(), [s / per_task(length, s) for s in slopes]
+
+
+class Orbit:
+    """The places exp(T) . theta of a landscape.
+
+    Under an exact group the gradient at theta is carried to each of them, without a backward pass.
+
+    Args:
+        landscape: the losses, with the group.
+        params: theta, {name: [B, ...]}.
+        gradient: the loss's gradient at theta, if it is known already.
+    """
+
+    def __init__(self, landscape: Landscape, params: Params, gradient: Params | None = None) -> None:
+        self.landscape, self.group, self.params = landscape, landscape.group, params
+        self._known = gradient
+
+    def place(self, algebra: Sequence[Tensor]) -> Place:
+        """The place exp(T) . theta, differentiable in T [B, ...]."""
+        element = self.group.exp(algebra)
+        if self.group.exact:
+            return _OrbitPlace(self, element)
+        return Place(self.landscape, self.group.act(element, self.params, self.landscape.inputs))
+
+    @cached_property
+    def gradient(self) -> Params:
+        """The gradient at theta, detached."""
+        return map_params(torch.detach, self._known or self.landscape.gradient(self.params))
+
+    @cached_property
+    def core(self) -> Params | None:
+        """What its norm can be carried by."""
+        return self.group.core(self.gradient)
+
+
+class _OrbitPlace(Place):
+    """A place whose parameters, gradient and gradient norm are found from those at theta when asked for."""
+
+    def __init__(self, orbit: Orbit, element: list[Tensor]) -> None:
+        self.landscape, self._orbit, self._element = orbit.landscape, orbit, element
+
+    @cached_property
+    def params(self) -> Params:  # type: ignore[override]
+        return self._orbit.group.act(self._element, self._orbit.params, self.landscape.inputs)
+
+    @cached_property
+    def gradient(self) -> Params:
+        orbit = self._orbit
+        return orbit.group.carry(self._element, orbit.params, self.landscape.inputs, [orbit.gradient])[1][0]
+
+    @cached_property
+    def gradient_norm(self) -> Tensor:
+        orbit = self._orbit
+        if orbit.core is None:
+            return smooth_task_norm(self.gradient)
+        return smooth_task_norm(orbit.group.dual(self._element, orbit.core, self.landscape.inputs))
 
 
 def _pick(which: Tensor, new: Sequence[Tensor], old: Sequence[Tensor]) -> list[Tensor]:
