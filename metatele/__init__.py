@@ -11,7 +11,7 @@ from metatele.errors import (
 )
 from metatele.evaluation import Evaluation, evaluate
 from metatele.images import ImageSplit, load_images, split_images
-from metatele.landscape import Curvature, Sharpness
+from metatele.landscape import Curvature, Landscape, Objective, Place, Sharpness
 from metatele.meta_training import (
     MetaSettings,
     MetaTraining,
@@ -28,7 +28,9 @@ from metatele.task import MetaBatch, TaskFamily
 from metatele.teleports import (
     Balance,
     DenseTeleport,
+    LevelSetTeleport,
     NeuronTeleport,
+    NullSpaceTeleport,
     OptimisedTeleport,
     OrbitTeleport,
     RandomTeleport,
@@ -69,16 +71,21 @@ __all__ = [
     "GradientDescent",
     "ImageSplit",
     "InnerOptimizer",
+    "Landscape",
+    "LevelSetTeleport",
     "MetaBatch",
     "MetaSettings",
     "MetaTraining",
     "MetateleError",
     "Momentum",
     "NeuronTeleport",
+    "NullSpaceTeleport",
+    "Objective",
     "OptimisedTeleport",
     "OrbitTeleport",
     "Outcome",
     "OutputError",
+    "Place",
     "Point",
     "ProgressBar",
     "RandomTeleport",

@@ -36,6 +36,15 @@ def test_custom_teleport() -> None:
     exec(code, {"__name__": "readme"})  # it ends with its own check
 
 
+def test_teleports_in_a_training_loop_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
+    loop, *more = (b for b in blocks("python") if "metatele.teleport(" in b)
+    assert len(loop.splitlines()) <= 20
+    names: dict[str, object] = {"__name__": "readme"}
+    for code in (loop, *more):  # what follows goes on from the loop
+        exec(code, names)
+    assert capsys.readouterr().out.count("Teleported(") == 2
+
+
 @pytest.mark.slow
 def test_custom_family_from_python(workplace: Path) -> None:
     (code,) = (b for b in blocks("python") if "from sine import Sine" in b)

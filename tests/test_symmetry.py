@@ -21,6 +21,8 @@ from metatele.symmetry import (
     LogitTranslation,
     PositiveScaling,
     ProductGroup,
+    check_finite,
+    check_residual,
     group_of,
 )
 from metatele.testing import check_symmetry, gradient_of
@@ -62,8 +64,8 @@ def assert_carries(group: ProductGroup, batch, seed: int) -> None:
     torch.testing.assert_close(flatten(group.act(element, batch.params, x)), flatten(moved), rtol=0, atol=0)
     unit = group.identity(x)
     torch.testing.assert_close(flatten(group.act(unit, batch.params, x)), flatten(batch.params), rtol=1e-9, atol=1e-9)
-    group.check_finite(element, batch.params, x)
-    group.check_residual(element, batch.params, x, 1e-6)
+    check_finite(group, element, batch.params, x)
+    check_residual(group, element, batch.params, x, 1e-6)
 
 
 @pytest.mark.parametrize("kind", get_args(Kind))
@@ -208,16 +210,16 @@ def test_the_factor_with_a_singular_element_is_named(make_batch):
     groups = [symmetries_of(batch.network, k)[i] for k, i in (("general_linear", 0), ("scaling", 1))]
     group, x = ProductGroup(tuple(groups)), batch.inputs["inner"]
     element = group.identity(x)
-    group.check_finite(element, batch.params, x)
+    check_finite(group, element, batch.params, x)
     singular = [element[0] * torch.tensor([1.0, 0.0]).reshape(2, 1, 1), element[1]]
     with pytest.raises(
         SymmetryError, match=r"group element of the hidden layer after '0' is singular.* in 1 of 2 tasks"
     ):
-        group.check_finite(singular, batch.params, x)
+        check_finite(group, singular, batch.params, x)
     with pytest.raises(SymmetryError, match="group element of the hidden layer after '1' is singular"):
-        group.check_finite([element[0], 0 * element[1]], batch.params, x)
+        check_finite(group, [element[0], 0 * element[1]], batch.params, x)
     already = map_params(lambda p: p * torch.tensor([torch.nan, 1.0]).reshape(2, *[1] * (p.dim() - 1)), batch.params)
-    group.check_finite(element, already, x)
+    check_finite(group, element, already, x)
 
 
 def test_singular_data_are_named():
@@ -225,7 +227,7 @@ def test_singular_data_are_named():
     group, x = group_of(batch.network, "data_dependent"), batch.inputs["inner"].clone()
     x[1, 0] = 0
     with pytest.raises(SymmetryError, match="hidden layer after '0' is singular or its data are, in 1 of 2"):
-        group.check_finite(group.identity(x), batch.params, x)
+        check_finite(group, group.identity(x), batch.params, x)
 
 
 def test_data_dependence_needs_the_input_of_the_layer():

@@ -9,7 +9,16 @@ from torch import Tensor, nn
 
 from metatele import MetaBatch, SymmetryError
 from metatele.params import flatten
-from metatele.symmetry import GeneralLinear, HiddenLayer, PositiveScaling, ProductGroup, PseudoInverseGL, group_of
+from metatele.symmetry import (
+    GeneralLinear,
+    HiddenLayer,
+    PositiveScaling,
+    ProductGroup,
+    PseudoInverseGL,
+    check_finite,
+    check_residual,
+    group_of,
+)
 from metatele.testing import ExampleFamily, check_symmetry
 
 H = 5
@@ -85,12 +94,12 @@ def test_more_rows_than_neurons_leave_a_residual_that_is_reported():
 def test_a_residual_above_the_tolerance_is_an_error_that_says_what_to_do():
     batch, symmetry, x, g = one_hidden_layer(3 * H, nn.Tanh())
     group = ProductGroup((symmetry,))
-    group.check_residual([g], batch.params, x, 10.0)
+    check_residual(group, [g], batch.params, x, 10.0)
     message = r"hidden layer after '0' .* tolerance 1e-06, on 15 data rows; it is exact on at most 5 rows: .*batch"
     with pytest.raises(SymmetryError, match=message):
-        group.check_residual([g], batch.params, x, 1e-6)
+        check_residual(group, [g], batch.params, x, 1e-6)
     with pytest.raises(SymmetryError, match="by nan"):
-        group.check_residual([g * torch.nan], batch.params, x, 10.0)
+        check_residual(group, [g * torch.nan], batch.params, x, 10.0)
 
 
 def test_exact_groups_have_no_residual():
@@ -98,7 +107,7 @@ def test_exact_groups_have_no_residual():
     group = group_of(batch.network)
     element = group.exp([torch.ones(2, H, dtype=torch.float64)])
     assert group.exact
-    group.check_residual(element, batch.params, batch.inputs["inner"], 0.0)
+    check_residual(group, element, batch.params, batch.inputs["inner"], 0.0)
     assert isinstance(group.factors[0], PositiveScaling)
 
 
@@ -115,7 +124,7 @@ def test_a_task_that_is_not_finite_leaves_the_others_and_their_gradients_alone(r
     assert slope[1].isfinite().all()
     assert rows > H or slope[0].isfinite().all()
     with pytest.raises(SymmetryError, match="hidden layer after '0' is singular or its data are, in 1 of 2 tasks"):
-        ProductGroup((symmetry,)).check_finite([bad], params, x)
+        check_finite(ProductGroup((symmetry,)), [bad], params, x)
 
 
 def test_more_rows_than_neurons_are_differentiable_twice():

@@ -1,6 +1,6 @@
 """The loss as a function of the parameters, and what teleports may climb on it."""
 
-from metatele.landscape.base import Landscape, LossFunction, Objective, Place, smooth_task_norm
+from metatele.landscape.base import Landscape, LossFunction, Objective, ObjectiveFunction, Place, smooth_task_norm
 from metatele.landscape.curvature import Curvature, curve_curvature
 from metatele.landscape.objectives import find_objective, gradient_norm
 from metatele.landscape.sharpness import Sharpness
@@ -10,6 +10,7 @@ __all__ = [
     "Landscape",
     "LossFunction",
     "Objective",
+    "ObjectiveFunction",
     "Place",
     "Sharpness",
     "curve_curvature",

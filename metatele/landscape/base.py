@@ -1,5 +1,6 @@
 """The losses of B networks as functions of their parameters, and a point of that landscape."""
 
+import abc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from metatele.errors import ConfigError
 from metatele.params import Params
 from metatele.stack import stacked_forward
 from metatele.symmetry import ProductGroup
@@ -47,19 +49,28 @@ class Landscape:
         predictions = self.predict(params)
         if len(self.inputs) > 1:
             return vmap(self.loss_function)(predictions, self.targets)
-        return self.loss_function(predictions[0], self.targets[0]).reshape(1)
+        loss = self.loss_function(predictions[0], self.targets[0])
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+            raise ConfigError(f"the loss function must return a tensor with one number, got {got}")
+        return loss.reshape(1)
 
     def gradient(self, params: Mapping[str, Tensor], create_graph: bool = False) -> Params:
         """Gradient of each task's loss with respect to its own parameters, {name: [B, ...]}.
 
         Parameters that the loss does not depend on have a gradient of zeros.
+
+        Raises: ConfigError if it depends on none.
         """
         with torch.enable_grad():
             # Views, because one moved parameter may depend on another and the gradient is the partial one.
             own = {k: (p if p.requires_grad else p.detach().requires_grad_()).view_as(p) for k, p in params.items()}
-            grads = torch.autograd.grad(
-                self.loss(own).sum(), list(own.values()), create_graph=create_graph, materialize_grads=True
-            )
+            loss = self.loss(own).sum()
+            if not loss.requires_grad:
+                raise ConfigError(
+                    "the loss does not depend on the parameters, or not by operations that autograd follows"
+                )
+            grads = torch.autograd.grad(loss, list(own.values()), create_graph=create_graph, materialize_grads=True)
         return dict(zip(own, grads, strict=True))
 
 
@@ -96,4 +107,12 @@ def smooth_task_norm(params: Mapping[str, Tensor]) -> Tensor:
     return (torch.stack(squares).sum(0) + TINY).sqrt()
 
 
-Objective = Callable[[Place], Tensor]
+class Objective(abc.ABC):
+    """What a teleport climbs or descends. Plain functions of the same form will do wherever one is taken."""
+
+    @abc.abstractmethod
+    def __call__(self, place: Place) -> Tensor:
+        """One number for each task, [B], differentiable in the place's parameters."""
+
+
+ObjectiveFunction = Callable[[Place], Tensor]

@@ -6,14 +6,14 @@ from torch.func import jvp
 
 from metatele.checks import at_least
 from metatele.errors import SymmetryError
-from metatele.landscape.base import Place
+from metatele.landscape.base import Objective, Place
 from metatele.params import Params, flatten, map_params
 from metatele.seeding import generator
 
 TINY = 1e-30  # under the root: a derivative where a curve is straight
 
 
-class Curvature:
+class Curvature(Objective):
     """psi(w) = mean over random M of the curvature at t = 0 of gamma_M(t) = exp(t M) . w, [B].
 
     kappa = sqrt(|gamma'|^2 |gamma''|^2 - (gamma' . gamma'')^2) / |gamma'|^3, with derivatives by

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from metatele.checks import one_of
-from metatele.landscape.base import Objective, Place
+from metatele.landscape.base import ObjectiveFunction, Place
 from metatele.landscape.curvature import Curvature
 from metatele.landscape.sharpness import Sharpness
 
@@ -15,19 +15,19 @@ def gradient_norm(place: Place) -> Tensor:
     return place.gradient_norm
 
 
-OBJECTIVES: Mapping[str, Callable[[], Objective]] = {
+OBJECTIVES: Mapping[str, Callable[[], ObjectiveFunction]] = {
     "gradient_norm": lambda: gradient_norm,
     "sharpness": Sharpness,
     "curvature": Curvature,
 }
 
 
-def find_objective(objective: str | Objective) -> Objective:
+def find_objective(objective: str | ObjectiveFunction) -> ObjectiveFunction:
     """The objective of a name, with its default settings; a callable is one already.
 
-    Raises: ConfigError for an unknown name.
+    Raises: ConfigError for an unknown name, or a class in place of an object of it.
     """
-    if callable(objective):
+    if not isinstance(objective, (str, type)) and callable(objective):
         return objective
     one_of(tuple(OBJECTIVES), objective=objective)
-    return OBJECTIVES[objective]()
+    return OBJECTIVES[str(objective)]()

@@ -6,14 +6,14 @@ from torch.func import vmap
 
 from metatele.checks import above_zero, at_least
 from metatele.errors import ConfigError
-from metatele.landscape.base import Place
+from metatele.landscape.base import Objective, Place
 from metatele.params import flatten, unflatten
 from metatele.seeding import generator
 
 GRID = tuple(round(0.001 + 0.01 * i, 3) for i in range(20))  # 0.001, 0.011, ..., 0.191
 
 
-class Sharpness:
+class Sharpness(Objective):
     """phi(w) = mean over distances t and random unit directions d of loss(w + t d), [B].
 
     The directions are uniform on the unit sphere of all parameters, the same for all tasks and at

@@ -6,6 +6,7 @@ from metatele.symmetry.bijective import BijectiveGL
 from metatele.symmetry.discover import discrete_symmetries_of, group_of, symmetries_of
 from metatele.symmetry.discrete import DiscreteSymmetry
 from metatele.symmetry.general_linear import GeneralLinear
+from metatele.symmetry.guard import check_finite, check_residual
 from metatele.symmetry.kinds import Kind
 from metatele.symmetry.layers import HiddenLayer, LayerInput
 from metatele.symmetry.logit_translation import LogitTranslation
@@ -34,6 +35,8 @@ __all__ = [
     "QuadraticOrthogonal",
     "SignFlips",
     "Symmetry",
+    "check_finite",
+    "check_residual",
     "discrete_symmetries_of",
     "group_of",
     "symmetries_of",
