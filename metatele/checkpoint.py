@@ -41,17 +41,28 @@ def save_checkpoint(inner: InnerOptimizer, folder: str | Path, card: str = "", t
         folder: made if needed.
         card: text of the model card.
         training: the configuration that it was meta-trained with, as YAML.
-    Raises: OutputError if the folder cannot be written.
+    Raises: OutputError if the folder cannot be written; CheckpointError if a part has an argument that
+        JSON cannot hold, such as a function.
     """
+    config = _as_json(describe(inner))
     folder = make_folder(Path(folder))
     # The weights last: a folder is a checkpoint only when they are there.
-    write_atomic(folder / CONFIG, json.dumps(describe(inner), indent=2) + "\n")
+    write_atomic(folder / CONFIG, config)
     for name, text in ((CARD, card), (TRAINING, training)):
         if text:
             write_atomic(folder / name, text)
     weights = {k: v.detach().cpu().contiguous() for k, v in inner.state_dict().items()}
     write_atomic(folder / WEIGHTS, safetensors.torch.save(weights))
     return folder
+
+
+def _as_json(config: dict[str, Any]) -> str:
+    try:
+        return json.dumps(config, indent=2) + "\n"
+    except TypeError as error:
+        raise CheckpointError(
+            f"this optimizer cannot be saved: {error}; give its parts plain arguments only (an objective by its name)"
+        ) from error
 
 
 def load_checkpoint(source: str | Path) -> InnerOptimizer:
@@ -139,7 +150,8 @@ def build(config: Mapping[str, Any], where: str | Path = "the configuration") ->
         update = _build_part(Update, config.get("update"), f"{where}: update")  # type: ignore[type-abstract]
         teleport = _build_part(Teleport, config.get("teleport"), f"{where}: teleport")  # type: ignore[type-abstract]
         try:
-            return InnerOptimizer(update, teleport, config.get("order", ""), config.get("moments", "transform"))
+            moments: Any = str(config.get("moments", "transform"))
+            return InnerOptimizer(update, teleport, config.get("order", ""), moments)
         except MetateleError as error:
             raise CheckpointError(f"{where}: {error}") from error
 

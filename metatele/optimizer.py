@@ -50,25 +50,32 @@ class InnerOptimizer(nn.Module):
         update: which way to step and how far.
         teleport: where to go without a change of the loss; nowhere by default.
         order: whether the teleport comes before or after the update.
-        moments: what becomes of the update's state at a teleport. "transform", the default, carries
-            it along with the parameters, so that the teleport is all that changes; "keep" leaves
-            it as it was, in the old coordinates; "reset" starts it anew (so does the code of
-            arXiv:2305.13404), which alone can change a trajectory a lot (AdaGrad's). Teleports
-            without a group have nothing to transform by.
+        moments: what becomes of the update's state at a teleport. "transform" carries it along with
+            the parameters, so that the teleport is all that changes; "keep" leaves it as it was, in
+            the old coordinates; "reset" starts it anew (so does the code of arXiv:2305.13404), which
+            alone can change a trajectory a lot (AdaGrad's). By default "transform", and "reset" for
+            teleports without a group, which have nothing to transform by.
     Raises: ConfigError for parts that do not go together.
     """
 
     def __init__(
-        self, update: Update, teleport: Teleport | None = None, order: Order = "before", moments: Moments = "transform"
+        self,
+        update: Update,
+        teleport: Teleport | None = None,
+        order: Order = "before",
+        moments: Moments | None = None,
     ) -> None:
         super().__init__()
-        one_of(get_args(Order), order=order)
-        one_of(get_args(Moments), moments=moments)
         teleport = Stay() if teleport is None else teleport
+        one_of(get_args(Order), order=order)
         for part, kind in ((update, Update), (teleport, Teleport)):
             if not isinstance(part, kind):
                 raise ConfigError(f"expected an object of a class of {kind.__name__}, got {part!r}")
-        if teleport.moves and not isinstance(teleport, OrbitTeleport) and (order, moments) not in FREE:
+        groupless = teleport.moves and not isinstance(teleport, OrbitTeleport)
+        if moments is None:
+            moments = "reset" if groupless else "transform"
+        one_of(get_args(Moments), moments=moments)
+        if groupless and (order, moments) not in FREE:
             raise ConfigError(
                 f"{type(teleport).__name__} uses no group, so it goes before the update and cannot transform its "
                 f"state, got order={order!r}, moments={moments!r}; set order 'before' and moments 'reset' or 'keep'"

@@ -20,7 +20,7 @@ def map_params(fn: Callable[..., Tensor], *params: Mapping[str, Tensor]) -> Para
 
 def flatten(params: Mapping[str, Tensor]) -> Tensor:
     """All parameters of each task as one row, [B, n], in the mapping's order."""
-    return torch.cat([p.flatten(1) for p in params.values()], dim=1)
+    return torch.cat([p.reshape(len(p), -1) for p in params.values()], dim=1)
 
 
 def unflatten(flat: Tensor, like: Mapping[str, Tensor]) -> Params:
@@ -42,7 +42,7 @@ def select_tasks(keep: Tensor, new: Mapping[str, Tensor], old: Mapping[str, Tens
 
 def task_norm(params: Mapping[str, Tensor]) -> Tensor:
     """Euclidean norm over all parameters of each task, [B]."""
-    squares = [p.flatten(1).square().sum(1) for p in params.values()]
+    squares = [p.reshape(len(p), -1).square().sum(1) for p in params.values()]
     return torch.stack(squares).sum(0).sqrt()
 
 

@@ -1,16 +1,18 @@
 """Teleporting a torch model in place, inside anybody's own training loop."""
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from metatele.checks import above_zero, one_of
+from metatele.checks import above_zero, at_least, one_of
 from metatele.errors import ConfigError, SymmetryError
-from metatele.landscape import Landscape, LossFunction, Objective, Place, find_objective, gradient_norm
+from metatele.landscape import Landscape, LossFunction, ObjectiveFunction, Place, find_objective, gradient_norm
 from metatele.params import Params, map_params, task_norm
 from metatele.point import Point, State
+from metatele.symmetry import ProductGroup, check_finite, check_residual
 from metatele.teleports import OptimisedTeleport, OrbitTeleport, Teleport
 from metatele.torch_state import CarriedState, reset_state
 
@@ -46,7 +48,7 @@ def teleport(
     model: nn.Module,
     batch: tuple[Tensor, Tensor],
     loss_fn: LossFunction,
-    objective: str | Objective | None = None,
+    objective: str | ObjectiveFunction | None = None,
     *,
     by: Teleport | None = None,
     optimizer: torch.optim.Optimizer | None = None,
@@ -74,7 +76,7 @@ def teleport(
         optimizer: the optimizer that trains the model, whose state is to follow.
         moments: "transform" carries the optimizer's means of gradients and squared gradients along,
             so that the teleport is all that changes, and leaves other state as it is; "reset"
-            starts the state anew; "keep" does not touch it. By default "transform", and "reset" for
+            starts the state anew, if the model was moved; "keep" does not touch it. By default "transform", and "reset" for
             teleports without a group, which have nothing to transform by.
         tolerance: the largest relative change of the loss, and of what a layer sees of the batch.
         seed: for the random draws of a teleport that makes some.
@@ -84,13 +86,15 @@ def teleport(
         too large for an action that depends on the data, the objective is not finite, or the loss
         moves by more than the tolerance; ConfigError for settings that do not go together.
     """
+    _check_arguments(model, batch, loss_fn, optimizer, seed)
     by = _choose(by, objective, settings)
-    moments = moments or ("transform" if isinstance(by, OrbitTeleport) else "reset")
+    if moments is None:
+        moments = "transform" if isinstance(by, OrbitTeleport) else "reset"
     one_of(MOMENTS, moments=moments)
     above_zero(tolerance=tolerance)
     if moments == "transform" and not isinstance(by, OrbitTeleport):
         raise ConfigError(f"{type(by).__name__} uses no group to transform the optimizer's state by; reset or keep it")
-    group = by.group(model)
+    group = _group_of(model, by)
     # A teleport without a group leaves alone what is frozen; a group needs all parameters of its layers.
     named = {k: p for k, p in model.named_parameters() if p.requires_grad or group.factors}
     landscape = Landscape(model, loss_fn, batch[0].unsqueeze(0), batch[1].unsqueeze(0), group)
@@ -98,10 +102,10 @@ def teleport(
     measure = find_objective(getattr(by, "objective", gradient_norm))
     carried = CarriedState(optimizer, named) if optimizer is not None and moments == "transform" else None
 
-    before = _check_finite("before the teleport", by, loss=here.loss, objective=measure(here))
+    before = _finite("before the teleport", by, loss=here.loss, objective=measure(here))
     params, covectors, squares, residual = _move(by, here, carried, tolerance, seed)
     there = Place(landscape, params)
-    after = _check_finite("after the teleport", by, loss=there.loss, objective=measure(there))
+    after = _finite("after the teleport", by, loss=there.loss, objective=measure(there))
     allowed = max(tolerance, by.tolerance) * max(abs(before["loss"]), TINY)
     if not abs(after["loss"] - before["loss"]) <= allowed:
         raise SymmetryError(
@@ -120,11 +124,12 @@ def teleport(
         distance=float(task_norm(map_params(torch.sub, params, here.params))),
         residual=residual,
     )
-    _write(named, params)
+    # The model last, because a constructor of an optimizer may raise.
     if carried is not None:
         carried.write(covectors, squares)
     elif optimizer is not None and moments == "reset" and report.distance > 0:
         reset_state(optimizer, named.values())
+    _write(named, params)
     return report
 
 
@@ -135,23 +140,61 @@ def _move(
     landscape, group = here.landscape, here.landscape.group
     gradient = map_params(torch.detach, here.gradient)
     point = Point(here.params, gradient, landscape.inputs, by.first, landscape, landscape)
+    by = _fitted(by, here.params, group)
     state = by.start(here.params, group, torch.tensor([seed]))
     if not isinstance(by, OrbitTeleport):
         return by.move(point, group, state, State())[0].params, [], [], {}
-    element, _ = by.element(by.look(point, state), group, state)
-    group.check_finite(element, here.params, landscape.inputs)
-    residual = group.check_residual(element, here.params, landscape.inputs, tolerance)
+    seen = by.look(point, state)
+    element, _ = by.element(seen, group, state)
+    check_finite(group, element, here.params, seen.inputs)
+    residual = check_residual(group, element, here.params, seen.inputs, tolerance)
     covectors, squares = ([], []) if carried is None else (carried.covectors, carried.squares)
     with torch.no_grad():
-        moved = group.carry(element, here.params, landscape.inputs, covectors, squares)
+        moved = group.carry(element, here.params, seen.inputs, covectors, squares)
     return *moved, {name: float(r) for name, r in residual.items()}
 
 
-def _check_finite(when: str, by: Teleport, **values: Tensor) -> dict[str, float]:
+def _fitted(by: Teleport, params: Params, group: ProductGroup) -> Teleport:
+    """The teleport; a learned one as a copy in the dtype and on the device of the parameters."""
+    by.bind(params, group)
+    return copy.deepcopy(by).to(next(iter(params.values()))) if any(True for _ in by.parameters()) else by
+
+
+def _group_of(model: nn.Module, by: Teleport) -> ProductGroup:
+    try:
+        return by.group(model)
+    except SymmetryError as error:
+        raise SymmetryError(
+            f"{error}; or use by=LevelSetTeleport() or by=NullSpaceTeleport(), which need no symmetry"
+        ) from error
+
+
+def _check_arguments(model: object, batch: object, loss_fn: object, optimizer: object, seed: object) -> None:
+    """Raises: ConfigError for an argument that is not of its kind."""
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model must be an nn.Module, got {type(model).__name__}")
+    if not (isinstance(batch, (tuple, list)) and len(batch) == 2 and all(isinstance(t, Tensor) for t in batch)):
+        raise ConfigError(f"batch must be two tensors, (inputs, targets), got {type(batch).__name__}")
+    rows = [len(t) if t.dim() else 0 for t in batch]
+    if rows[0] != rows[1] or rows[0] == 0:
+        raise ConfigError(f"inputs and targets must have equally many rows, at least one, got {rows[0]} and {rows[1]}")
+    if not callable(loss_fn):
+        raise ConfigError(f"loss_fn must be a function of (predictions, targets), got {loss_fn!r}")
+    if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
+        raise ConfigError(f"optimizer must be one of torch.optim, got {type(optimizer).__name__}")
+    if optimizer is not None and not {id(p) for g in optimizer.param_groups for p in g["params"]} & {
+        id(p) for p in model.parameters()
+    }:
+        raise ConfigError(f"the optimizer ({type(optimizer).__name__}) holds none of the model's parameters")
+    at_least(0, seed=seed)
+
+
+def _finite(when: str, by: Teleport, **values: Tensor) -> dict[str, float]:
     """The numbers. Raises: SymmetryError for one that is not finite."""
     for name, value in values.items():
-        if value.shape != (1,):
-            raise SymmetryError(f"the {name} must be one number for each network, [1], got shape {tuple(value.shape)}")
+        if not isinstance(value, Tensor) or value.shape != (1,):
+            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"{value!r}"
+            raise SymmetryError(f"the {name} must be a tensor with one number for each network, [1], got {got}")
         if not bool(value.isfinite()):
             raise SymmetryError(
                 f"{type(by).__name__}: the {name} is {float(value)} {when}; the model is left as it was"
@@ -172,11 +215,11 @@ def _write(named: dict[str, nn.Parameter], params: Params) -> None:
         p.grad = None
 
 
-def _choose(by: Teleport | None, objective: str | Objective | None, settings: dict[str, Any]) -> Teleport:
+def _choose(by: Teleport | None, objective: str | ObjectiveFunction | None, settings: dict[str, Any]) -> Teleport:
     """The teleport that the arguments of `teleport` ask for."""
     if by is None:
         try:
-            return OptimisedTeleport("gradient_norm" if objective is None else objective, **settings)
+            return OptimisedTeleport(objective="gradient_norm" if objective is None else objective, **settings)  # type: ignore[arg-type]
         except TypeError as error:
             raise ConfigError(f"an optimised teleport has no such setting: {error}") from error
     if not isinstance(by, Teleport):

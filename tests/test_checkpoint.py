@@ -24,6 +24,7 @@ from metatele import (
     sample_meta_batch,
     save_checkpoint,
 )
+from metatele.checkpoint import shipped_checkpoints
 
 
 @pytest.fixture
@@ -69,6 +70,30 @@ def test_a_frozen_step_size_stays_frozen(tmp_path: Path) -> None:
     for learn in (True, False):
         folder = save_checkpoint(InnerOptimizer(GradientDescent(learn=learn)), tmp_path / str(learn))
         assert load_checkpoint(folder).learned == learn
+
+
+@pytest.mark.parametrize("moments", ["transform", "keep", "reset"])
+def test_what_a_teleport_does_to_moments_is_kept(tmp_path: Path, moments: str) -> None:
+    inner = InnerOptimizer(CoordinateUpdate(hidden=4), NeuronTeleport(hidden=3), "after", moments)
+    folder = save_checkpoint(inner, tmp_path)
+    assert json.loads((folder / "config.json").read_text())["moments"] == moments
+    loaded = load_checkpoint(folder)
+    assert (loaded.order, loaded.moments) == ("after", moments)
+
+
+def test_a_checkpoint_from_before_there_was_a_choice_transforms(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    del config["moments"]
+    (folder / "config.json").write_text(json.dumps(config))
+    loaded = load_checkpoint(folder)
+    assert (loaded.order, loaded.moments) == ("after", "transform")
+
+
+def test_shipped_checkpoints_still_load() -> None:
+    shipped = shipped_checkpoints()
+    assert shipped
+    for folder in shipped.values():
+        assert load_checkpoint(folder).moments == "transform"
 
 
 def test_missing(tmp_path: Path) -> None:
@@ -137,6 +162,14 @@ def test_damaged_config(folder: Path, text: str) -> None:
     [
         ({"version": 99}, r"version 99 .* reads version 1"),
         ({"order": "sideways"}, "sideways"),
+        ({"moments": "forget"}, "forget"),
+        ({"moments": None}, "None"),
+        ({"moments": ["keep"]}, "keep"),
+        (
+            {"teleport": {"class": "LevelSetTeleport", "arguments": {}}, "order": "before"},
+            "LevelSetTeleport uses no group",
+        ),
+        ({"teleport": {"class": "OptimisedTeleport", "arguments": {"objective": "os.system"}}}, "os.system"),
         ({"update": {"class": "os.system", "arguments": {"command": "true"}}}, r"'os\.system' is unknown"),
         ({"update": {"class": "NeuronTeleport", "arguments": {}}}, "'NeuronTeleport' is unknown"),
         ({"update": {"class": "Update", "arguments": {}}}, "'Update' is unknown"),

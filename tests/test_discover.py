@@ -184,7 +184,11 @@ def test_some_layers_may_have_no_symmetry():
 
 def test_a_module_that_is_no_activation_is_not_understood():
     with pytest.raises(SymmetryError):
-        symmetries_of(mlp(nn.Linear(2, 3), nn.ReLU(), nn.Dropout(0.0), nn.Linear(3, 1)))
+        symmetries_of(mlp(nn.Linear(2, 3), nn.ReLU(), nn.LayerNorm(3), nn.Linear(3, 1)))
+    with_dropout = mlp(nn.Linear(2, 3), nn.ReLU(), nn.Dropout(0.5), nn.Linear(3, 1))
+    assert kinds(with_dropout) == [PositiveScaling]  # whatever it drops
+    with pytest.raises(SymmetryError):
+        symmetries_of(with_dropout, "pseudo_inverse")
     assert kinds(mlp(nn.Linear(2, 3), nn.Identity(), nn.ReLU(), nn.Linear(3, 1))) == [PositiveScaling]
 
 

@@ -28,6 +28,7 @@ from metatele import (
     Stay,
     SymmetryError,
     Teleport,
+    TorchUpdate,
     Unroll,
     Update,
     sample_meta_batch,
@@ -49,8 +50,9 @@ def test_every_update_obeys_the_laws(cls):
 
 
 @pytest.mark.parametrize("cls", TELEPORTS)
-def test_every_teleport_obeys_the_laws(cls):
-    check_teleport(cls())
+def test_every_teleport_obeys_the_laws(cls, make_batch):
+    # Wout needs at least as many outputs as neurons.
+    check_teleport(cls(), make_batch(tasks=3, widths=(4, 4, 3, 3)))
 
 
 @pytest.mark.parametrize(
@@ -222,11 +224,126 @@ def test_a_dead_neuron_gives_no_nan(make_batch, dead, teleport):
             assert bool(gradient.isfinite().all())
 
 
-@pytest.mark.parametrize("teleport", [Balance(), NeuronTeleport(4)], ids=["balance", "neuron"])
-def test_teleports_of_neurons_need_scalings(make_batch, teleport):
+def test_teleports_of_neurons_need_scalings(make_batch):
     batch = make_batch()
-    with pytest.raises(SymmetryError, match=f"{type(teleport).__name__} needs positive scaling.*GeneralLinear"):
-        teleport.element(point_of(batch), group_of(batch.network, "auto"), State())
+    with pytest.raises(SymmetryError, match=r"NeuronTeleport needs positive scaling.*GeneralLinear"):
+        NeuronTeleport(4).element(point_of(batch), group_of(batch.network, "auto"), State())
+
+
+class Own(Teleport):
+    """A teleport without a group that stays where it is."""
+
+    __module__ = "tests"
+
+    def move(self, point, group, state, moments, alive=None, onto=None):
+        return point, state, moments
+
+
+# What becomes of the update's state at a teleport
+
+
+UPDATES_WITH_STATE = {
+    "momentum": lambda: Momentum(0.02),
+    "adam": lambda: Adam(0.02),
+    "adamw": lambda: TorchUpdate("AdamW", {"lr": 0.02}),
+    "adagrad": lambda: TorchUpdate("Adagrad", {"lr": 0.05, "initial_accumulator_value": 0.2}),
+    "coordinate": lambda: CoordinateUpdate(4),
+    "global": lambda: GlobalStepSize(4),
+}
+
+
+def trajectory(inner, batch, steps, start=None):
+    """The positions after each step, from the start on."""
+    inner, _ = bound(inner, batch)
+    unroll = Unroll(inner, batch, 12)
+    positions = [unroll.start() if start is None else start]
+    for _ in range(steps):
+        positions.append(unroll.window(positions[-1], 1, differentiable=False).end)
+    return positions
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("name", UPDATES_WITH_STATE)
+def test_after_a_reset_the_update_goes_on_as_a_new_one(make_batch, name, order):
+    """Also as to Adam's correction for its zero start, and what an LSTM knows of the time."""
+    batch, make = make_batch(), UPDATES_WITH_STATE[name]
+    inner = InnerOptimizer(make(), RandomTeleport(0.2, first=3, last=3), order, "reset")
+    positions = trajectory(inner, batch, 7)
+    assert positions[3].state.since == 0
+    assert positions[7].state.since == (3 if order == "before" else 4)
+    if order == "before":
+        group = inner.bind(batch.network, batch.params)
+        point = point_of(batch, positions[3].params, 3)
+        element, _ = inner.teleport.element(point, group, positions[3].state.teleport)
+        begin, steps = group.act(element, point.params, point.inputs), 4
+    else:
+        begin, steps = positions[4].params, 3
+    expected = trajectory(InnerOptimizer(make()), replace(batch, params=begin), steps)[-1]
+    torch.testing.assert_close(flatten(positions[7].params), flatten(expected.params), rtol=1e-9, atol=1e-11)
+    kept = trajectory(InnerOptimizer(make(), RandomTeleport(0.2, first=3, last=3), order, "keep"), batch, 7)
+    assert (flatten(kept[-1].params) - flatten(expected.params)).norm() > 1e-6
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("moments", ["transform", "keep", "reset"])
+@pytest.mark.parametrize("name", ["momentum", "adam", "adamw", "adagrad"])
+def test_the_state_after_a_teleport(make_batch, name, moments, order):
+    batch = make_batch()
+    inner = InnerOptimizer(UPDATES_WITH_STATE[name](), RandomTeleport(0.2, "scaling", first=3), order, moments)
+    position = trajectory(inner, batch, 3)[-1]
+    group, point, state = inner.bind(batch.network, batch.params), point_of(batch, position.params, 3), position.state
+    element, _ = inner.teleport.element(point, group, state.teleport)
+    after, start = inner.step(point, group, state)[1].update, point.params
+    if order == "after":
+        f, state_after = inner.update.propose(point, state.update)
+        old, start = state_after, map_params(torch.add, start, f)
+    else:
+        old = state.update
+    there, covectors, squares = group.carry(element, start, point.inputs, old.covectors, old.squares)
+    expected = {
+        "transform": State(tuple(covectors), tuple(squares), old.memory),
+        "keep": old,
+        "reset": inner.update.start(there),
+    }[moments]
+    if order == "before":
+        gradient = point_of(batch, there).gradient
+        step = 0 if moments == "reset" else 3
+        expected = inner.update.propose(Point(there, gradient, point.inputs, step), expected)[1]
+    pairs = list(zip((*after.covectors, *after.squares), (*expected.covectors, *expected.squares), strict=True))
+    assert pairs
+    for found, wanted in pairs:
+        torch.testing.assert_close(flatten(found), flatten(wanted), rtol=1e-8, atol=1e-12)
+
+
+def test_all_choices_agree_where_there_is_no_state(make_batch):
+    batch, ends = make_batch(), []
+    for moments in ("transform", "keep", "reset"):
+        inner = InnerOptimizer(GradientDescent(0.1), RandomTeleport(0.2), "before", moments)
+        ends.append(flatten(trajectory(inner, batch, 5)[-1].params))
+    assert torch.equal(ends[0], ends[1])
+    assert torch.equal(ends[0], ends[2])
+
+
+@pytest.mark.parametrize("moments", ["transform", "keep", "reset"])
+def test_windows_chain_across_a_reset(make_batch, moments):
+    batch = make_batch()
+    inner, _ = bound(InnerOptimizer(Adam(0.02), RandomTeleport(0.2, every=3), "after", moments), batch)
+    unroll = Unroll(inner, batch, 7)
+    whole = unroll.window(unroll.start(), 7)
+    first = unroll.window(unroll.start(), 4)
+    assert torch.equal(unroll.window(first.end, 3).meta_losses, whole.meta_losses[4:])
+
+
+def test_a_teleport_without_a_group_cannot_transform(make_batch):
+    for order, moments in (("before", "transform"), ("after", "keep"), ("after", "reset")):
+        with pytest.raises(ConfigError, match=f"Own uses no group.*order='{order}', moments='{moments}'; set"):
+            InnerOptimizer(Adam(), Own(), order, moments)
+    batch, plain = make_batch(), trajectory(InnerOptimizer(Adam(0.02)), make_batch(), 4)[-1]
+    kept = trajectory(InnerOptimizer(Adam(0.02), Own(), "before", "keep"), batch, 4)[-1]
+    assert torch.equal(flatten(kept.params), flatten(plain.params))
+    anew = trajectory(InnerOptimizer(Adam(0.02), Own(), "before", "reset"), batch, 4)[-1]
+    assert not torch.equal(flatten(anew.params), flatten(plain.params))
+    InnerOptimizer(Adam(), Stay(), "after", "transform")
 
 
 def test_random_teleports_are_the_tasks_own():
@@ -382,6 +499,7 @@ def test_the_norm_of_a_dense_teleport(make_batch):
         (lambda: DenseTeleport(size="free"), "got 'free'"),
         (lambda: NeuronTeleport(bound=-1.0), "got -1.0"),
         (lambda: InnerOptimizer(GradientDescent(), order="between"), "got 'between'"),
+        (lambda: InnerOptimizer(GradientDescent(), moments="forget"), "transform, keep, reset, got 'forget'"),
     ],
 )
 def test_an_impossible_setting_is_refused_with_its_value(make, message):
@@ -461,7 +579,56 @@ class Shared(RandomTeleport):
         return [g[:1].expand_as(g) for g in element], state
 
 
-@pytest.mark.parametrize(("teleport", "law"), [(Lazy, "the gradient changes"), (Shared, "moves of a stack")])
+class Stale(RandomTeleport):
+    """Gives the gradient at the old point."""
+
+    __module__ = "tests"
+
+    def move(self, point, group, state, moments, alive=None, onto=None):
+        there, state, moments = super().move(point, group, state, moments, alive, onto)
+        return there.at(there.params, point.gradient), state, moments
+
+
+class Drifting(RandomTeleport):
+    """Scales what it should leave alone."""
+
+    __module__ = "tests"
+
+    def move(self, point, group, state, moments, alive=None, onto=None):
+        there, state, moments = super().move(point, group, state, moments, alive, onto)
+        return there.at(map_params(lambda p: 1.001 * p, there.params), there.gradient), state, moments
+
+
+class Restless(RandomTeleport):
+    """Moves tasks that have diverged, too."""
+
+    __module__ = "tests"
+
+    def move(self, point, group, state, moments, alive=None, onto=None):
+        return super().move(point, group, state, moments, None, onto)
+
+
+class Noisy(RandomTeleport):
+    """Draws from the global generator."""
+
+    __module__ = "tests"
+
+    def element(self, point, group, state):
+        like = next(iter(point.params.values()))
+        return group.exp([0.1 * torch.randn(len(like), *s).to(like) for s in group.algebra_shapes]), state
+
+
+@pytest.mark.parametrize(
+    ("teleport", "law"),
+    [
+        (Lazy, "the gradient changes"),
+        (Shared, "moves of a stack"),
+        (Stale, "the gradient it gives is that of the loss at the new point"),
+        (Drifting, "the loss is unchanged"),
+        (Restless, "tasks that are not alive stay"),
+        (Noisy, "equal arguments give equal moves, whatever torch's global generator"),
+    ],
+)
 def test_a_broken_teleport_is_caught_by_name(teleport, law):
     with pytest.raises(AssertionError, match=law):
         check_teleport(teleport())

@@ -21,10 +21,11 @@ from metatele import (
     MetaBatch,
     Momentum,
     NeuronTeleport,
+    OrbitTeleport,
     Outcome,
     RandomTeleport,
+    Stay,
     TaskFamily,
-    Teleport,
     Unroll,
     sample_meta_batch,
 )
@@ -372,7 +373,7 @@ def test_a_dead_task_never_poisons_the_meta_gradient_however_long_it_stands():
     assert position.alive.tolist() == [False, True, True]
 
 
-class PushBalance(Teleport):
+class PushBalance(OrbitTeleport):
     """Pushes every neuron by a bounded step towards balance; on a frozen task it pushes for ever."""
 
     __module__ = "tests"
@@ -382,6 +383,48 @@ class PushBalance(Teleport):
 
     def element(self, point, group, state):
         return group.exp([f.balancing(point.params).clamp(-0.5, 0.5) for f in group.factors]), state
+
+
+class Watch(Stay):
+    """Keeps the points that the inner loop shows to a teleport."""
+
+    __module__ = "tests"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.points = []
+
+    def active(self, step):
+        return True
+
+    def move(self, point, group, state, moments, alive=None, onto=None):
+        self.points.append(point)
+        return point, state, moments
+
+
+@pytest.mark.parametrize("data", [{}, {"rows": 10, "batch_size": 3, "parts": (0.8, 0.2, 0.0)}], ids=["full", "mini"])
+@pytest.mark.parametrize("tasks", [1, 3])
+def test_a_point_knows_the_losses_on_its_batch_and_on_all_rows(make_batch, tasks, data):
+    batch, watch = make_batch(tasks=tasks, **data), Watch()
+    unroll = Unroll(InnerOptimizer(GradientDescent(0.05), watch), batch, 4)
+    begin = unroll.window(unroll.start(), 2).end
+    window = unroll.window(begin, 2)
+    x, y = batch.rows("inner")
+    assert [p.step for p in watch.points] == [0, 1, 2, 3]
+    index = batch.minibatches("inner", 5)
+    for k, point in enumerate(watch.points):
+        assert point.whole.inputs is x
+        assert point.whole.targets is y
+        rows = (x, y) if index is None else batch.rows("inner", index[k])
+        assert torch.equal(point.inputs, rows[0])
+        assert torch.equal(point.landscape.inputs, rows[0])
+        assert torch.equal(point.landscape.targets, rows[1])
+        params = map_params(torch.detach, point.params)
+        true = flatten(point.landscape.gradient(params))
+        torch.testing.assert_close(flatten(point.gradient).detach(), true, rtol=1e-10, atol=1e-13)
+        if k >= 2:
+            loss = point.landscape.loss(params)
+            torch.testing.assert_close(loss, window.inner_losses[k - 2], rtol=1e-12, atol=0)
 
 
 def test_one_singular_task_is_an_outcome_of_its_own():

@@ -103,7 +103,7 @@ class Place:
 
 def smooth_task_norm(params: Mapping[str, Tensor]) -> Tensor:
     """Euclidean norm over all parameters of each task, [B], with a derivative at zero."""
-    squares = [p.flatten(1).square().sum(1) for p in params.values()]
+    squares = [p.reshape(len(p), -1).square().sum(1) for p in params.values()]
     return (torch.stack(squares).sum(0) + TINY).sqrt()
 
 

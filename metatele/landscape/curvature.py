@@ -18,7 +18,7 @@ class Curvature(Objective):
 
     kappa = sqrt(|gamma'|^2 |gamma''|^2 - (gamma' . gamma'')^2) / |gamma'|^3, with derivatives by
     forward-mode differentiation, exact. M is normal in the Lie algebra of the landscape's whole
-    group, scaled to Frobenius norm 1; the same draws for all tasks and at every call.
+    group (its length does not matter); the same draws for all tasks and at every call.
     Source: Zhao et al. 2024 (arXiv:2305.13404), section 5 and appendix.
 
     Args:
@@ -40,11 +40,10 @@ class Curvature(Objective):
         first = next(iter(place.params.values()))
         stream, shapes = generator("curvature", self.seed), group.algebra_shapes
         draws = [torch.randn(self.elements, *s, generator=stream, dtype=first.dtype).to(first.device) for s in shapes]
-        norm = torch.stack([d.flatten(1).square().sum(1) for d in draws]).sum(0).sqrt()
         # Every task with every draw, as elements * tasks stacked networks.
-        algebra = [(d / norm.reshape(-1, *[1] * (d.dim() - 1))).repeat_interleave(tasks, 0) for d in draws]
+        algebra = [d.repeat_interleave(tasks, 0) for d in draws]
         params: Params = map_params(lambda p: p.repeat(self.elements, *[1] * (p.dim() - 1)), place.params)
-        inputs = place.landscape.inputs
+        inputs = place.landscape.inputs[:, :1] if group.exact else place.landscape.inputs  # exact groups see no data
         inputs = inputs.repeat(self.elements, *[1] * (inputs.dim() - 1))
 
         def curve(t: Tensor) -> Tensor:

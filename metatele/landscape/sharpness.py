@@ -32,7 +32,7 @@ class Sharpness(Objective):
         distances: tuple[float, ...] = GRID,
         directions: int = 20,
         seed: int = 0,
-        chunk: int | None = None,
+        chunk: int | None = 100,
     ) -> None:
         at_least(1, directions=directions, **({} if chunk is None else {"chunk": chunk}))
         if len(distances) == 0:

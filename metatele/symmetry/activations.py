@@ -7,15 +7,17 @@ from collections.abc import Sequence
 
 from torch import nn
 
-# sigma(c z) = c sigma(z) for c > 0.
-HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU)
+RECTIFIERS = (nn.ReLU, nn.LeakyReLU)
+
+# sigma(c z) = c sigma(z) for c > 0; dropout whatever it drops.
+HOMOGENEOUS = (*RECTIFIERS, nn.Dropout)
 
 # sigma(-z) = -sigma(z), whatever the module's settings (see `is_odd` for nn.Hardtanh).
 ODD = (nn.Tanh, nn.Softsign, nn.Tanhshrink, nn.Softshrink, nn.Hardshrink)
 
 # The same function at every neuron, without parameters or chance; that leaves out PReLU and RReLU.
 ELEMENTWISE = (
-    *HOMOGENEOUS,
+    *RECTIFIERS,
     *ODD,
     nn.Hardtanh,
     nn.ReLU6,

@@ -62,4 +62,4 @@ def _path(
 
 def _finite(params: Mapping[str, Tensor]) -> Tensor:
     """Which tasks have finite parameters only, [B]."""
-    return torch.stack([p.detach().flatten(1).isfinite().all(1) for p in params.values()]).all(0)
+    return torch.stack([p.detach().reshape(len(p), -1).isfinite().all(1) for p in params.values()]).all(0)

@@ -18,7 +18,7 @@ from metatele.point import Point, State
 from metatele.symmetry import GeneralLinear, HiddenLayer, Kind, PositiveScaling, ProductGroup, Symmetry
 from metatele.symmetry.general_linear import solve
 from metatele.teleports.base import OrbitTeleport
-from metatele.teleports.spd import spd_root
+from metatele.teleports.spd import gram_root, spd_root
 
 SWEEPS = 1000  # most sweeps over the layers
 ROUNDING = 32  # in units of the machine precision: what lifts an eigenvalue 0 above its rounding error
@@ -64,9 +64,11 @@ class CanonicalTeleport(OrbitTeleport):
                 g = self._of_layer(factor, params, inputs)
                 params = factor.act(g, params, inputs)
                 total[i] = factor.compose(g, total[i])
-                largest = max(largest, float((g - factor.identity(like)).detach().abs().max()))
-            # Rounding may keep matrices moving a little; a NaN, which is that task's outcome, ends the sweeps.
-            if len(total) == 1 or not largest >= 100 * eps or (largest < eps**0.5 and largest >= before):
+                change = (g - factor.identity(like)).detach().abs()
+                # A NaN is its own task's outcome, for which the others need not wait.
+                largest = max(largest, float(torch.where(change.isfinite(), change, 0.0).max()))
+            # Rounding may keep matrices moving a little.
+            if len(total) == 1 or largest < 100 * eps or (largest < eps**0.5 and largest >= before):
                 break
             before = largest
         for i, factor in enumerate(group.factors):
@@ -104,11 +106,10 @@ class Balance(CanonicalTeleport):
         return factor.balancing(params).exp()
 
     def matrix(self, factor: GeneralLinear, params: Params, inputs: Tensor) -> Tensor:
-        incoming, outgoing = grams(factor.layer, params, type(self).__name__)
-        root = spd_root(incoming)
-        inner = root @ outgoing @ root
-        delta = ROUNDING * torch.finfo(inner.dtype).eps * inner.diagonal(dim1=1, dim2=2).sum(1)
-        middle = spd_root(inner + delta.reshape(-1, 1, 1) * _eye(inner))
+        root = spd_root(incoming_gram(factor.layer, params, type(self).__name__))
+        across = params[factor.layer.weight_out] @ root
+        delta = ROUNDING * torch.finfo(across.dtype).eps * across.square().sum((1, 2))
+        middle = gram_root(across, delta)  # (root C root + delta)^(1/2)
         return spd_root(solve(root, solve(root, middle, True), False))
 
 
@@ -123,10 +124,12 @@ class Svd(Balance):
         super().__init__(first, last, every, symmetry)
 
     def finish(self, factor: GeneralLinear, params: Params) -> Tensor | None:
-        incoming, _ = grams(factor.layer, params, type(self).__name__)
-        vectors = torch.linalg.eigh(incoming)[1].flip(-1)
+        incoming = incoming_gram(factor.layer, params, type(self).__name__)
+        good = incoming.detach().isfinite().all(2, keepdim=True).all(1, keepdim=True)
+        vectors = torch.linalg.eigh(torch.where(good, incoming, _eye(incoming)))[1].flip(-1)
         largest = vectors.gather(1, vectors.detach().abs().argmax(1, keepdim=True))
-        return (vectors * largest.detach().sign()).mT  # one sign for each vector, whatever the solver's
+        turned = (vectors * largest.detach().sign()).mT  # one sign for each vector, whatever the solver's
+        return torch.where(good, turned, torch.nan)
 
 
 class White(CanonicalTeleport):
@@ -167,23 +170,22 @@ class Wout(CanonicalTeleport):
         return spd_root(weight.mT @ weight)
 
 
-def grams(layer: HiddenLayer, params: Mapping[str, Tensor], rule: str) -> tuple[Tensor, Tensor]:
-    """A = W_in W_in^T + b b^T and C = W_out^T W_out, [B, h, h].
+def incoming_gram(layer: HiddenLayer, params: Mapping[str, Tensor], rule: str) -> Tensor:
+    """A = W_in W_in^T + b b^T, [B, h, h].
 
     Raises: SymmetryError if the layer has more neurons than inputs, so that A is singular.
     """
-    w_in, w_out = params[layer.weight_in], params[layer.weight_out]
     inflow = _inflow(layer, params)
     if inflow < layer.width:
         raise SymmetryError(
             f"{layer.name}: {rule} of GL(h) needs at least as many inputs (with the bias) as neurons, got {inflow} "
             f"inputs and {layer.width} neurons; set its symmetry to 'scaling'"
         )
-    incoming = w_in @ w_in.mT
+    incoming = params[layer.weight_in] @ params[layer.weight_in].mT
     if layer.bias_in is not None:
         bias = params[layer.bias_in].unsqueeze(2)
         incoming = incoming + bias @ bias.mT
-    return incoming, w_out.mT @ w_out
+    return incoming
 
 
 def _inflow(layer: HiddenLayer, params: Mapping[str, Tensor]) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metatele.errors import SymmetryError
-from metatele.landscape import Landscape, Objective, Place, smooth_task_norm
+from metatele.landscape import Landscape, ObjectiveFunction, Place, smooth_task_norm
 from metatele.params import Params, map_params, per_task
 
 Direction = Literal["ascend", "descend"]
@@ -30,7 +30,7 @@ class Climb:
         cap: a bound of the objective that no step may pass; None for none.
     """
 
-    objective: Objective
+    objective: ObjectiveFunction
     steps: int
     lr: float
     direction: Direction = "ascend"
@@ -76,7 +76,8 @@ class Climb:
             if not value.requires_grad:
                 names = ", ".join(dict.fromkeys(type(f).__name__ for f in orbit.group.factors))
                 raise SymmetryError(
-                    f"the objective does not change along the orbits of {names}, so it cannot be climbed"
+                    f"the objective does not change along the orbits of {names}, or not by operations that autograd "
+                    "follows, so it cannot be climbed"
                 )
             slopes = torch.autograd.grad(value.sum(), leaves, materialize_grads=True)
         length = torch.stack([s.flatten(1).square().sum(1) for s in slopes]).sum(0).sqrt() + TINY

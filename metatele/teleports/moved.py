@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from metatele.errors import ConfigError
-from metatele.landscape import Landscape, Objective, Place
+from metatele.landscape import Landscape, ObjectiveFunction, Place
 from metatele.params import flatten, per_task, unflatten
 
 TINY = 1e-30  # added to what may be zero before a division by it
@@ -79,7 +79,7 @@ class View:
 
     landscape: Landscape
     like: Mapping[str, Tensor]
-    objective: Objective
+    objective: ObjectiveFunction
     sign: float
 
     def at(self, flat: Tensor) -> Spot:

@@ -29,7 +29,8 @@ class OptimisedTeleport(OrbitTeleport):
         objective: "gradient_norm", "sharpness", "curvature", or any callable from a
             `metatele.landscape.Place` to one number for each task, [B], differentiable.
         steps, lr, direction, cap: see `Climb`.
-        rows: rows drawn from all inner rows for each teleport; None for the step's own batch.
+        rows: rows drawn from all inner rows for each teleport; None for the step's own batch. A group
+            that depends on the data keeps the loss on the rows drawn.
         symmetry, first, last, every: see `OrbitTeleport`; by default once, before the first update.
     """
 
