@@ -73,7 +73,7 @@ def stacked_teleport(networks: int, by: OptimisedTeleport) -> Callable[[], None]
 
 
 def timed(runs: dict[str, tuple[Callable[[], None], int]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of one call of each, in turn; each is called so many times in a row, after one call that does not count."""
+    """Seconds of one call of each, so many calls in a row, in turn; the first round does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for repeat in range(repeats + 1):
         for name, (run, calls) in runs.items():

@@ -21,6 +21,7 @@ from metatele.meta_training import (
     meta_train,
 )
 from metatele.optimizer import InnerOptimizer
+from metatele.pictures import draw_orbit
 from metatele.point import Point, State
 from metatele.sampling import sample_meta_batch
 from metatele.symmetry import DiscreteSymmetry, Symmetry, discrete_symmetries_of, symmetries_of
@@ -108,6 +109,7 @@ __all__ = [
     "Wout",
     "__version__",
     "discrete_symmetries_of",
+    "draw_orbit",
     "evaluate",
     "load_checkpoint",
     "load_images",

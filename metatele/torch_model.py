@@ -76,8 +76,8 @@ def teleport(
         optimizer: the optimizer that trains the model, whose state is to follow.
         moments: "transform" carries the optimizer's means of gradients and squared gradients along,
             so that the teleport is all that changes, and leaves other state as it is; "reset"
-            starts the state anew, if the model was moved; "keep" does not touch it. By default "transform", and "reset" for
-            teleports without a group, which have nothing to transform by.
+            starts the state anew, if the model was moved; "keep" does not touch it. By default
+            "transform", and "reset" for teleports without a group, which have nothing to transform by.
         tolerance: the largest relative change of the loss, and of what a layer sees of the batch.
         seed: for the random draws of a teleport that makes some.
         settings: further arguments of `OptimisedTeleport`: steps, lr, direction, cap, symmetry.

@@ -36,12 +36,15 @@ def test_custom_teleport() -> None:
     exec(code, {"__name__": "readme"})  # it ends with its own check
 
 
-def test_teleports_in_a_training_loop_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
+def test_teleports_in_a_training_loop_of_ones_own(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     loop, *more = (b for b in blocks("python") if "metatele.teleport(" in b)
-    assert len(loop.splitlines()) <= 20
+    assert len(loop.splitlines()) <= 21
     names: dict[str, object] = {"__name__": "readme"}
     for code in (loop, *more):  # what follows goes on from the loop
         exec(code, names)
+    (drawing,) = (b for b in blocks("python") if "draw_orbit" in b)
+    exec(drawing.replace("orbit.png", str(tmp_path / "orbit.png")), names)
+    assert (tmp_path / "orbit.png").is_file()
     assert capsys.readouterr().out.count("Teleported(") == 2
 
 

@@ -75,7 +75,8 @@ class Teleport(OptimizerPart, abc.ABC):
             moments: an update's state, to be carried along; empty where it is not wanted.
             alive: which tasks to move, [B]; the others stay. All when None.
             onto: parameters to move in place of the point's, by the element chosen at the point.
-        Returns: the point moved to, with the gradient there (unless `onto` is given); the teleport's next state; the moments there.
+        Returns: the point moved to, with the gradient there (unless `onto` is given); the teleport's next
+            state; the moments there.
         """
 
 

@@ -1,0 +1,41 @@
+"""metatele experiment."""
+
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+
+import metatele.experiments  # noqa: F401 - so that the experiments can be named without their module
+from metatele.cli.arguments import default_output, instantiate, require
+from metatele.cli.evaluate_command import family_spec, progress_bar
+from metatele.experiments import Experiment
+from metatele.files import make_folder
+
+
+def make_parser() -> ArgumentParser:
+    """The command's arguments."""
+    parser = ArgumentParser(
+        description="Run one of the paper's experiments on teleportation without learning (configs/experiments). "
+        "Prints its table, and writes results.json and its figures.",
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action="config", help="YAML file with any of the settings below")
+    parser.add_argument("--experiment", type=Experiment, help="which experiment: a class and its arguments")
+    parser.add_argument("--output", type=str | None, help="folder (default: runs/NAME of the config)")
+    return parser
+
+
+def run(parser: ArgumentParser, config: Namespace) -> int:
+    """Run the command."""
+    require(config, "experiment")
+    experiment: Experiment = instantiate(parser, config).experiment
+    output = make_folder(Path(config.output or default_output(config)))
+    with progress_bar(type(experiment).__name__) as progress:
+        findings = experiment.run(progress)
+    findings.save(output, family_spec(config.experiment))
+    console = Console(highlight=False)
+    for table in findings.tables:
+        console.print(table)
+    print(f"results and figures: {output}  ({findings.seconds:.0f} s)")
+    return 0

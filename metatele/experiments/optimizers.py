@@ -1,0 +1,225 @@
+"""Teleports inside the usual optimizers, on images: what they change, and what they cost."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from rich.table import Table
+
+from metatele.checks import above_zero, at_least, within
+from metatele.errors import ConfigError
+from metatele.evaluation.statistics import Interval
+from metatele.evaluation.table import number
+from metatele.experiments.base import Findings, Progress
+from metatele.experiments.drawing import make_table, spread
+from metatele.experiments.images import NONE, ImageExperiment, hold_out, paired, scheduled, with_none
+from metatele.experiments.optimizer_figure import draw
+from metatele.experiments.parallel import Workers
+from metatele.experiments.rate_search import RateSearch
+from metatele.experiments.training import Curves, Problem, initial_params, train
+from metatele.optimizer import InnerOptimizer, Moments
+from metatele.seeding import derive_seed
+from metatele.teleports import Teleport
+from metatele.update import TorchUpdate
+
+Cell = tuple[str, str]  # optimizer and variant
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An optimizer to run.
+
+    Attributes:
+        optimizer: name of a class in torch.optim.
+        lr: middle of the grid on which its learning rate is tuned.
+        options: its other keyword arguments.
+    """
+
+    optimizer: str
+    lr: float
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def update(self, lr: float) -> TorchUpdate:
+        """The update with a learning rate."""
+        return TorchUpdate(self.optimizer, {**self.options, "lr": lr})
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of all networks of a variant, with a learning rate."""
+
+    cell: Cell
+    lr: float
+
+
+RECIPES = {
+    "SGD": Recipe("SGD", 0.1),
+    "momentum": Recipe("SGD", 0.01, {"momentum": 0.9}),
+    "AdaGrad": Recipe("Adagrad", 0.03),
+    "RMSProp": Recipe("RMSprop", 0.001),
+    "Adam": Recipe("Adam", 0.003),
+}
+
+
+class ImageOptimizers(ImageExperiment):
+    """Every optimizer with every teleport and without, from equal weights on equal minibatches.
+
+    Teleports go before the first step of each of the first epochs. Each pair of optimizer and
+    variant has a learning rate of its own, tuned with equal budgets by shorter runs, on other seeds
+    and on images held out from those to train on.
+    Source: Zhao et al. 2024, arXiv:2305.13404, section 4.
+
+    Args:
+        teleports: {name of the variant: teleport}; their own first, last and every do not count.
+        optimizers: {name: recipe}; SGD, momentum, AdaGrad, RMSProp and Adam when None.
+        teleport_epochs: how many of the first epochs begin with a teleport.
+        moments: what becomes of an optimizer's state at a teleport (see `InnerOptimizer`).
+        early: the table also shows the state after so many epochs.
+        tuning_epochs, tuning_networks: length of a tuning run, and its networks.
+        tuning_reach: half-decades tried on either side of a recipe's learning rate at first; 0 for no tuning.
+        held_out: share of the training images that the tuning runs are scored on instead.
+        folder, dataset, rows, validation_rows, hidden, batch, epochs, networks, seed, jobs: see `ImageExperiment`.
+    """
+
+    def __init__(
+        self,
+        teleports: dict[str, Teleport],
+        optimizers: dict[str, Recipe] | None = None,
+        teleport_epochs: int = 8,
+        moments: Moments = "transform",
+        early: int = 3,
+        tuning_epochs: int = 5,
+        tuning_networks: int = 3,
+        tuning_reach: int = 2,
+        held_out: float = 0.2,
+        **common: Any,
+    ) -> None:
+        super().__init__(**common)
+        at_least(1, teleport_epochs=teleport_epochs, early=early, tuning_epochs=tuning_epochs)
+        at_least(1, tuning_networks=tuning_networks)
+        at_least(0, tuning_reach=tuning_reach)
+        within(0, 1, held_out=held_out)
+        if early > self.epochs:
+            raise ConfigError(f"early={early} is after the last of the epochs={self.epochs}; set it to {self.epochs}")
+        self.variants, self.recipes = with_none(teleports), dict(RECIPES if optimizers is None else optimizers)
+        if not self.recipes:
+            raise ConfigError("optimizers is empty; name at least one")
+        self.teleport_epochs, self.moments, self.early = teleport_epochs, moments, early
+        self.tuning_epochs, self.tuning_networks = tuning_epochs, tuning_networks
+        self.tuning_reach, self.held_out = tuning_reach, held_out
+        for name, recipe in self.recipes.items():
+            above_zero(**{f"lr of {name}": recipe.lr})
+            for variant in self.variants:  # so that what does not go together is refused at once
+                self._inner(Run((name, variant), recipe.lr), 1)
+
+    def measure(self, progress: Progress) -> Findings:
+        data = self.data()
+        self.problem(data.train, data.validation, 1)  # refuses what does not go together before the long runs
+        cells = [(optimizer, variant) for optimizer in self.recipes for variant in self.variants]
+        with Workers(self.jobs) as workers:
+            searches = self._tune(cells, workers, progress)
+            runs = [Run(cell, searches[cell].rate(searches[cell].best)) for cell in cells]
+            curves = workers.run(self.final_run, runs, "training with the tuned learning rates", progress)
+        found = dict(zip(cells, curves, strict=True))
+        rates = {run.cell: run.lr for run in runs}
+        what = self.describe(data)
+        return Findings(
+            [self._table(found, rates, k, what) for k in dict.fromkeys((self.early, self.epochs))],
+            {"optimizers": draw(found, self.teleport_epochs, what)},
+            {"cells": [self._numbers(cell, found, searches[cell]) for cell in cells]},
+        )
+
+    def tuning_run(self, run: Run) -> float:
+        """Loss on the images held out at the end of a tuning run, mean over its networks."""
+        rows, held = hold_out(self.data().train, self.held_out, derive_seed("held out", self.seed))
+        curves = self._train(run, self.problem(rows, held, self.tuning_networks), "tuning", self.tuning_epochs)
+        assert curves.validation is not None  # the problem has validation rows
+        return float(curves.validation[-1].mean())
+
+    def final_run(self, run: Run) -> Curves:
+        """The curves of a run, without its parameters."""
+        data = self.data()
+        curves = self._train(run, self.problem(data.train, data.validation, self.networks), "evaluation", self.epochs)
+        return replace(curves, params={})
+
+    def _train(self, run: Run, problem: Problem, purpose: str, epochs: int) -> Curves:
+        seeds = self.seeds(purpose, len(problem.train[0]))
+        params = initial_params(problem.network, seeds)
+        every = problem.epoch * (epochs if purpose == "tuning" else 1)
+        steps = epochs * problem.epoch
+        return train(self._inner(run, problem.epoch), problem, params, seeds, steps, every, time.process_time)
+
+    def _inner(self, run: Run, epoch: int) -> InnerOptimizer:
+        optimizer, variant = run.cell
+        teleport = self.variants[variant]
+        if variant == NONE:
+            return InnerOptimizer(self.recipes[optimizer].update(run.lr))
+        teleport = scheduled(teleport, self.teleport_epochs, epoch)
+        return InnerOptimizer(self.recipes[optimizer].update(run.lr), teleport, moments=self.moments)
+
+    def _tune(self, cells: list[Cell], workers: Workers, progress: Progress) -> dict[Cell, RateSearch]:
+        """All searches side by side, round by round."""
+        searches = {cell: RateSearch(self.recipes[cell[0]].lr, self.tuning_reach) for cell in cells}
+        while wanted := [(cell, k) for cell, search in searches.items() for k in search.wanted()]:
+            runs = [Run(cell, searches[cell].rate(k)) for cell, k in wanted]
+            scores = workers.run(self.tuning_run, runs, "tuning the learning rates", progress)
+            for (cell, k), score in zip(wanted, scores, strict=True):
+                searches[cell].add(k, score)
+        return searches
+
+    def _numbers(self, cell: Cell, found: Mapping[Cell, Curves], search: RateSearch) -> dict[str, Any]:
+        curves = found[cell]
+        named = {"train_loss": curves.train, "validation_loss": curves.validation, "accuracy": curves.accuracy}
+        return {
+            "optimizer": cell[0],
+            "variant": cell[1],
+            "lr": search.rate(search.best),
+            "tuning": search.tried(),
+            "change": {k: {m: self._change(cell, found, m, k) for m in ("train", "validation")} for k in self._epochs},
+            "step": curves.step.numpy(),
+            "seconds": curves.seconds.numpy(),
+            **{name: None if value is None else value.numpy() for name, value in named.items()},
+        }
+
+    @property
+    def _epochs(self) -> list[int]:
+        return list(dict.fromkeys((self.early, self.epochs)))
+
+    def _change(self, cell: Cell, found: Mapping[Cell, Curves], loss: str, epoch: int) -> Interval:
+        """Change of a loss from no teleports, in percent."""
+        a, b = (getattr(found[c], loss)[epoch] for c in (cell, (cell[0], NONE)))
+        return paired(a, b, *cell, loss, epoch).change
+
+    def _table(self, found: Mapping[Cell, Curves], rates: Mapping[Cell, float], epoch: int, what: str) -> Table:
+        columns = ["optimizer", "lr", "train\nloss", "change %", "valid.\nloss", "change %", "acc. %", "s"]
+        rows: list[list[str]] = []
+        for cell, c in found.items():
+            assert c.validation is not None  # images have validation rows and labels
+            assert c.accuracy is not None
+            if cell[1] == NONE and rows:
+                rows.append([])
+            ran = c.train[epoch].isfinite()
+            diverged = f" ({int((~ran).sum())} diverged)" if not bool(ran.all()) else ""
+            changes = [
+                "" if cell[1] == NONE else spread(self._change(cell, found, m, epoch), 0)
+                for m in ("train", "validation")
+            ]
+            rows.append(
+                [
+                    (cell[0] if cell[1] == NONE else f"+ {cell[1]}") + diverged,
+                    number(rates[cell]),
+                    number(float(c.train[epoch][ran].mean())),
+                    changes[0],
+                    number(float(c.validation[epoch][ran].mean())),
+                    changes[1],
+                    f"{100 * float(c.accuracy[epoch][ran].mean()):.1f}",
+                    f"{float(c.seconds[epoch]):.1f}",
+                ]
+            )
+        note = (
+            f"Means over {self.networks} seeds. Change: ratio of geometric means from no teleports minus 1, with its "
+            "95% bootstrap interval over paired seeds. Accuracy on the validation images. Seconds of one processor "
+            "core: training of all seeds together, teleports included."
+        )
+        return make_table(f"After epoch {epoch}: {what}", columns, rows, note)
