@@ -1,5 +1,7 @@
 """Curvature of a minimum: how much curves of the group's orbit bend."""
 
+import warnings
+
 import torch
 from torch import Tensor
 from torch.func import jvp
@@ -54,7 +56,9 @@ class Curvature(Objective):
 
         zero = first.new_zeros(())
         one = torch.ones_like(zero)
-        tangents: tuple[Tensor, Tensor] = jvp(velocity, (zero,), (one,))  # type: ignore[assignment]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch's own, at its first forward-mode derivative
+            tangents: tuple[Tensor, Tensor] = jvp(velocity, (zero,), (one,))  # type: ignore[assignment]
         return curve_curvature(*tangents).reshape(self.elements, tasks).mean(0)
 
 
