@@ -27,7 +27,7 @@ def unflatten(flat: Tensor, like: Mapping[str, Tensor]) -> Params:
     """The inverse of `flatten`: rows [B, n] back to the shapes of `like`."""
     sizes = [p[0].numel() for p in like.values()]
     parts = flat.split(sizes, dim=1)
-    return {name: part.reshape(p.shape) for (name, p), part in zip(like.items(), parts, strict=True)}
+    return {name: part.reshape(p.shape).to(p.dtype) for (name, p), part in zip(like.items(), parts, strict=True)}
 
 
 def per_task(values: Tensor, like: Tensor) -> Tensor:

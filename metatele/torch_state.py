@@ -78,6 +78,13 @@ class CarriedState:
         self._squares = list(dict.fromkeys(key for k in kinds for key in k.squares))
 
     @property
+    def whole(self) -> bool:
+        """Whether all of the state is tensors and numbers: LBFGS keeps lists of past steps, which would
+        not fit what was carried."""
+        values = (v for s in self.state.values() for v in s.values())
+        return all(isinstance(v, (Tensor, int, float, type(None))) for v in values)
+
+    @property
     def covectors(self) -> list[Params]:
         """Means of gradients, each {name: [1, ...]}."""
         return [self._read(key) for key in self._covectors]

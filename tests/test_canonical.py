@@ -471,3 +471,16 @@ def test_rules_act_at_step_0_by_default_or_at_every_kth_step(rule, arguments, st
 @pytest.mark.parametrize(("rule", "widths"), [(Balance, (4, 4, 3, 2)), (Svd, (4, 4, 3, 2)), (White, (4, 4, 3, 2))])
 def test_rules_at_every_step_obey_the_laws(rule, widths):
     check_teleport(rule(last=None), draw_batch(ExampleFamily(widths, rows=8), 2, 0))
+
+
+@pytest.mark.parametrize("rule", [Balance(symmetry="auto"), Svd()], ids=["balance", "svd"])
+def test_a_task_sweeps_as_often_as_alone(rule):
+    batch = draw_batch(ExampleFamily((5, 6, 7, 4, 3), (nn.ReLU(), None, None), True, 12), 6, 1)
+    whole = apply(rule, batch)
+    for i in range(batch.tasks):
+        one = replace(
+            batch,
+            params={k: p[i : i + 1] for k, p in batch.params.items()},
+            inputs={k: v[i : i + 1] for k, v in batch.inputs.items()},
+        )
+        torch.testing.assert_close(flatten(apply(rule, one))[0], flatten(whole)[i], rtol=1e-11, atol=1e-12)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from metatele import ConfigError, DenseTeleport, GradientDescent, InnerOptimizer, Symmetry, SymmetryError, symmetries_of
 from metatele.stack import stacked_forward
@@ -283,3 +284,16 @@ def test_modules_that_only_look_like_layers_are_left_alone(network):
         assert_outputs_stay(network, torch.randn(5, 3))
     except SymmetryError as error:
         assert "no symmetry" in str(error)  # noqa: PT017 - both answers are right, a wrong group is not
+
+
+@pytest.mark.parametrize(
+    "computed", [nn.utils.weight_norm, nn.utils.spectral_norm, nn.utils.parametrizations.weight_norm]
+)
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_computed_weights_have_no_symmetry_of_their_own(computed):
+    with pytest.raises(SymmetryError, match="no symmetry"):
+        symmetries_of(mlp(computed(nn.Linear(2, 3)), nn.ReLU(), nn.Linear(3, 1)))
+    pruned = nn.Linear(2, 3)
+    prune.random_unstructured(pruned, "weight", 1)
+    with pytest.raises(SymmetryError, match="no symmetry"):
+        symmetries_of(mlp(pruned, nn.ReLU(), nn.Linear(3, 1)))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from metatele import ConfigError, Curvature, MetaBatch, Sharpness, SymmetryError
 from metatele.functions import Quadratic, value_loss
 from metatele.landscape import Landscape, Place, curve_curvature, find_objective, gradient_norm
+from metatele.landscape.sharpness import evaluate_all
 from metatele.params import Params, flatten, map_params, unflatten
 from metatele.seeding import generator
 from metatele.symmetry import Kind, ProductGroup, group_of
@@ -224,6 +225,90 @@ def test_sharpness_is_a_loop_over_displacements(make_batch, tasks):
         found = Sharpness(distances, 3, 7, chunk)(place)
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
     assert not torch.equal(Sharpness(distances, 3, 8)(place), found)
+
+
+class Recurrent(nn.Module):
+    """A GRU or LSTM over [n, time, 3] and a read-out of its last output."""
+
+    def __init__(self, cell: type[nn.GRU] | type[nn.LSTM] = nn.GRU) -> None:
+        super().__init__()
+        self.cell, self.out = cell(3, 4, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.cell(x)[0][:, -1])
+
+
+class Branching(nn.Sequential):
+    """A network whose control flow depends on the data."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return y if y.sum() > 0 else 2 * y
+
+
+UNBATCHABLE = {
+    "gru": (Recurrent, (5, 6, 3)),
+    "lstm": (lambda: Recurrent(nn.LSTM), (5, 6, 3)),
+    "batch norm": (lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)), (5, 3)),
+    "branching": (lambda: Branching(nn.Linear(3, 2)), (5, 3)),
+}
+
+
+def place_of_model(network: nn.Module, shape: tuple[int, ...]) -> Place:
+    x, y = torch.randn(1, *shape, dtype=DOUBLE), torch.randn(1, shape[0], 2, dtype=DOUBLE)
+    params = {k: p.detach().clone().unsqueeze(0) for k, p in network.double().named_parameters()}
+    return Place(Landscape(network, nn.functional.mse_loss, x, y), params)
+
+
+@pytest.mark.parametrize("name", UNBATCHABLE)
+def test_sharpness_of_one_network_that_vmap_cannot_batch(name):
+    torch.manual_seed(0)
+    build, shape = UNBATCHABLE[name]
+    place = place_of_model(build(), shape)
+    buffers = {k: b.clone() for k, b in place.landscape.network.named_buffers()}
+    start = flatten(place.params).requires_grad_()
+    found = Sharpness((0.05, 0.5), 3, 7)(Place(place.landscape, unflatten(start, place.params)))
+    assert all(torch.equal(b, buffers[k]) for k, b in place.landscape.network.named_buffers())
+    losses = [
+        place.landscape.loss(unflatten(start + t * d, place.params))
+        for d in directions_of(3, start.shape[1], 7)
+        for t in (0.05, 0.5)
+    ]
+    expected = torch.stack(losses).mean(0)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    (slope,), (own,) = (torch.autograd.grad(v, start) for v in (found, expected))
+    assert slope.any()
+    torch.testing.assert_close(slope, own)
+
+
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_one_by_one_or_as_a_batch_is_the_same(make_batch, tasks):
+    """Where vmap refuses a loss, the same numbers come from a loop."""
+    place = place_of(make_batch(tasks=tasks))
+    flat = flatten(place.params)
+
+    def loss(shift: Tensor) -> Tensor:
+        return place.landscape.loss(unflatten(flat + shift, place.params))
+
+    def alone(shift: Tensor) -> Tensor:
+        float(shift.sum())  # which vmap refuses
+        return loss(shift)
+
+    shifts = 0.1 * torch.randn(5, flat.shape[1], dtype=DOUBLE, generator=torch.Generator().manual_seed(0))
+    found = evaluate_all(alone, shifts, chunk=2)
+    torch.testing.assert_close(found, evaluate_all(loss, shifts, chunk=2), rtol=1e-12, atol=0)
+
+
+def test_errors_of_a_forward_pass_are_its_own():
+    place = place_of_model(nn.Sequential(nn.Linear(3, 4), nn.Linear(5, 2)), (5, 3))
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        Sharpness(directions=2)(place)
+
+
+def test_sharpness_of_a_random_forward_is_left_to_others_to_refuse():
+    torch.manual_seed(0)
+    place = place_of_model(nn.Sequential(nn.Linear(3, 4), nn.Dropout(), nn.Linear(4, 2)), (5, 3))
+    assert Sharpness(directions=2)(place).isfinite().all()
 
 
 def test_sharpness_of_a_stack_is_that_of_each_task(make_batch):

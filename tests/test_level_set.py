@@ -1,5 +1,10 @@
 """Teleports that need no group: along the level set, and in the null spaces of the layers' inputs."""
 
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,9 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from metatele.checkpoint import describe
 from metatele.errors import ConfigError, SymmetryError
 from metatele.functions import Quadratic, value_loss
-from metatele.landscape import Landscape, gradient_norm
+from metatele.landscape import Landscape, Place, gradient_norm
 from metatele.optimizer import InnerOptimizer
 from metatele.params import Params, flatten, map_params
 from metatele.point import Point, State
@@ -203,6 +209,39 @@ def test_on_a_quadratic_the_search_ends_at_the_top_eigenvector(eigenvalues, seed
     torch.testing.assert_close(found["w"] @ matrix, top * found["w"], rtol=1e-3, atol=1e-3)
 
 
+def on_a_circle(objective: Callable[[Tensor], Tensor], steps: int, lr: float) -> Tensor:
+    """Where a search ends that starts at (0, 1) on |w|^2 = 1 and climbs a function of w_0, [2].
+
+    There the slope is along the circle, so the loss has no price, and a step of length r goes to
+    (r, 1), where the loss is 1 + r^2.
+    """
+    eye, start = torch.eye(2, dtype=torch.float64), torch.tensor([[0.0, 1.0]], dtype=torch.float64)
+    landscape = Landscape(Quadratic(eye, start[0]), value_loss, torch.zeros(1, 1, 0), torch.zeros(1, 1))
+
+    def measure(place: Place) -> Tensor:
+        return objective(place.params["w"][:, 0])
+
+    return LevelSetTeleport(measure, steps=steps, lr=lr).search(landscape, {"w": start})[0]["w"][0]
+
+
+def test_a_step_that_gains_but_strays_too_far_is_refused_and_halved():
+    still = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    assert torch.equal(on_a_circle(lambda u: u, 1, 0.56), still)  # 0.31 off, and the leeway is 0.3
+    assert on_a_circle(lambda u: u, 1, 0.54)[0] > 0.4
+    assert torch.equal(on_a_circle(lambda u: u, 2, 0.56), on_a_circle(lambda u: u, 1, 0.28))
+
+
+def test_a_step_that_gains_less_than_promised_is_refused_and_halved():
+    def valley(u: Tensor) -> Tensor:
+        """Of slope 0.25 at 0; a step of 0.5 is to bring 1e-4 * 0.5 * 0.25 = 1.25e-5 and brings 5e-7."""
+        return u * ((u - 0.5).square() + 1e-6)
+
+    still = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    assert torch.equal(on_a_circle(valley, 1, 0.5), still)
+    assert on_a_circle(lambda u: valley(u) + 1e-4 * u.square(), 1, 0.5)[0] > 0.4  # this brings 2.55e-5
+    assert torch.equal(on_a_circle(valley, 2, 0.5), on_a_circle(valley, 1, 0.25))
+
+
 @pytest.mark.parametrize("name", [*NETWORKS, *CONVOLUTIONS])
 def test_no_layer_output_changes_in_the_null_space(name):
     landscape, params = one(*make(*(NETWORKS | CONVOLUTIONS)[name]), 1)
@@ -271,7 +310,7 @@ def test_a_basis_spans_the_inputs():
 def test_full_inputs_are_refused_with_the_counts(build):
     shape = (40, 4) if isinstance(build()[0], nn.Linear) else (40, 2, 6)
     landscape, params = make(build, shape)
-    with pytest.raises(SymmetryError, match=r"0 has 5 inputs and saw (40|200) rows.*set `rows` so low"):
+    with pytest.raises(SymmetryError, match=r"0 has 5 inputs and saw (40|200) rows.*smaller batch, or.*rows=\.\.\.;"):
         NullSpaceTeleport().search(landscape, params)
     point = point_of(landscape, params)
     assert not equal(move(NullSpaceTeleport(rows=2), point).params, params)
@@ -364,6 +403,47 @@ def test_rows_are_drawn_by_each_task(teleport):
 
 
 @pytest.mark.parametrize("teleport", BOTH)
+def test_a_move_leaves_a_report(teleport):
+    landscape, params = make(lambda: mlp(nn.Tanh()), (30, 10))
+    point, part = point_of(landscape, map_params(lambda p: p.requires_grad_(), params)), teleport(rows=5)
+    assert part.last_report is None
+    there = move(part, point, torch.tensor([True, False]))
+    report = part.last_report
+    assert report.undone.tolist() == [False, True]
+    torch.testing.assert_close(report.step_loss_before, landscape.loss(params).detach())
+    torch.testing.assert_close(report.step_loss_after, landscape.loss(there.params).detach())
+    torch.testing.assert_close(report.loss_after, report.loss_before, rtol=1e-3, atol=0)
+    change = report.step_loss_after / report.step_loss_before - 1
+    assert abs(change[0]) > 0.01, "off the rows looked at the loss is not kept"
+    assert change[1] == 0
+    assert report.objective_after[0] > report.objective_before[0]
+    assert report.objective_after[1] == report.objective_before[1]
+    assert not any(t.requires_grad for t in vars(report).values())
+
+
+@pytest.mark.parametrize("teleport", BOTH)
+def test_on_the_whole_batch_the_report_is_that_of_the_search(teleport):
+    landscape, params = make(*NETWORKS["relu"])
+    part = teleport()
+    move(part, point_of(landscape, params))
+    found = teleport().search(landscape, params)[1]
+    steps = {"step_loss_before": found.loss_before, "step_loss_after": found.loss_after}
+    torch.testing.assert_close(vars(part.last_report), vars(replace(found, **steps)))
+
+
+@pytest.mark.parametrize("teleport", BOTH)
+def test_the_report_is_a_record_only(teleport):
+    point, part = point_of(*make(*NETWORKS["relu"])), teleport()
+    inner = InnerOptimizer(GradientDescent(0.01), part)
+    before = json.dumps(describe(inner))
+    first = move(part, point)
+    assert json.dumps(describe(inner)) == before
+    assert part.state_dict() == {}
+    twin = copy.deepcopy(part)
+    assert equal(move(twin, point).params, first.params)
+
+
+@pytest.mark.parametrize("teleport", BOTH)
 def test_single_precision(teleport):
     landscape, params = make(*NETWORKS["relu"], dtype=torch.float32)
     found, report = teleport().search(landscape, params)
@@ -384,13 +464,14 @@ def test_batch_norm_runs_for_a_single_task_and_keeps_its_statistics(teleport):
 
 
 @pytest.mark.parametrize("teleport", BOTH)
-def test_a_random_forward_pass_is_refused(teleport):
+@pytest.mark.parametrize("objective", ["gradient_norm", "sharpness"])
+def test_a_random_forward_pass_is_refused(teleport, objective):
     network = lambda: nn.Sequential(nn.Linear(10, 8), nn.Dropout(), nn.Linear(8, 3))  # noqa: E731
     landscape, params = make(network, (7, 10), tasks=1)
     with pytest.raises(ConfigError, match=r"deterministic.*network\.eval"):
-        teleport().search(landscape, params)
+        teleport(objective).search(landscape, params)
     landscape.network.eval()
-    assert not teleport().search(landscape, params)[1].undone.any()
+    assert not teleport(objective).search(landscape, params)[1].undone.any()
 
 
 def test_an_objective_without_a_gradient_is_refused():
@@ -406,6 +487,7 @@ def test_both_run_in_an_unroll(teleport, make_batch):
     for inner in (GradientDescent(0.01), teleport(last=2, every=2)), (GradientDescent(0.01), None):
         unroll = Unroll(InnerOptimizer(*inner, moments="reset"), batch, 4)
         window = unroll.window(unroll.start(), 4)
+        assert inner[1] is None or not inner[1].last_report.undone.any()
         assert window.meta_losses.isfinite().all()
         ends.append(window)
     torch.testing.assert_close(ends[0].inner_losses[0], ends[1].inner_losses[0])

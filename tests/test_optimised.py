@@ -421,7 +421,8 @@ def test_it_runs_in_an_unroll_with_minibatches(kind, family, rows, order):
     if kind == "data_dependent" and rows is not None:
         rows = 4  # as many as inputs
     batch = sample_meta_batch(family, "train", range(2)).to(DOUBLE)
-    teleport = OptimisedTeleport(steps=2, lr=0.05, rows=rows, symmetry=kind, last=None, every=2)
+    # More rows than the 6 neurons have no exact action; here that is allowed.
+    teleport = OptimisedTeleport(steps=2, lr=0.05, rows=rows, symmetry=kind, last=None, every=2, residual=1.0)
     inner = InnerOptimizer(GradientDescent(0.01, learn=True), teleport, order).double()
     unroll = Unroll(inner, batch, 4, second_order=True)
     window = unroll.window(unroll.start(), 4)
@@ -487,3 +488,26 @@ def test_it_is_saved_and_loaded_by_the_name_of_its_objective(tmp_path):
     for make in objectives:
         with pytest.raises(CheckpointError, match="objective"):
             save_checkpoint(InnerOptimizer(Adam(), OptimisedTeleport(make())), tmp_path / "other")
+
+
+def test_a_batch_too_large_for_an_exact_action_is_refused():
+    family = ExampleFamily((4, 6, 6, 2), (nn.Tanh(),) * 2, rows=16)
+    batch = sample_meta_batch(family, "train", range(2)).to(DOUBLE)
+
+    def play(**settings):
+        inner = InnerOptimizer(GradientDescent(0.01), OptimisedTeleport(symmetry="pseudo_inverse", **settings))
+        unroll = Unroll(inner, batch, 1)
+        return unroll.window(unroll.start(), 1).end.alive
+
+    with pytest.raises(SymmetryError, match=r"hidden layer after '0'.*tolerance 0.001, on 16 data rows; .* at most 6"):
+        play()
+    assert bool(play(residual=10.0).all())
+    assert bool(play(rows=6).all())
+
+
+def test_an_objective_that_is_nowhere_finite_is_refused():
+    batch = sample_meta_batch(ExampleFamily(), "train", range(2)).to(DOUBLE)
+    inner = InnerOptimizer(GradientDescent(0.01), OptimisedTeleport(lambda place: place.gradient_norm * torch.nan))
+    unroll = Unroll(inner, batch, 1)
+    with pytest.raises(SymmetryError, match="objective is not finite for any task"):
+        unroll.window(unroll.start(), 1)

@@ -5,7 +5,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from metatele import Balance, ConfigError, OptimisedTeleport, RandomTeleport, SymmetryError
+from metatele import Balance, ConfigError, LevelSetTeleport, OptimisedTeleport, RandomTeleport, SymmetryError
 from metatele.landscape import Landscape
 from metatele.pictures import draw_orbit
 from metatele.pictures.orbit import box_around, draw_levels
@@ -100,11 +100,54 @@ def test_directions_of_the_user(setting):
     ({"resolution": 1}, ConfigError, "resolution must be a whole number of at least 2, got 1"),
     ({"lr": 1e200}, ConfigError, "lr=1e\\+200|above 0 and finite"),
     ({"lr": 1e20, "steps": 40}, ConfigError, "diverges at step"),
+    ({"model": "mlp"}, ConfigError, "model must be an nn.Module, got str"),
+    ({"batch": None}, ConfigError, "batch must be two tensors, .inputs, targets., got NoneType"),
+    ({"batch": torch.ones(2, 2)}, ConfigError, "batch must be two tensors, .inputs, targets., got Tensor"),
+    ({"batch": (torch.ones(2, 2), torch.ones(3, 1))}, ConfigError, "equally many rows, .* got 2 and 3"),
+    ({"loss_fn": "mse"}, ConfigError, "loss_fn must be a function"),
+    ({"seed": -1}, ConfigError, "seed must be"),
+    ({"by": 3}, ConfigError, "by must be a teleport such as .*, got 3"),
+    ({"by": OptimisedTeleport}, ConfigError, "by must be a teleport such as .*, got <class"),
     ({"by": OptimisedTeleport(cap=0.0)}, SymmetryError, "finds nowhere to go"),
 ])  # fmt: skip
 def test_bad_settings_are_refused(setting, change, error, message):
-    with pytest.raises(error, match=message):
-        draw_orbit(*setting, **{"lr": 0.05, "steps": 2, "resolution": 5, **change})
+    arguments = dict(zip(("model", "batch", "loss_fn"), setting, strict=True))
+    with pytest.raises(error, match=message) as caught:
+        draw_orbit(**{**arguments, "lr": 0.05, "steps": 2, "resolution": 5, **change})
+    assert "\n" not in str(caught.value)
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.out = nn.GRU(2, 3, batch_first=True), nn.Linear(3, 1)
+
+    def forward(self, x):
+        return self.out(self.cell(x.unsqueeze(1).expand(-1, 3, -1))[0][:, -1])
+
+
+@pytest.mark.parametrize(
+    "build",
+    [Recurrent, lambda: nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 1))],
+    ids=["gru", "batch norm"],
+)
+def test_networks_that_vmap_cannot_batch_are_drawn(setting, build):
+    model = build().double()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    figure = draw_orbit(model, *setting[1:], by=LevelSetTeleport(steps=3), lr=0.05, steps=2, resolution=5)
+    assert len(figure.axes) == 2
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    landscape, params = landscape_of((model, *setting[1:]))
+    points = nn.utils.parameters_to_vector(model.parameters()).detach() + torch.tensor([[0.0], [0.1]])
+    for point, found in zip(points, losses(landscape, params, points), strict=True):
+        nn.utils.vector_to_parameters(point, model.parameters())
+        assert float(found) == pytest.approx(float(setting[2](model(setting[1][0]), setting[1][1]).detach()))
+
+
+def test_a_random_forward_pass_is_refused(setting):
+    model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Dropout(), nn.Linear(4, 1)).double()
+    with pytest.raises(ConfigError, match=r"draw_orbit needs a deterministic loss.*network\.eval"):
+        draw_orbit(model, *setting[1:])
 
 
 def test_a_network_without_a_symmetry_is_refused():

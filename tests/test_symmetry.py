@@ -21,6 +21,7 @@ from metatele.symmetry import (
     LogitTranslation,
     PositiveScaling,
     ProductGroup,
+    QuadraticOrthogonal,
     check_finite,
     check_residual,
     group_of,
@@ -279,3 +280,39 @@ def test_the_empty_product_moves_nothing(make_batch):
     assert all(moved[k] is p for k, p in batch.params.items())
     assert squares == []
     assert gradients == [batch.params]
+
+
+def test_a_second_moment_is_turned_not_cancelled():
+    group = QuadraticOrthogonal(torch.eye(2, dtype=torch.float64))
+    quarter = group.exp(torch.tensor([[torch.pi / 4]], dtype=torch.float64))
+    ones = {"w": torch.ones(1, 2, dtype=torch.float64)}
+    turned = group.dual_square(quarter, ones, ones, ones, torch.empty(1, 1, 0))
+    torch.testing.assert_close(turned, ones)
+    wide = draw_batch(SoftmaxFamily((4, 4, 2), (nn.LeakyReLU(0.1),), rows=4), 3, 0)
+    (symmetry,) = symmetries_of(wide.network, "data_dependent")
+    x = wide.inputs["inner"]
+    g = symmetry.exp(0.2 * torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    moved, square = symmetry.act(g, wide.params, x), map_params(torch.ones_like, wide.params)
+    carried = symmetry.dual_square(g, wide.params, moved, square, x)
+    assert all(bool((v > 1e-3).all()) for v in carried.values()), "no coordinate is left without a second moment"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_data_with_equal_rows_are_singular_and_move_nothing_at_random(dtype):
+    batch = draw_batch(SoftmaxFamily((6, 6, 2), (nn.LeakyReLU(0.1),), rows=6), 20, 0).to(dtype)
+    x = batch.inputs["inner"].clone()
+    x[:, 3] = x[:, 1]
+    group = group_of(batch.network, "data_dependent")
+    moved = group.act(group.identity(x), batch.params, x)
+    assert bool(moved["0.weight"].isnan().flatten(1).all(1).all())
+    with pytest.raises(SymmetryError, match=r"hidden layer after '0'.*singular"):
+        check_finite(group, group.identity(x), batch.params, x)
+
+
+@pytest.mark.parametrize("kind", ["data_dependent", "pseudo_inverse"])
+def test_a_last_layer_of_zeros_is_not_changed(kind):
+    batch = draw_batch(SoftmaxFamily((4, 4, 2), (nn.LeakyReLU(0.1),), rows=4), 2, 0)
+    batch.params["2.weight"].zero_()
+    (symmetry,), x = symmetries_of(batch.network, kind), batch.inputs["inner"]
+    g = symmetry.exp(0.1 * torch.ones(2, 4, 4, dtype=torch.float64))
+    assert symmetry.residual(g, batch.params, x).tolist() == [0.0, 0.0]

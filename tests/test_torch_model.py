@@ -283,12 +283,15 @@ def test_lbfgs_and_sparse_adam_may_stand_by():
         optimizer = make(model.parameters())
         if make is torch.optim.LBFGS:
             step(model, optimizer, 2)
-        for moments in ("transform", "reset"):
+        for moments in (None, "reset"):
             report = metatele.teleport(model, data(), mse, optimizer=optimizer, moments=moments, steps=2)
             assert report.loss_after == pytest.approx(report.loss_before, rel=1e-9)
+            assert not optimizer.state, "by default it starts anew: lists of past steps cannot be carried"
     model = mlp()
     optimizer = torch.optim.LBFGS(model.parameters())
-    step(model, optimizer, 1)
+    step(model, optimizer, 2)
+    with pytest.raises(ConfigError, match=r"LBFGS.*cannot be transformed; reset it"):
+        metatele.teleport(model, data(), mse, optimizer=optimizer, moments="transform", steps=2)
     metatele.teleport(model, data(), mse, optimizer=optimizer, moments="reset", steps=2)
     twin = copy.deepcopy(model)
     for m, o in ((model, optimizer), (twin, torch.optim.LBFGS(twin.parameters()))):
@@ -639,8 +642,15 @@ ERRORS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "three in a batch": ({"batch": (*data(), data()[0])}, ConfigError, "two tensors"),
     "unequal rows": ({"batch": (data()[0], data()[1][:3])}, ConfigError, "equally many rows, .* got 8 and 3"),
     "no rows": ({"batch": (data()[0][:0], data()[1][:0])}, ConfigError, "got 0 and 0"),
-    "wrong inputs": ({"batch": (data()[0][:, :2], data()[1])}, RuntimeError, "8x2 and 4x5"),  # the model's own error
-    "wrong type": ({"batch": tuple(t.float() for t in data())}, RuntimeError, "dtype"),
+    "wrong inputs": ({"batch": (data()[0][:, :2], data()[1])}, ConfigError, "does not run on .*8x2 and 4x5"),
+    "wrong type": ({"batch": tuple(t.float() for t in data())}, ConfigError, "does not run on .*dtype"),
+    "a schedule": ({"every": 3}, ConfigError, "every: a single call has no schedule"),
+    "rows": ({"by": OptimisedTeleport(rows=3)}, ConfigError, "rows=3: here it looks at the whole batch"),
+    "another's optimizer": (
+        {"optimizer": torch.optim.SGD([nn.Parameter(torch.zeros(1))])},
+        ConfigError,
+        "holds none of the model's",
+    ),
 }
 
 
@@ -720,3 +730,73 @@ def test_an_optimizer_that_cannot_be_made_anew_is_an_error_of_its_own():
     with pytest.raises(ValueError, match="one is enough"):
         metatele.teleport(model, data(), mse, optimizer=optimizer, moments="reset")
     assert untouched(before, everything(model, optimizer))
+
+
+def test_rmsprops_momentum_stays_under_a_scaling():
+    # It is a mean of gradients divided by their size, which a scaling of both leaves as it is.
+    model = mlp()
+    optimizer = torch.optim.RMSprop(model.parameters(), lr=LR, momentum=0.5)
+    step(model, optimizer, 3)
+    before = [{k: v.clone() for k, v in optimizer.state[p].items()} for p in model.parameters()]
+    assert metatele.teleport(model, data(), mse, optimizer=optimizer).distance > 0
+    for old, p in zip(before, model.parameters(), strict=True):
+        assert torch.equal(old["momentum_buffer"], optimizer.state[p]["momentum_buffer"])
+    changed = [
+        not torch.allclose(old["square_avg"], optimizer.state[p]["square_avg"])
+        for old, p in zip(before, model.parameters(), strict=True)
+    ]
+    assert sum(changed) >= 3
+
+
+def test_lbfgs_goes_on_after_a_teleport():
+    model = mlp()
+    optimizer = torch.optim.LBFGS(model.parameters())
+    step(model, optimizer, 3)
+    metatele.teleport(model, data(), mse, optimizer=optimizer, symmetry="scaling", steps=20)
+    step(model, optimizer, 3)
+    assert bool(vector(model).isfinite().all())
+
+
+def test_the_tolerance_given_rules():
+    rough = RandomTeleport(0.3, "pseudo_inverse")
+    model = mlp(activation=nn.Tanh())
+    with pytest.raises(SymmetryError, match=r"tolerance 1e-09, on 8 data rows; it is exact on at most 5"):
+        metatele.teleport(model, data(), mse, by=rough, tolerance=1e-9)
+    assert metatele.teleport(model, data(), mse, by=rough, tolerance=10.0).residual
+
+    class Rough(OrbitTeleport):
+        """A scaling that says it may move the loss by a half."""
+
+        tolerance = 0.5
+
+        def element(self, point, group, state):
+            return [1.1 * torch.ones_like(g) for g in group.identity(point.inputs)], state
+
+    class Careless(PositiveScaling):
+        """Forgets the way out."""
+
+        def act(self, g, params, inputs):
+            return {**super().act(g, params, inputs), "2.weight": params["2.weight"]}
+
+    model = mlp()
+    layer = HiddenLayer("a layer", 5, "0.weight", "0.bias", "2.weight")
+    model.symmetries = lambda: [Careless(layer)]
+    with pytest.raises(SymmetryError, match="more than the relative tolerance 1e-06"):
+        metatele.teleport(model, data(), mse, by=Rough(), tolerance=1e-6)
+    metatele.teleport(model, data(), mse, by=Rough())
+
+
+def test_a_loss_of_nearly_zero_is_not_held_to_its_rounding():
+    model = mlp().float()
+    x = data()[0].float()
+    y = model(x).detach() + 1e-7 * torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+    for _ in range(3):
+        assert metatele.teleport(model, (x, y), mse, steps=20).distance > 0
+
+
+def test_gradients_stay_when_nothing_moves():
+    model = mlp()
+    mse(model(data()[0]), data()[1]).backward()
+    report = metatele.teleport(model, data(), mse, cap=1e-6)
+    assert report.distance == 0
+    assert all(p.grad is not None for p in model.parameters())

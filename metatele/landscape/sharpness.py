@@ -1,5 +1,7 @@
 """Sharpness: the mean loss at small random displacements."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.func import vmap
@@ -17,7 +19,7 @@ class Sharpness(Objective):
     """phi(w) = mean over distances t and random unit directions d of loss(w + t d), [B].
 
     The directions are uniform on the unit sphere of all parameters, the same for all tasks and at
-    every call. All displacements are evaluated as one batch.
+    every call. All displacements are evaluated as one batch, where the forward pass can be batched.
     Source: Zhao et al. 2024 (arXiv:2305.13404), section 5 and appendix.
 
     Args:
@@ -52,4 +54,17 @@ class Sharpness(Objective):
             return place.landscape.loss(unflatten(flat + distance * direction, place.params))
 
         pairs = unit.repeat_interleave(len(distances), 0), distances.repeat(self.directions)
-        return vmap(displaced, chunk_size=self.chunk)(*pairs).mean(0)
+        return evaluate_all(displaced, *pairs, chunk=self.chunk).mean(0)
+
+
+def evaluate_all(fn: Callable[..., Tensor], *rows: Tensor, chunk: int | None) -> Tensor:
+    """fn of each of K rows, [K, ...]: so many at a time as one batch, or one by one where vmap cannot batch fn.
+
+    It cannot batch networks with batch norm in training mode, recurrent layers, control flow that
+    depends on the data, or random numbers.
+    """
+    try:
+        return vmap(fn, chunk_size=chunk)(*rows)
+    except RuntimeError:  # which torch raises for all of these; an error of fn's own comes again
+        pass
+    return torch.stack([fn(*row) for row in zip(*rows, strict=True)])

@@ -21,6 +21,8 @@ from metatele.landscape import Landscape, LossFunction
 from metatele.params import Params
 from metatele.pictures.traces import Runs, Slice, Trace, losses, trace_runs
 from metatele.teleports import OptimisedTeleport, Teleport
+from metatele.teleports.groupless import check_deterministic
+from metatele.torch_model import check_arguments
 
 BEFORE, PLAIN, TELEPORTED, ORBIT = "#5f5f5f", COLOURS[0], COLOURS[1], "#2b2b2b"
 # Dark where the loss is low: a valley.
@@ -65,16 +67,21 @@ def draw_orbit(
             draw the plane through theta along them instead.
         resolution: points along each axis of the grid on which the loss is evaluated.
     Returns: a figure, also for `savefig`.
-    Raises: ConfigError for bad settings, or a run that diverges; SymmetryError if the model has no
-        known symmetry, the teleport moves nothing, or it leads out of the finite numbers.
+    Raises: ConfigError for bad arguments, a random forward pass, or a run that diverges; SymmetryError if
+        the model has no known symmetry, the teleport moves nothing, or it leads out of the finite numbers.
     """
+    check_arguments(model, batch, loss_fn, None, seed)
     at_least(0, before=before)
     at_least(1, steps=steps)
     at_least(2, resolution=resolution)
     above_zero(lr=lr)
     by = OptimisedTeleport() if by is None else by
+    if not isinstance(by, Teleport):
+        raise ConfigError(f"by must be a teleport such as Balance(), got {by!r}")
     landscape = Landscape(model, loss_fn, batch[0].unsqueeze(0), batch[1].unsqueeze(0))
     params = {k: p.detach().clone().unsqueeze(0) for k, p in model.named_parameters()}
+    with torch.no_grad():
+        check_deterministic("draw_orbit", landscape.loss(params), landscape.loss(params))
 
     runs = trace_runs(landscape, params, by, lr, before, steps, seed)
     plane, names = _plane(runs, directions)

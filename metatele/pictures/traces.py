@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.func import vmap
 
 from metatele.errors import ConfigError, SymmetryError
 from metatele.landscape import Landscape
+from metatele.landscape.sharpness import evaluate_all
 from metatele.params import Params, flatten, map_params, unflatten
 from metatele.point import Point, State
 from metatele.teleports import OptimisedTeleport, Teleport
@@ -99,7 +99,7 @@ class Runs:
 
 
 def losses(landscape: Landscape, params: Params, points: Tensor) -> Tensor:
-    """The loss of one network at points [K, n] of its parameter space, [K], all in one batch.
+    """The loss of one network at points [K, n] of its parameter space, [K]; in one batch where it can be.
 
     Args:
         landscape: of one network.
@@ -110,7 +110,7 @@ def losses(landscape: Landscape, params: Params, points: Tensor) -> Tensor:
         return landscape.loss(unflatten(flat.unsqueeze(0), params))[0]
 
     with torch.no_grad():
-        return vmap(at, chunk_size=CHUNK)(points)
+        return evaluate_all(at, points, chunk=CHUNK)
 
 
 def descend(landscape: Landscape, params: Params, lr: float, steps: int, whole: bool = False) -> tuple[Trace, Params]:

@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from metatele.params import Params, map_params
+from metatele.params import Params
+from metatele.symmetry.second_moments import estimate_square
 
 
 class GroupAction(abc.ABC):
@@ -35,6 +36,10 @@ class GroupAction(abc.ABC):
     @property
     def exact_rows(self) -> int | None:
         return None
+
+    def too_many(self, inputs: Tensor) -> bool:
+        """Whether there are more data rows [B, n, ...] than the group can be exact on."""
+        return self.exact_rows is not None and inputs.shape[1] > self.exact_rows
 
     @abc.abstractmethod
     def identity(self, like: Tensor) -> Tensor:
@@ -95,13 +100,12 @@ class GroupAction(abc.ABC):
         square: Mapping[str, Tensor],
         inputs: Tensor,
     ) -> Params:
-        """Carry a mean of squared gradients (Adam's second moment) along.
+        """Carry a mean of squared gradients (Adam's second moment) along, as for gradient entries
+        that are uncorrelated: v <- sum_j J_ij^2 v_j, where J is the matrix of `dual`.
 
-        Exact where the action is diagonal. This general version carries the root as a gradient and
-        squares it; a group that mixes coordinates can do better by overriding it.
+        Exact where the action is diagonal; this general version is otherwise an unbiased estimate.
         """
-        root = map_params(lambda v: (v + 1e-30).sqrt(), square)
-        return map_params(torch.square, self.dual(g, params, moved, root, inputs))
+        return estimate_square(lambda v: self.dual(g, params, moved, v, inputs), square)
 
     def core(self, covector: Mapping[str, Tensor], shared: Collection[str]) -> Params | None:
         """A smaller covector whose norm `dual` changes as it changes that of this one.

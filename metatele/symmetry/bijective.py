@@ -8,7 +8,7 @@ from torch.nn.functional import leaky_relu
 from metatele.errors import SymmetryError
 from metatele.params import Params
 from metatele.symmetry.layers import HiddenLayer
-from metatele.symmetry.matrices import MatrixGL, solve
+from metatele.symmetry.matrices import MatrixGL, singular_as_zero, solve
 
 
 class BijectiveGL(MatrixGL):
@@ -48,7 +48,7 @@ class BijectiveGL(MatrixGL):
             )
         hidden = g @ leaky_relu(params[layer.weight_in] @ columns + shift, self.slope)
         new_pre = leaky_relu(hidden, 1 / self.slope) - shift
-        out[layer.weight_in] = solve(columns, new_pre, False)
+        out[layer.weight_in] = solve(singular_as_zero(columns), new_pre, False)
         out[layer.weight_out] = solve(g, params[layer.weight_out], False)
         return out
 

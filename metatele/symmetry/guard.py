@@ -40,11 +40,14 @@ def check_residual(
             continue
         residual = residuals[factor.name] = factor.residual(g, here, inputs).detach()
         if not bool((residual <= tolerance).all()):
-            exact = "" if factor.exact_rows is None else f"; it is exact on at most {factor.exact_rows} rows"
+            if factor.too_many(inputs):
+                why = f"it is exact on at most {factor.exact_rows} rows: use fewer (a smaller batch)"
+            else:
+                why = "its matrices are ill-conditioned there: use float64"
             raise SymmetryError(
                 f"the action on {factor.name} changes what the next layer sees by {float(residual.max()):.3g} "
-                f"(relative), more than the tolerance {tolerance:.3g}, on {inputs.shape[1]} data rows{exact}: use "
-                "fewer rows (a smaller batch), teleport less far, or allow a larger tolerance"
+                f"(relative), more than the tolerance {tolerance:.3g}, on {inputs.shape[1]} data rows; {why}, teleport "
+                "less far, or allow a larger tolerance"
             )
     return residuals
 

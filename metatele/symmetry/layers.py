@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from metatele.errors import SymmetryError
@@ -104,4 +105,5 @@ class AtHiddenLayer(GroupAction):
             return values[self.layer.weight_out] @ activation(self.layer.pre_activations(values, inputs))
 
         before = seen(params)
-        return (seen(moved) - before).norm(dim=(1, 2)) / before.norm(dim=(1, 2))
+        change, size = (seen(moved) - before).norm(dim=(1, 2)), before.norm(dim=(1, 2))
+        return torch.where(change == 0, change, change / size)  # a last layer of zeros is no change

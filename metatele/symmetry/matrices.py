@@ -19,6 +19,15 @@ def solve(matrix: Tensor, rhs: Tensor, left: bool) -> Tensor:
     return torch.where(singular, torch.nan, solution)
 
 
+def singular_as_zero(matrix: Tensor) -> Tensor:
+    """The matrix, or 0 where a column is, to rounding, in the span of those before it: such a matrix
+    has seldom a pivot of exactly 0, and dividing by its pivot of rounding errors moves weights at random."""
+    pivots = torch.linalg.lu_factor_ex(matrix.detach())[0].diagonal(dim1=1, dim2=2).abs()
+    rounding = matrix.shape[1] * torch.finfo(matrix.dtype).eps
+    singular = (pivots <= rounding * matrix.detach().norm(dim=1)).any(1)
+    return torch.where(singular.reshape(-1, 1, 1), 0.0, matrix)
+
+
 class MatrixGL(AtHiddenLayer, Symmetry):
     """GL(h) of a hidden layer, connected to the identity by exp; how it acts is left open.
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from metatele.params import Params
 from metatele.symmetry.layers import HiddenLayer
-from metatele.symmetry.matrices import MatrixGL, solve
+from metatele.symmetry.matrices import MatrixGL, singular_as_zero, solve
 
 
 class PseudoInverseGL(MatrixGL):
@@ -56,7 +56,7 @@ class PseudoInverseGL(MatrixGL):
             fill = torch.as_tensor(_completion(pre.shape[1], missing), dtype=pre.dtype, device=pre.device)
             fill = fill.expand(len(pre), -1, -1)
             full, new = (torch.cat([s, fill], 2) for s in (before, after))
-            out[self.layer.weight_out] = solve(_singular_as_zero(new), weight @ full, False)
+            out[self.layer.weight_out] = solve(singular_as_zero(new), weight @ full, False)
         return out
 
     def residual(self, g: Tensor, params: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
@@ -68,15 +68,6 @@ def _completion(rows: int, columns: int) -> np.ndarray:
     """K: the same orthonormal columns in every call."""
     # In numpy, because a tensor made inside one of torch's transforms must not outlive it.
     return np.linalg.qr(np.random.default_rng(0).standard_normal((rows, columns)))[0]
-
-
-def _singular_as_zero(matrix: Tensor) -> Tensor:
-    """The matrix, or 0 where a column is, to rounding, in the span of those before it: such a matrix
-    has seldom a pivot of exactly 0, and dividing by its pivot of rounding errors moves weights at random."""
-    pivots = torch.linalg.lu_factor_ex(matrix.detach())[0].diagonal(dim1=1, dim2=2).abs()
-    rounding = matrix.shape[1] * torch.finfo(matrix.dtype).eps
-    singular = (pivots <= rounding * matrix.detach().norm(dim=1)).any(1)
-    return torch.where(singular.reshape(-1, 1, 1), 0.0, matrix)
 
 
 def _pinv(matrix: Tensor) -> Tensor:

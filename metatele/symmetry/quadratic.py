@@ -78,6 +78,18 @@ class QuadraticOrthogonal(Symmetry):
     ) -> Params:
         return self._multiply(self.root, g, self.inverse_root, gradient)  # (A^{-1/2} O A^{1/2})^{-T}
 
+    def dual_square(
+        self,
+        g: Tensor,
+        params: Mapping[str, Tensor],
+        moved: Mapping[str, Tensor],
+        square: Mapping[str, Tensor],
+        inputs: Tensor,
+    ) -> Params:
+        v = square[self.parameter]
+        matrix = self.root.to(v) @ g @ self.inverse_root.to(v)
+        return {**square, self.parameter: (matrix.square() @ v.unsqueeze(2)).squeeze(2)}
+
     def _multiply(self, left: Tensor, g: Tensor, right: Tensor, values: Mapping[str, Tensor]) -> Params:
         """w <- left g right w."""
         w = values[self.parameter]

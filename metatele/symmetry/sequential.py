@@ -69,7 +69,9 @@ def describe(network: nn.Module) -> str:
 
 def _plain(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether a module does what `kind` does: no other forward, no computed parameters."""
-    return is_plain(module, kind) and not is_parametrized(module)
+    # Pruning and the older weight and spectral norms leave no parameter of the weight's own name.
+    computed = is_parametrized(module) or ("weight" in vars(module) or "weight" in module._buffers)
+    return is_plain(module, kind) and not computed
 
 
 def _flatten(network: nn.Module) -> list[Named]:

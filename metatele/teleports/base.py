@@ -11,7 +11,7 @@ from metatele.errors import ConfigError
 from metatele.params import Params, per_task
 from metatele.part import OptimizerPart
 from metatele.point import Point, State
-from metatele.symmetry import Kind, ProductGroup, group_of
+from metatele.symmetry import Kind, ProductGroup, check_residual, group_of
 
 
 class Teleport(OptimizerPart, abc.ABC):
@@ -83,10 +83,18 @@ class Teleport(OptimizerPart, abc.ABC):
 class OrbitTeleport(Teleport):
     """A teleport along the orbit of a group: chooses the group element g at each step.
 
+    A group that depends on the data is held to them: with more rows than it can be exact on, an action
+    that changes what a layer sees by more than `residual` is refused.
+
     Args:
         symmetry: which of a network's groups to use (see `metatele.symmetry.symmetries_of`).
         first, last, every: see `Teleport`.
+
+    Attributes:
+        residual: the largest such change (see `Symmetry.residual`), relative.
     """
+
+    residual: float = 1e-3
 
     def __init__(self, symmetry: Kind = "auto", first: int = 0, last: int | None = None, every: int = 1) -> None:
         super().__init__(first, last, every)
@@ -113,9 +121,13 @@ class OrbitTeleport(Teleport):
         alive: Tensor | None = None,
         onto: Params | None = None,
     ) -> tuple[Point, State, State]:
+        if alive is not None and not bool(alive.any()):
+            return point.at(dict(point.params if onto is None else onto), point.gradient), state, moments
         seen = self.look(point, state)
         element, state = self.element(seen, group, state)
         element = standing_still(element, group, alive)
+        if any(factor.too_many(seen.inputs) for factor in group.factors):
+            check_residual(group, element, point.params, seen.inputs, self.residual)
         params, (gradient, *covectors), squares = group.carry(
             element,
             point.params if onto is None else onto,

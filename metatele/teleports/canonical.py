@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from metatele.errors import SymmetryError
-from metatele.params import Params
+from metatele.params import Params, per_task
 from metatele.point import Point, State
 from metatele.symmetry import GeneralLinear, HiddenLayer, Kind, PositiveScaling, ProductGroup, Symmetry
 from metatele.symmetry.general_linear import solve
@@ -57,18 +57,20 @@ class CanonicalTeleport(OrbitTeleport):
         params, inputs = dict(point.params), point.inputs
         like = next(iter(params.values()))
         total = [factor.identity(like) for factor in group.factors]
-        eps, before = torch.finfo(like.dtype).eps, float("inf")
+        eps, before = torch.finfo(like.dtype).eps, torch.full((len(like),), torch.inf, device=like.device)
+        done = torch.zeros(len(like), dtype=torch.bool, device=like.device)
         for _ in range(SWEEPS):
-            largest = 0.0
+            largest = torch.zeros_like(before)
             for i, factor in enumerate(group.factors):
-                g = self._of_layer(factor, params, inputs)
+                g, one = self._of_layer(factor, params, inputs), factor.identity(like)
+                g = torch.where(per_task(done, g), one, g)  # each task sweeps as often as it would alone
                 params = factor.act(g, params, inputs)
                 total[i] = factor.compose(g, total[i])
-                change = (g - factor.identity(like)).detach().abs()
-                # A NaN is its own task's outcome, for which the others need not wait.
-                largest = max(largest, float(torch.where(change.isfinite(), change, 0.0).max()))
+                change = (g - one).detach().abs().flatten(1).amax(1)
+                largest = torch.maximum(largest, torch.where(change.isfinite(), change, 0.0))  # a NaN is done
             # Rounding may keep matrices moving a little.
-            if len(total) == 1 or largest < 100 * eps or (largest < eps**0.5 and largest >= before):
+            done = done | (largest < 100 * eps) | ((largest < eps**0.5) & (largest >= before))
+            if len(total) == 1 or bool(done.all()):
                 break
             before = largest
         for i, factor in enumerate(group.factors):

@@ -48,12 +48,15 @@ class Climb:
             gradient: the loss's gradient there, if it is known already.
         Returns: the Lie algebra elements [B, ...], one a factor, detached; the objective at the best
             T after each step, [steps + 1, B].
+        Raises: SymmetryError if the objective is not finite for any task, or cannot be climbed.
         """
         group, first = landscape.group, next(iter(params.values()))
         orbit = Orbit(landscape, map_params(torch.detach, params), gradient)
         sign = 1.0 if self.direction == "ascend" else -1.0
         best = [first.new_zeros(len(first), *s) for s in group.algebra_shapes]
         top, slope = self._probe(orbit, best)
+        if not bool(top.isfinite().any()):  # of a single task it is that task's outcome: it stays
+            raise SymmetryError(f"the objective is not finite for any task where the climb starts: {top.tolist()}")
         values, rate = [top], torch.full_like(top, self.lr)
         for _ in range(self.steps):
             trial = [t + sign * per_task(rate, t) * s for t, s in zip(best, slope, strict=True)]

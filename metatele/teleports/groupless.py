@@ -27,6 +27,10 @@ Aim = Callable[[Spot, Tensor], tuple[Tensor, Tensor]]
 class GrouplessTeleport(Teleport):
     """A search for a better objective where the loss on a batch stays; no symmetry need be known.
 
+    The loss is kept on the rows looked at only. Off them it may change a lot, the more the fewer they
+    are: a null-space teleport on 10 of 200 rows was seen to raise the loss on all rows from 1.14 to 2.98.
+    `last_report` says what became of it on the step's own batch.
+
     The loss must be a deterministic function of the parameters that can be differentiated twice:
     dropout must be off (`network.eval()`), and batch norm in training mode runs for single tasks only.
 
@@ -38,9 +42,12 @@ class GrouplessTeleport(Teleport):
             are all zero). Halved for a task whenever a step fails.
         direction: "ascend" or "descend".
         tolerance: largest change of a task's loss that stands, relative to the size of the loss.
-        rows: rows drawn from all inner rows for each teleport, on which the loss then stays; None
-            for the step's own batch.
+        rows: rows drawn from all inner rows for each teleport. The loss then stays on these rows only,
+            and neither on the step's own batch nor on all rows. None for the step's own batch.
         first, last, every: see `Teleport`; by default once, before the first update.
+    Attributes:
+        last_report: how far the latest `move` went, detached; None before the first. It is a record
+            only: not part of the state, of `arguments` or of a checkpoint.
     """
 
     def __init__(
@@ -62,6 +69,7 @@ class GrouplessTeleport(Teleport):
         self.objective, self.steps, self.lr, self.direction = objective, steps, lr, direction
         self.tolerance, self.rows = tolerance, rows
         self._found = find_objective(objective)
+        self.last_report: Moved | None = None
 
     @property
     def leeway(self) -> float:
@@ -92,7 +100,7 @@ class GrouplessTeleport(Teleport):
         params = map_params(torch.detach, params)
         view = View(landscape, params, self._found, 1.0 if self.direction == "ascend" else -1.0)
         start = view.at(flatten(params))
-        self._check_deterministic(view, start)
+        check_deterministic(type(self).__name__, start.loss, view.loss(start.flat))
         end = self.settle(view, start, self._climb(view, start, self.aim(landscape, params)))
         near = (end.loss - start.loss).abs() <= self.tolerance * start.loss.abs()
         kept = near & (end.gain >= start.gain) & start.finite & end.finite
@@ -119,6 +127,8 @@ class GrouplessTeleport(Teleport):
         # A shift by a constant: no gradient passes through the search, but it does through its start.
         shifted = map_params(lambda p, f: p + (f - p).detach(), point.params, found)
         params = select_tasks(moves, shifted, point.params)
+        with torch.no_grad():
+            self.last_report = report.in_step(moves, here.loss(point.params), here.loss(params))
         differentiable = any(g.requires_grad for g in point.gradient.values())
         gradient = select_tasks(moves, here.gradient(params, create_graph=differentiable), point.gradient)
         return point.at(params, gradient), state, moments
@@ -141,10 +151,11 @@ class GrouplessTeleport(Teleport):
             rate = torch.where(good, rate, rate / 2)
         return here
 
-    def _check_deterministic(self, view: View, start: Spot) -> None:
-        again = view.loss(start.flat)
-        if bool(((again - start.loss).abs() > NOISE * start.loss.abs()).any()):
-            raise ConfigError(
-                f"{type(self).__name__} needs a deterministic loss, and two forward passes with the same parameters "
-                f"gave {start.loss.tolist()} and {again.tolist()}; call network.eval(), or set the dropout to 0"
-            )
+
+def check_deterministic(name: str, first: Tensor, again: Tensor) -> None:
+    """Compare the losses [B] of two forward passes. Raises: ConfigError, for who has this name, if they differ."""
+    if bool(((again - first).abs() > NOISE * first.abs()).any()):
+        raise ConfigError(
+            f"{name} needs a deterministic loss, and two forward passes with the same parameters "
+            f"gave {first.tolist()} and {again.tolist()}; call network.eval(), or set the dropout to 0"
+        )

@@ -25,6 +25,8 @@ class LevelSetTeleport(GrouplessTeleport):
     steps of the second kind alone restore the loss. If it is then not within the tolerance, or the
     objective got worse, the task stays where it was.
 
+    L is the loss on the rows looked at: off them the loss is not kept (see `GrouplessTeleport`).
+
     Source: Mishkin, Bietti and Gower 2024, arXiv:2403.03362 (there for the logarithm of the gradient
     norm, with a step size that may also grow).
 

@@ -19,10 +19,13 @@ class Moved:
     """How far a teleport moved each of B tasks; all tensors [B], detached.
 
     Attributes:
-        loss_before, loss_after: the loss on the rows that the search looked at.
+        loss_before, loss_after: the loss on the rows that the search looked at, which it keeps.
         objective_before, objective_after: the objective there.
         undone: whether the task stays exactly where it was, because the search ended outside the
-            tolerance or with a worse objective, or met a number that is not finite at its start or end.
+            tolerance or with a worse objective, or met a number that is not finite at its start or end;
+            or, in an inner loop, because the task was not alive.
+        step_loss_before, step_loss_after: in an inner loop, the loss on the step's own batch, which the
+            search does not keep if it looked at other rows. None otherwise.
     """
 
     loss_before: Tensor
@@ -30,6 +33,14 @@ class Moved:
     objective_before: Tensor
     objective_after: Tensor
     undone: Tensor
+    step_loss_before: Tensor | None = None
+    step_loss_after: Tensor | None = None
+
+    def in_step(self, moved: Tensor, loss_before: Tensor, loss_after: Tensor) -> "Moved":
+        """The report of an inner step that moved these tasks [B] only, with the losses on its batch [B]."""
+        loss = torch.where(moved, self.loss_after, self.loss_before)
+        objective = torch.where(moved, self.objective_after, self.objective_before)
+        return Moved(self.loss_before, loss, self.objective_before, objective, ~moved, loss_before, loss_after)
 
 
 @dataclass(frozen=True)

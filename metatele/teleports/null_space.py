@@ -26,6 +26,9 @@ class NullSpaceTeleport(GrouplessTeleport):
     convolution's inputs are its patches. As no layer's output changes, no layer's input does, and
     all layers move at once. V is computed once for a teleport.
 
+    Outputs and loss are kept on the rows looked at only. Null spaces want few rows, so off them the loss
+    may change a lot (see `GrouplessTeleport`).
+
     Layers are all nn.Linear, nn.Conv1d and nn.Conv2d that the network calls, anywhere in it, however
     often. All other parameters stay: those of other modules, those that several modules share, and
     those of layers that are not called as modules (the projections inside nn.MultiheadAttention).
@@ -85,5 +88,5 @@ def _full(name: str, inputs: Mapping[str, Tensor], counts: Mapping[str, int]) ->
     return (
         f"{name} cannot move any layer, because the inputs of each span their whole space on this batch: "
         f"{'; '.join(sizes[:LISTED])}{more} (a bias counts as an input, each position of a convolution as a row); "
-        "set `rows` so low that some layer sees fewer rows than it has inputs, or use LevelSetTeleport"
+        "give it fewer rows: a smaller batch, or, in an inner loop, rows=...; or use LevelSetTeleport"
     )

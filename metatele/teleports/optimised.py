@@ -30,7 +30,8 @@ class OptimisedTeleport(OrbitTeleport):
             `metatele.landscape.Place` to one number for each task, [B], differentiable.
         steps, lr, direction, cap: see `Climb`.
         rows: rows drawn from all inner rows for each teleport; None for the step's own batch. A group
-            that depends on the data keeps the loss on the rows drawn.
+            that depends on the data keeps the loss on the rows drawn only.
+        residual: see `OrbitTeleport`.
         symmetry, first, last, every: see `OrbitTeleport`; by default once, before the first update.
     """
 
@@ -46,15 +47,16 @@ class OptimisedTeleport(OrbitTeleport):
         first: int = 0,
         last: int | None = 0,
         every: int = 1,
+        residual: float = 1e-3,
     ) -> None:
         super().__init__(symmetry, first, last, every)
         at_least(1, steps=steps, **({} if rows is None else {"rows": rows}))
-        above_zero(lr=lr)
+        above_zero(lr=lr, residual=residual)
         one_of(get_args(Direction), direction=direction)
         if cap is not None and not is_number(cap):
             raise ConfigError(f"cap must be a number or None, got {cap!r}")
         self.objective, self.steps, self.lr, self.direction, self.cap = objective, steps, lr, direction, cap
-        self.rows = rows
+        self.rows, self.residual = rows, residual
         self.climb = Climb(find_objective(objective), steps, lr, direction, cap)
 
     def start(self, params: Params, group: ProductGroup, seeds: Tensor) -> State:

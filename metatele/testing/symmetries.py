@@ -10,6 +10,8 @@ from metatele.seeding import generator
 from metatele.symmetry import DiscreteSymmetry, GroupAction, Symmetry
 from metatele.testing.laws import Loss, gradient_of, one_task, require, same, untouched
 
+SIGNS = 64  # random gradients whose mean square is taken
+
 
 def check_symmetry(
     symmetry: Symmetry,
@@ -131,6 +133,23 @@ def _check_loss(
     same(kept, square, 1e-8, f"{name}: dual_square of the identity changes nothing")
     negative = any(bool((v < 0).any()) for v in symmetry.dual_square(g, params, moved, square, inputs).values())
     require(not negative, f"{name}: dual_square keeps squares at or above 0")
+    _check_size_of_squares(symmetry, g, params, moved, square, inputs)
+
+
+def _check_size_of_squares(
+    symmetry: GroupAction, g: Tensor, params: Params, moved: Params, square: Params, inputs: Tensor
+) -> None:
+    """`dual_square` gives mean squares of the carried gradients whose mean squares it was given: over
+    all parameters of a task within a factor of 4 of the mean over random signs, for it may be an estimate."""
+    name, stream, total = type(symmetry).__name__, generator("squares"), torch.zeros(len(inputs), dtype=torch.float64)
+    for _ in range(SIGNS):
+        signed = map_params(
+            lambda v: v.sqrt() * (2 * torch.randint(2, v.shape[1:], generator=stream) - 1).to(v), square
+        )
+        total += flatten(symmetry.dual(g, params, moved, signed, inputs)).square().sum(1) / SIGNS
+    ratio = flatten(symmetry.dual_square(g, params, moved, square, inputs)).sum(1) / total
+    law = f"{name}: dual_square has the size of the squares of what dual carries; it is {ratio.tolist()} times that"
+    require(bool((ratio > 0.25).all() and (ratio < 4).all()), law)
 
 
 def _check_derivatives(

@@ -7,17 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metatele.checks import above_zero, at_least, one_of
+from metatele.checks import above_zero
 from metatele.errors import ConfigError, SymmetryError
 from metatele.landscape import Landscape, LossFunction, ObjectiveFunction, Place, find_objective, gradient_norm
 from metatele.params import Params, map_params, task_norm
 from metatele.point import Point, State
 from metatele.symmetry import ProductGroup, check_finite, check_residual
-from metatele.teleports import OptimisedTeleport, OrbitTeleport, Teleport
+from metatele.teleports import OrbitTeleport, Teleport
+from metatele.torch_model.arguments import check_arguments, choose_moments, choose_teleport, find_group
+from metatele.torch_model.guards import check_deterministic, check_frozen, finite, rounding
 from metatele.torch_state import CarriedState, reset_state
 
-MOMENTS = ("transform", "keep", "reset")
-TINY = 1e-12  # a loss below it counts as this, where changes are relative to it
+TOLERANCE = 1e-3  # of teleports that state none
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def teleport(
     by: Teleport | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     moments: str | None = None,
-    tolerance: float = 1e-3,
+    tolerance: float | None = None,
     seed: int = 0,
     **settings: Any,
 ) -> Teleported:
@@ -77,43 +78,73 @@ def teleport(
         moments: "transform" carries the optimizer's means of gradients and squared gradients along,
             so that the teleport is all that changes, and leaves other state as it is; "reset"
             starts the state anew, if the model was moved; "keep" does not touch it. By default
-            "transform", and "reset" for teleports without a group, which have nothing to transform by.
-        tolerance: the largest relative change of the loss, and of what a layer sees of the batch.
-        seed: for the random draws of a teleport that makes some.
+            "transform"; "reset" for teleports without a group, which have nothing to transform by, and
+            for optimizers with a state that cannot be (LBFGS).
+        tolerance: the largest relative change of the loss, and of what a layer sees of the batch; by
+            default the teleport's own, or 1e-3.
+        seed: for a teleport that draws at random, which draws the same for the same seed.
         settings: further arguments of `OptimisedTeleport`: steps, lr, direction, cap, symmetry.
     Returns: what the teleport did.
     Raises: SymmetryError if the model has no known symmetry, a group element is singular, the batch is
         too large for an action that depends on the data, the objective is not finite, or the loss
-        moves by more than the tolerance; ConfigError for settings that do not go together.
+        moves by more than the tolerance; ConfigError for settings that do not go together, and for a
+        model, batch or loss that does not run.
     """
-    _check_arguments(model, batch, loss_fn, optimizer, seed)
-    by = _choose(by, objective, settings)
-    if moments is None:
-        moments = "transform" if isinstance(by, OrbitTeleport) else "reset"
-    one_of(MOMENTS, moments=moments)
+    check_arguments(model, batch, loss_fn, optimizer, seed)
+    by = choose_teleport(by, objective, settings)
+    named = dict(model.named_parameters())
+    carried = None if optimizer is None else CarriedState(optimizer, named)
+    moments = choose_moments(by, moments, carried)
+    if tolerance is None:
+        tolerance = by.tolerance or TOLERANCE
     above_zero(tolerance=tolerance)
-    if moments == "transform" and not isinstance(by, OrbitTeleport):
-        raise ConfigError(f"{type(by).__name__} uses no group to transform the optimizer's state by; reset or keep it")
-    group = _group_of(model, by)
+    try:
+        report, params, covectors, squares = _find(model, batch, loss_fn, by, carried, tolerance, seed)
+    except (RuntimeError, NotImplementedError, TypeError, ValueError, LookupError, AttributeError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"{type(by).__name__} does not run on this model, batch and loss: {first}") from error
+    if report.distance > 0:
+        # The model last, because a constructor of an optimizer may raise.
+        if optimizer is not None and carried is not None and moments == "transform":
+            carried.write(covectors, squares)
+        elif optimizer is not None and moments == "reset":
+            reset_state(optimizer, named.values())
+        _write(named, params)
+    return report
+
+
+def _find(
+    model: nn.Module,
+    batch: tuple[Tensor, Tensor],
+    loss_fn: LossFunction,
+    by: Teleport,
+    carried: CarriedState | None,
+    tolerance: float,
+    seed: int,
+) -> tuple[Teleported, Params, list[Params], list[Params]]:
+    """Where the teleport leads: the report, the parameters, and the covectors and squares there.
+
+    Changes nothing. Raises: SymmetryError if it leads nowhere good.
+    """
+    group = find_group(model, by)
     # A teleport without a group leaves alone what is frozen; a group needs all parameters of its layers.
     named = {k: p for k, p in model.named_parameters() if p.requires_grad or group.factors}
     landscape = Landscape(model, loss_fn, batch[0].unsqueeze(0), batch[1].unsqueeze(0), group)
     here = Place(landscape, {k: p.detach().unsqueeze(0) for k, p in named.items()})
+    check_deterministic(here)
     measure = find_objective(getattr(by, "objective", gradient_norm))
-    carried = CarriedState(optimizer, named) if optimizer is not None and moments == "transform" else None
-
-    before = _finite("before the teleport", by, loss=here.loss, objective=measure(here))
+    before = finite("before the teleport", by, here, loss=here.loss, objective=measure(here))
     params, covectors, squares, residual = _move(by, here, carried, tolerance, seed)
     there = Place(landscape, params)
-    after = _finite("after the teleport", by, loss=there.loss, objective=measure(there))
-    allowed = max(tolerance, by.tolerance) * max(abs(before["loss"]), TINY)
+    after = finite("after the teleport", by, there, loss=there.loss, objective=measure(there))
+    allowed = tolerance * abs(before["loss"]) + rounding(here)
     if not abs(after["loss"] - before["loss"]) <= allowed:
         raise SymmetryError(
             f"{type(by).__name__} moved the loss from {before['loss']:.6g} to {after['loss']:.6g}, more than the "
-            f"relative tolerance {tolerance:.3g} (residuals {residual or 'none'}); is the forward deterministic (no "
-            "dropout, batch norm in evaluation mode)? Use fewer rows, teleport less far, or allow a larger tolerance"
+            f"relative tolerance {tolerance:.3g} (residuals {residual or 'none'}); give it a smaller batch, teleport "
+            "less far, or allow a larger tolerance"
         )
-    _check_frozen(named, params)
+    check_frozen(named, params)
     report = Teleported(
         loss_before=before["loss"],
         loss_after=after["loss"],
@@ -124,13 +155,7 @@ def teleport(
         distance=float(task_norm(map_params(torch.sub, params, here.params))),
         residual=residual,
     )
-    # The model last, because a constructor of an optimizer may raise.
-    if carried is not None:
-        carried.write(covectors, squares)
-    elif optimizer is not None and moments == "reset" and report.distance > 0:
-        reset_state(optimizer, named.values())
-    _write(named, params)
-    return report
+    return report, params, covectors, squares
 
 
 def _move(
@@ -160,71 +185,8 @@ def _fitted(by: Teleport, params: Params, group: ProductGroup) -> Teleport:
     return copy.deepcopy(by).to(next(iter(params.values()))) if any(True for _ in by.parameters()) else by
 
 
-def _group_of(model: nn.Module, by: Teleport) -> ProductGroup:
-    try:
-        return by.group(model)
-    except SymmetryError as error:
-        raise SymmetryError(
-            f"{error}; or use by=LevelSetTeleport() or by=NullSpaceTeleport(), which need no symmetry"
-        ) from error
-
-
-def _check_arguments(model: object, batch: object, loss_fn: object, optimizer: object, seed: object) -> None:
-    """Raises: ConfigError for an argument that is not of its kind."""
-    if not isinstance(model, nn.Module):
-        raise ConfigError(f"model must be an nn.Module, got {type(model).__name__}")
-    if not (isinstance(batch, (tuple, list)) and len(batch) == 2 and all(isinstance(t, Tensor) for t in batch)):
-        raise ConfigError(f"batch must be two tensors, (inputs, targets), got {type(batch).__name__}")
-    rows = [len(t) if t.dim() else 0 for t in batch]
-    if rows[0] != rows[1] or rows[0] == 0:
-        raise ConfigError(f"inputs and targets must have equally many rows, at least one, got {rows[0]} and {rows[1]}")
-    if not callable(loss_fn):
-        raise ConfigError(f"loss_fn must be a function of (predictions, targets), got {loss_fn!r}")
-    if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
-        raise ConfigError(f"optimizer must be one of torch.optim, got {type(optimizer).__name__}")
-    if optimizer is not None and not {id(p) for g in optimizer.param_groups for p in g["params"]} & {
-        id(p) for p in model.parameters()
-    }:
-        raise ConfigError(f"the optimizer ({type(optimizer).__name__}) holds none of the model's parameters")
-    at_least(0, seed=seed)
-
-
-def _finite(when: str, by: Teleport, **values: Tensor) -> dict[str, float]:
-    """The numbers. Raises: SymmetryError for one that is not finite."""
-    for name, value in values.items():
-        if not isinstance(value, Tensor) or value.shape != (1,):
-            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"{value!r}"
-            raise SymmetryError(f"the {name} must be a tensor with one number for each network, [1], got {got}")
-        if not bool(value.isfinite()):
-            raise SymmetryError(
-                f"{type(by).__name__}: the {name} is {float(value)} {when}; the model is left as it was"
-            )
-    return {name: float(value.detach()) for name, value in values.items()}
-
-
-def _check_frozen(named: dict[str, nn.Parameter], params: Params) -> None:
-    for name, p in named.items():
-        if not p.requires_grad and not torch.equal(p.detach(), params[name][0]):
-            raise SymmetryError(f"the teleport would move {name!r}, which is frozen (requires_grad=False)")
-
-
 @torch.no_grad()
 def _write(named: dict[str, nn.Parameter], params: Params) -> None:
-    for name, p in named.items():
-        p.copy_(params[name][0])
-        p.grad = None
-
-
-def _choose(by: Teleport | None, objective: str | ObjectiveFunction | None, settings: dict[str, Any]) -> Teleport:
-    """The teleport that the arguments of `teleport` ask for."""
-    if by is None:
-        try:
-            return OptimisedTeleport(objective="gradient_norm" if objective is None else objective, **settings)  # type: ignore[arg-type]
-        except TypeError as error:
-            raise ConfigError(f"an optimised teleport has no such setting: {error}") from error
-    if not isinstance(by, Teleport):
-        raise ConfigError(f"by must be a teleport such as Balance(), got {by!r}")
-    given = [*(["objective"] if objective is not None else []), *settings]
-    if given:
-        raise ConfigError(f"{', '.join(given)}: give these to {type(by).__name__} itself, not beside by=")
-    return by
+    for name, moved in params.items():
+        named[name].copy_(moved[0])
+        named[name].grad = None
