@@ -114,6 +114,9 @@ def main() -> None:
         span = f"{1e3 * min(values):.2f} to {1e3 * max(values):.2f}"
         table.add_row(name, f"{1e3 * middle:.2f}", span, f"{middle / step:.1f}", f"{middle / step / share:.2f}")
     Console().print(table)
+    alone, stacked = (statistics.median(seconds[name]) for name in ("gradient norm, the climb alone", many))
+    share = stacked / arguments.networks
+    Console().print(f"stacked, a network's climb takes 1/{alone / share:.1f} of the time that it takes alone")
 
 
 if __name__ == "__main__":
