@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from metatele import OptimisedTeleport, RandomTeleport
 from metatele.cli import main
+from metatele.experiments import Experiment
 from metatele.experiments.grid import Tuned, rate_grid, tune
 from metatele.experiments.level_sets import FUNCTIONS, LevelSetTrajectories, descent
 from metatele.experiments.quadratics import (
@@ -25,6 +26,7 @@ from metatele.experiments.quadratics import (
     value,
 )
 from metatele.experiments.regression import RegressionTeleports
+from metatele.experiments.training import train
 from metatele.functions import Quadratic
 
 SMALL = {
@@ -93,6 +95,8 @@ def test_regression_numbers():
     ("RegressionTeleports", {"first": 5, "last": 1}, "first=5, last=1"),
     ("RegressionTeleports", {"tasks": 1}, "tasks must be a whole number of at least 2, got 1"),
     ("RegressionTeleports", {"ascent_steps": 0}, "steps must be a whole number of at least 1, got 0"),
+    ("RegressionTeleports", {"groups": '["general_linear"]'}, "no symmetry of kind 'general_linear'"),
+    ("RegressionTeleports", {"groups": '["softmax"]'}, "groups must be of the hidden layer"),
 ])  # fmt: skip
 def test_bad_settings_are_one_line(name, setting, message, tmp_path, capsys):
     assert main([*arguments(name, **setting), "--output", str(tmp_path / "out")]) == 2
@@ -100,6 +104,31 @@ def test_bad_settings_are_one_line(name, setting, message, tmp_path, capsys):
     assert err.count("\n") == 1
     assert re.search(message, err), err
     assert not (tmp_path / "out").exists()
+
+
+def entries(*tensors: torch.Tensor) -> set[float]:
+    """All numbers in them but 0, which is what functions without data have for targets."""
+    return {x for tensor in tensors for x in tensor.flatten().tolist()} - {0.0}
+
+
+@pytest.mark.parametrize("experiment", [
+    RegressionTeleports(3, tasks=4, tuning_tasks=2, steps=1, last=0, ascent_steps=1, sizes=(0.1,)),
+    RegressionTeleports(3, tasks=2, tuning_tasks=2, steps=1, last=0, ascent_steps=1, sizes=(0.1,)),
+    LevelSetTrajectories((2,), (10.0,), 1, 1, ascent_steps=20, steps=2, runs=4, tuning_runs=2, rates=(0.01, 0.1)),
+])  # fmt: skip
+def test_tuning_sees_nothing_of_what_is_held_out(experiment: Experiment, monkeypatch: pytest.MonkeyPatch):
+    drawn: dict[str, list[set[float]]] = {"grid": [], type(experiment).__module__.split(".")[-1]: []}
+    for module, seen in drawn.items():
+
+        def spy(inner, problem, params, *rest, seen=seen):
+            seen.append(entries(*problem.train, *params.values()))
+            return train(inner, problem, params, *rest)
+
+        monkeypatch.setattr(f"metatele.experiments.{module}.train", spy)
+    experiment.run()
+    tuning, held_out = drawn.values()
+    assert len(tuning) > len(held_out) > 0
+    assert set.union(*tuning).isdisjoint(set.union(*held_out))
 
 
 spd = st.tuples(st.integers(2, 6), st.floats(2, 50), st.integers(0, 10**6))

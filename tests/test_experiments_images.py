@@ -10,16 +10,16 @@ import torch
 import yaml
 from image_files import write_cifar, write_mnist
 
-from metatele import Balance, OptimisedTeleport, RandomTeleport
+from metatele import Balance, LevelSetTeleport, NullSpaceTeleport, OptimisedTeleport, RandomTeleport
 from metatele.cli import main
-from metatele.errors import ConfigError
+from metatele.errors import ConfigError, SymmetryError
 from metatele.experiments import FlatnessCorrelation, ImageOptimizers, TeleportOnce
 from metatele.experiments.correlation import correlate
 from metatele.experiments.flatness import teleport_once
 from metatele.experiments.images import hold_out, scheduled
 from metatele.experiments.optimizers import Recipe
 from metatele.experiments.rate_search import GROWTH, RateSearch
-from metatele.experiments.training import initial_params, score
+from metatele.experiments.training import initial_params, score, train
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "experiments"
 COMMON = {"epochs": 2, "networks": 3, "batch": 20, "jobs": 1}
@@ -70,6 +70,36 @@ def optimizers(folder: str, **more: Any) -> ImageOptimizers:
     return ImageOptimizers({"balance": Balance()}, folder=folder, **settings)
 
 
+def image_bytes(labelled: tuple[torch.Tensor, torch.Tensor]) -> set[bytes]:
+    """The images that networks see."""
+    return {row.numpy().tobytes() for network in labelled[0] for row in network}
+
+
+def test_tuning_sees_nothing_of_the_evaluation(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[bool, list[tuple[Any, ...]]] = {True: [], False: []}  # whether it is tuning: problem, weights, seeds
+    stage = [""]
+
+    def spy(inner: Any, problem: Any, params: Any, seeds: list[int], *rest: Any) -> Any:
+        seen["tuning" in stage[0]].append((problem, params, seeds))
+        return train(inner, problem, params, seeds, *rest)
+
+    monkeypatch.setattr("metatele.experiments.optimizers.train", spy)
+    optimizers(folder, tuning_reach=1).run(lambda name, *_: stage.__setitem__(0, name))
+    assert len(seen[True]) >= 4 * 3
+    assert len(seen[False]) == 4
+    validation = image_bytes(seen[False][0][0].validation)
+    weights, seeds = (
+        {part: set().union(*(of(call) for call in calls)) for part, calls in seen.items()}
+        for of in (lambda call: {row.numpy().tobytes() for p in call[1].values() for row in p}, lambda call: call[2])
+    )
+    for problem, *_ in seen[True]:
+        trained, scored = image_bytes(problem.train), image_bytes(problem.validation)
+        assert trained.isdisjoint(scored)
+        assert (trained | scored).isdisjoint(validation)
+    for drawn in (weights, seeds):
+        assert drawn[True].isdisjoint(drawn[False])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_shipped_configurations_from_the_command_line(name: str, folder: str, tmp_path: Path) -> None:
@@ -90,12 +120,39 @@ def test_optimizers_results_are_paired_and_tuned(
     for cell in cells:
         assert len(cell["tuning"]) >= 3
         assert f"{cell['lr']}" in cell["tuning"]
+        assert cell["rates_tried"] == len(cell["tuning"])
+        rates = sorted(map(float, cell["tuning"]))
+        assert cell["at_edge"] == (cell["lr"] in (rates[0], rates[-1]))
         assert np.shape(cell["validation_loss"]) == (3, 3)
         assert cell["validation_loss"][0] == cells[0]["validation_loss"][0]  # equal initial weights
         assert cell["change"]["2"]["train"].keys() == {"value", "low", "high"}
     out = " ".join(capsys.readouterr().out.split())
     assert "784-16-10-10, 80 images to train on, 20 to validate on" in out
+    assert "tuned for the loss after 1 epochs, also in the table of epoch 2: training on 80%" in out
+    tried = [cell["rates_tried"] for cell in cells]
+    assert f"{min(tried)} to {max(tried)} tried for each" in out
     assert {p.name for p in tmp_path.iterdir()} == {"results.json", "optimizers.png", "optimizers.pdf"}
+
+
+def test_a_rate_at_an_edge_is_marked(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageOptimizers, "tuning_run", lambda self, run: -run.lr)  # the larger, the better
+    findings = optimizers(folder, tuning_reach=1, optimizers={"Adam": Recipe("Adam", 1e-8)}).run()
+    assert [str(cell) for cell in findings.tables[0].columns[1]._cells] == ["3.16e-5*", "3.16e-5*"]
+    assert [(cell["rates_tried"], cell["at_edge"]) for cell in findings.numbers["cells"]] == [(3 + GROWTH, True)] * 2
+
+
+@pytest.mark.parametrize("teleport", [LevelSetTeleport(steps=2, rows=20), NullSpaceTeleport(steps=2, rows=5)])
+def test_groupless_teleports_beside_those_of_a_group(folder: str, teleport: Any) -> None:
+    mixed = {"groupless": teleport, "balance": Balance()}
+    settings = {**COMMON, **SMALL["mnist_optimizers"], "tuning_reach": 0, "optimizers": {"Adam": Recipe("Adam", 0.01)}}
+    plain, found, _ = ImageOptimizers(mixed, folder=folder, **settings).run().numbers["cells"]
+    assert np.isfinite(found["train_loss"]).all()
+    assert (found["train_loss"][1:] != plain["train_loss"][1:]).all()
+    once = TeleportOnce(mixed, folder=folder, **COMMON, **SMALL["flatness"]).run()
+    plain, found, _ = once.numbers["variants"]
+    assert found["moved"].min() > 1e-4
+    np.testing.assert_allclose(found["curves"]["train"][0], plain["curves"]["train"][0], rtol=0.1)
+    assert "corrected for the number of variants (2)" in str(once.tables[1].caption)
 
 
 def test_optimizers_of_a_configuration_of_your_own_without_tuning(folder: str, tmp_path: Path) -> None:
@@ -178,6 +235,15 @@ def test_bad_settings_are_refused_in_one_line(
     assert named in err
 
 
+def test_a_refused_experiment_leaves_no_folder(folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine").mkdir()
+    for output in ("new", "new/inner", "mine", "mine/inner"):
+        arguments = flags("mnist_optimizers", "nowhere")
+        assert main([*arguments, "--output", str(tmp_path / output)]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+        assert [p.name for p in tmp_path.rglob("*")] == ["mine"]
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -188,12 +254,19 @@ def test_bad_settings_are_refused_in_one_line(
         lambda f: ImageOptimizers({}, optimizers={}, folder=f),
         lambda f: ImageOptimizers({}, optimizers={"x": Recipe("Foo", 0.1)}, folder=f),
         lambda f: ImageOptimizers({}, held_out=1.0, folder=f),
+        lambda f: ImageOptimizers({}, rows=10, batch=11, folder=f),
         lambda f: FlatnessCorrelation(networks=2, folder=f),
     ],
 )
 def test_impossible_settings_are_refused(make: Any, folder: str) -> None:
     with pytest.raises(ConfigError):
         make(folder)
+
+
+def test_a_teleport_whose_group_the_network_lacks_is_refused_at_once() -> None:
+    for kind in (ImageOptimizers, TeleportOnce):
+        with pytest.raises(SymmetryError):
+            kind({"x": RandomTeleport(symmetry="general_linear")}, folder="")
 
 
 def test_a_run_that_diverges_is_counted_and_left_out(folder: str) -> None:

@@ -1,5 +1,8 @@
 """metatele experiment."""
 
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
@@ -30,12 +33,29 @@ def run(parser: ArgumentParser, config: Namespace) -> int:
     """Run the command."""
     require(config, "experiment")
     experiment: Experiment = instantiate(parser, config).experiment
-    output = make_folder(Path(config.output or default_output(config)))
-    with progress_bar(type(experiment).__name__) as progress:
-        findings = experiment.run(progress)
-    findings.save(output, family_spec(config.experiment))
+    output = Path(config.output or default_output(config))
+    with writable_folder(output):
+        with progress_bar(type(experiment).__name__) as progress:
+            findings = experiment.run(progress)
+        findings.save(output, family_spec(config.experiment))
     console = Console(highlight=False)
     for table in findings.tables:
         console.print(table)
     print(f"results and figures: {output}  ({findings.seconds:.0f} s)")
     return 0
+
+
+@contextlib.contextmanager
+def writable_folder(path: Path) -> Iterator[None]:
+    """A folder that can be written to, before anything long begins; what was made of it goes again if it stays empty.
+
+    Raises: OutputError.
+    """
+    made = [folder for folder in (path, *path.parents) if not os.path.exists(folder)]
+    try:
+        make_folder(path)
+        yield
+    finally:
+        for folder in made:
+            with contextlib.suppress(OSError):  # not empty: something was written
+                folder.rmdir()

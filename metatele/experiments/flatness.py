@@ -15,7 +15,7 @@ from metatele.evaluation.table import number
 from metatele.experiments.base import Findings, Progress
 from metatele.experiments.drawing import make_table, signed, spread
 from metatele.experiments.flatness_figure import draw
-from metatele.experiments.images import NONE, ImageExperiment, paired, with_none
+from metatele.experiments.images import NONE, ImageExperiment, paired
 from metatele.experiments.measures import CHUNK, FAR, curvature_of, first_rows, sharpness_of
 from metatele.experiments.parallel import Workers
 from metatele.experiments.training import Curves, Problem, initial_params, score, train
@@ -84,7 +84,7 @@ class TeleportOnce(ImageExperiment):
         above_zero(lr=lr)
         if branch >= self.epochs:
             raise ConfigError(f"branch={branch} must come before the last of the epochs={self.epochs}")
-        self.variants, self.branch, self.lr, self.measured_rows = with_none(teleports), branch, lr, measured_rows
+        self.variants, self.branch, self.lr, self.measured_rows = self.with_none(teleports), branch, lr, measured_rows
         self.inner = InnerOptimizer(TorchUpdate("SGD", {"lr": lr}))
         self.sharpness = {
             "sharpness_same": Sharpness(directions=directions, chunk=CHUNK),
@@ -193,14 +193,15 @@ class TeleportOnce(ImageExperiment):
         columns = ["variant", "train\nloss", "change %", "valid.\nloss", "change %", "acc.\n%", "change"]
         note = (
             f"Means over {self.networks} seeds. Change: ratio of geometric means from no teleport minus 1 (accuracy: "
-            "difference in points), with its 95% bootstrap interval over paired seeds."
+            "difference in points), with its 95% bootstrap interval over paired seeds. Each interval is for its "
+            f"comparison alone: none is corrected for the number of variants ({len(found) - 1})."
         )
         return make_table(f"After epoch {self.epochs}: {what}", columns, rows, note)
 
 
 def teleport_once(teleport: Teleport, problem: Problem, params: Params, seeds: list[int]) -> Params:
     """The parameters that a teleport goes to from given ones, {name: [B, ...]}."""
-    inner, whole = InnerOptimizer(TorchUpdate("SGD", {"lr": 1.0}), teleport, moments="keep"), problem.landscape
+    inner, whole = InnerOptimizer(TorchUpdate("SGD", {"lr": 1.0}), teleport), problem.landscape
     group = inner.bind(problem.network, params)
     state = inner.start(params, group, torch.tensor(seeds))
     point = Point(params, whole.gradient(params), whole.inputs, 0, whole, whole)

@@ -53,24 +53,44 @@ class ImageExperiment(Experiment):
         at_least(0, seed=seed)
         self.jobs = (os.cpu_count() or 1) if jobs is None else jobs
         at_least(1, jobs=self.jobs)
+        counts = {"rows": rows, "validation_rows": validation_rows}
+        at_least(1, **{name: count for name, count in counts.items() if count is not None})
         self.folder, self.dataset, self.rows, self.validation_rows = folder, dataset, rows, validation_rows
         self.hidden, self.batch, self.epochs, self.networks, self.seed = tuple(hidden), batch, epochs, networks, seed
+        if rows is not None:
+            self._check_batch(rows)
 
     def data(self) -> ImageSplit:
         """The images to train on and those to validate on; their files are read once in each process."""
         return split_images(self.dataset, self.folder, self.rows, self.validation_rows)
+
+    def network(self, pixels: int) -> nn.Sequential:
+        """The network for images with so many pixels."""
+        widths = [pixels, *self.hidden]
+        layers = [m for i, o in zip(widths, self.hidden, strict=False) for m in (nn.Linear(i, o), nn.LeakyReLU(SLOPE))]
+        return nn.Sequential(*layers, nn.Linear(widths[-1], CLASSES))
+
+    def with_none(self, teleports: dict[str, Teleport]) -> dict[str, Teleport]:
+        """The variants, the one without teleports first.
+
+        Raises: ConfigError if its name is taken; SymmetryError if the network lacks a teleport's group.
+        """
+        if NONE in teleports:
+            raise ConfigError(f"a teleport is called {NONE!r}, which is the name of the variant without any; rename it")
+        for name, teleport in teleports.items():
+            if not isinstance(teleport, Teleport):
+                raise ConfigError(f"{name!r} must be an object of a class of Teleport, got {teleport!r}")
+            teleport.group(self.network(1))
+        return {NONE: Stay(), **teleports}
 
     def problem(self, train: Labelled, validation: Labelled, networks: int) -> Problem:
         """So many networks on the same images.
 
         Raises: ConfigError if there are fewer images than in one minibatch.
         """
-        if len(train[1]) < self.batch:
-            raise ConfigError(f"batch={self.batch} is more than the {len(train[1])} images to train on")
-        widths = [train[0].shape[1], *self.hidden]
-        layers = [m for i, o in zip(widths, self.hidden, strict=False) for m in (nn.Linear(i, o), nn.LeakyReLU(SLOPE))]
+        self._check_batch(len(train[1]))
         return Problem(
-            nn.Sequential(*layers, nn.Linear(widths[-1], CLASSES)),
+            self.network(train[0].shape[1]),
             nn.functional.cross_entropy,
             train=(train[0].expand(networks, -1, -1), train[1].expand(networks, -1)),
             validation=(validation[0].expand(networks, -1, -1), validation[1].expand(networks, -1)),
@@ -87,15 +107,9 @@ class ImageExperiment(Experiment):
         widths = "-".join(map(str, (images.shape[1], *self.hidden, CLASSES)))
         return f"{self.dataset}, {widths}, {len(train)} images to train on, {len(validation)} to validate on"
 
-
-def with_none(teleports: dict[str, Teleport]) -> dict[str, Teleport]:
-    """The variants, the one without teleports first. Raises: ConfigError if its name is taken."""
-    if NONE in teleports:
-        raise ConfigError(f"a teleport is called {NONE!r}, which is the name of the variant without any; rename it")
-    for name, teleport in teleports.items():
-        if not isinstance(teleport, Teleport):
-            raise ConfigError(f"{name!r} must be an object of a class of Teleport, got {teleport!r}")
-    return {NONE: Stay(), **teleports}
+    def _check_batch(self, rows: int) -> None:
+        if rows < self.batch:
+            raise ConfigError(f"batch={self.batch} is more than the {rows} images to train on")
 
 
 def scheduled(teleport: Teleport, times: int, every: int) -> Teleport:

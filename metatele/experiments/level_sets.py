@@ -178,7 +178,8 @@ class LevelSetTrajectories(Experiment):
         starts = [function.starts(count, name, part, self.seed) for count, part in parts]
         for variant, by in self.variants.items():
             # The teleport comes first, so it is the same for all learning rates.
-            places = starts if variant == NONE else [teleported(by, function.network, w) for w in starts]
+            firsts = (-self.tuning_runs, 0)  # of the seeds: random teleports draw apart, too
+            places = [teleported(by, function.network, w, first) for w, first in zip(starts, firsts, strict=True)]
             problems = [plain_problem(function.network, len(w)) for w in places]
             seeds = [list(range(len(w))) for w in places]
             tuned = tune(descent, self.rates, problems[0], {"w": places[0]}, seeds[0], self.steps, 1)

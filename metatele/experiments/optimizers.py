@@ -13,10 +13,10 @@ from metatele.evaluation.statistics import Interval
 from metatele.evaluation.table import number
 from metatele.experiments.base import Findings, Progress
 from metatele.experiments.drawing import make_table, spread
-from metatele.experiments.images import NONE, ImageExperiment, hold_out, paired, scheduled, with_none
+from metatele.experiments.images import NONE, ImageExperiment, hold_out, paired, scheduled
 from metatele.experiments.optimizer_figure import draw
 from metatele.experiments.parallel import Workers
-from metatele.experiments.rate_search import RateSearch
+from metatele.experiments.rate_search import GROWTH, RateSearch
 from metatele.experiments.training import Curves, Problem, initial_params, train
 from metatele.optimizer import InnerOptimizer, Moments
 from metatele.seeding import derive_seed
@@ -66,15 +66,17 @@ class ImageOptimizers(ImageExperiment):
     """Every optimizer with every teleport and without, from equal weights on equal minibatches.
 
     Teleports go before the first step of each of the first epochs. Each pair of optimizer and
-    variant has a learning rate of its own, tuned with equal budgets by shorter runs, on other seeds
-    and on images held out from those to train on.
+    variant has a learning rate of its own, tuned by shorter runs, on other seeds and on images held
+    out from those to train on. All variants of an optimizer begin with the same grid; it is extended by
+    one rate at a time, by 6 at most, while the best one is at its edge, so that some get more trials.
     Source: Zhao et al. 2024, arXiv:2305.13404, section 4.
 
     Args:
         teleports: {name of the variant: teleport}; their own first, last and every do not count.
         optimizers: {name: recipe}; SGD, momentum, AdaGrad, RMSProp and Adam when None.
         teleport_epochs: how many of the first epochs begin with a teleport.
-        moments: what becomes of an optimizer's state at a teleport (see `InnerOptimizer`).
+        moments: what becomes of an optimizer's state at a teleport (see `InnerOptimizer`); when None, it is
+            transformed, and reset by teleports without a group, which alone can change a trajectory.
         early: the table also shows the state after so many epochs.
         tuning_epochs, tuning_networks: length of a tuning run, and its networks.
         tuning_reach: half-decades tried on either side of a recipe's learning rate at first; 0 for no tuning.
@@ -87,7 +89,7 @@ class ImageOptimizers(ImageExperiment):
         teleports: dict[str, Teleport],
         optimizers: dict[str, Recipe] | None = None,
         teleport_epochs: int = 8,
-        moments: Moments = "transform",
+        moments: Moments | None = None,
         early: int = 3,
         tuning_epochs: int = 5,
         tuning_networks: int = 3,
@@ -102,7 +104,7 @@ class ImageOptimizers(ImageExperiment):
         within(0, 1, held_out=held_out)
         if early > self.epochs:
             raise ConfigError(f"early={early} is after the last of the epochs={self.epochs}; set it to {self.epochs}")
-        self.variants, self.recipes = with_none(teleports), dict(RECIPES if optimizers is None else optimizers)
+        self.variants, self.recipes = self.with_none(teleports), dict(RECIPES if optimizers is None else optimizers)
         if not self.recipes:
             raise ConfigError("optimizers is empty; name at least one")
         self.teleport_epochs, self.moments, self.early = teleport_epochs, moments, early
@@ -122,10 +124,9 @@ class ImageOptimizers(ImageExperiment):
             runs = [Run(cell, searches[cell].rate(searches[cell].best)) for cell in cells]
             curves = workers.run(self.final_run, runs, "training with the tuned learning rates", progress)
         found = dict(zip(cells, curves, strict=True))
-        rates = {run.cell: run.lr for run in runs}
         what = self.describe(data)
         return Findings(
-            [self._table(found, rates, k, what) for k in dict.fromkeys((self.early, self.epochs))],
+            [self._table(found, searches, k, what) for k in self._epochs],
             {"optimizers": draw(found, self.teleport_epochs, what)},
             {"cells": [self._numbers(cell, found, searches[cell]) for cell in cells]},
         )
@@ -176,6 +177,8 @@ class ImageOptimizers(ImageExperiment):
             "variant": cell[1],
             "lr": search.rate(search.best),
             "tuning": search.tried(),
+            "rates_tried": len(search.scores),
+            "at_edge": search.at_edge,
             "change": {k: {m: self._change(cell, found, m, k) for m in ("train", "validation")} for k in self._epochs},
             "step": curves.step.numpy(),
             "seconds": curves.seconds.numpy(),
@@ -191,35 +194,46 @@ class ImageOptimizers(ImageExperiment):
         a, b = (getattr(found[c], loss)[epoch] for c in (cell, (cell[0], NONE)))
         return paired(a, b, *cell, loss, epoch).change
 
-    def _table(self, found: Mapping[Cell, Curves], rates: Mapping[Cell, float], epoch: int, what: str) -> Table:
+    def _table(self, found: Mapping[Cell, Curves], searches: Mapping[Cell, RateSearch], epoch: int, what: str) -> Table:
         columns = ["optimizer", "lr", "train\nloss", "change %", "valid.\nloss", "change %", "acc. %", "s"]
         rows: list[list[str]] = []
-        for cell, c in found.items():
-            assert c.validation is not None  # images have validation rows and labels
-            assert c.accuracy is not None
+        for cell in found:
             if cell[1] == NONE and rows:
                 rows.append([])
-            ran = c.train[epoch].isfinite()
-            diverged = f" ({int((~ran).sum())} diverged)" if not bool(ran.all()) else ""
-            changes = [
-                "" if cell[1] == NONE else spread(self._change(cell, found, m, epoch), 0)
-                for m in ("train", "validation")
-            ]
-            rows.append(
-                [
-                    (cell[0] if cell[1] == NONE else f"+ {cell[1]}") + diverged,
-                    number(rates[cell]),
-                    number(float(c.train[epoch][ran].mean())),
-                    changes[0],
-                    number(float(c.validation[epoch][ran].mean())),
-                    changes[1],
-                    f"{100 * float(c.accuracy[epoch][ran].mean()):.1f}",
-                    f"{float(c.seconds[epoch]):.1f}",
-                ]
-            )
+            rows.append(self._row(cell, found, searches[cell], epoch))
         note = (
             f"Means over {self.networks} seeds. Change: ratio of geometric means from no teleports minus 1, with its "
             "95% bootstrap interval over paired seeds. Accuracy on the validation images. Seconds of one processor "
-            "core: training of all seeds together, teleports included."
+            f"core: training of all seeds together, teleports included. {self._tuning_note(searches)}"
         )
         return make_table(f"After epoch {epoch}: {what}", columns, rows, note)
+
+    def _row(self, cell: Cell, found: Mapping[Cell, Curves], search: RateSearch, epoch: int) -> list[str]:
+        c, plain = found[cell], cell[1] == NONE
+        assert c.validation is not None  # images have validation rows and labels
+        assert c.accuracy is not None
+        ran = c.train[epoch].isfinite()
+        diverged = f" ({int((~ran).sum())} diverged)" if not bool(ran.all()) else ""
+        changes = ["" if plain else spread(self._change(cell, found, m, epoch), 0) for m in ("train", "validation")]
+        return [
+            (cell[0] if plain else f"+ {cell[1]}") + diverged,
+            number(search.rate(search.best)) + ("*" if search.at_edge else ""),
+            number(float(c.train[epoch][ran].mean())),
+            changes[0],
+            number(float(c.validation[epoch][ran].mean())),
+            changes[1],
+            f"{100 * float(c.accuracy[epoch][ran].mean()):.1f}",
+            f"{float(c.seconds[epoch]):.1f}",
+        ]
+
+    def _tuning_note(self, searches: Mapping[Cell, RateSearch]) -> str:
+        """How the learning rates came about, whatever the epoch of the table."""
+        if not self.tuning_reach:
+            return "Learning rates as given, not tuned."
+        tried = [len(search.scores) for search in searches.values()]
+        return (
+            f"Learning rates tuned for the loss after {self.tuning_epochs} epochs, also in the table of epoch "
+            f"{self.epochs}: training on {1 - self.held_out:.0%} of the training images, scored on the rest, "
+            f"{self.tuning_networks} other seeds; equal grids, extended by up to {GROWTH} rates while the best is at "
+            f"an edge: {min(tried)} to {max(tried)} tried for each (* the best is at an edge)."
+        )

@@ -2,9 +2,10 @@
 
 import pickle
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import get_context
 from types import TracebackType
 from typing import Any, TypeVar
@@ -65,16 +66,23 @@ class Workers:
         return [pickle.loads(future.result()) for future in futures]
 
 
-def _run_here(function: Callable[[Item], Result], items: Sequence[Item], done: Callable[[int], None]) -> list[Result]:
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run torch on one thread, and then on as many as before."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    results = []
     try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _run_here(function: Callable[[Item], Result], items: Sequence[Item], done: Callable[[int], None]) -> list[Result]:
+    results = []
+    with one_thread():
         for count, item in enumerate(items, start=1):
             results.append(function(item))
             done(count)
-    finally:
-        torch.set_num_threads(threads)
     return results
 
 

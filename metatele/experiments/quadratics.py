@@ -59,12 +59,12 @@ def plain_landscape(network: nn.Module, runs: int) -> Landscape:
     return plain_problem(network, runs).landscape
 
 
-def teleported(by: Teleport, network: nn.Module, starts: Tensor) -> Tensor:
-    """Where a teleport takes starts w [S, n] of a test function, [S, n]."""
+def teleported(by: Teleport, network: nn.Module, starts: Tensor, first_seed: int = 0) -> Tensor:
+    """Where a teleport takes starts w [S, n] of a test function, [S, n]; random draws by seeds from the first on."""
     landscape, params = plain_landscape(network, len(starts)), {"w": starts}
     group = by.group(network)
     point = Point(params, landscape.gradient(params), landscape.inputs, by.first, landscape, landscape)
-    state = by.start(params, group, torch.arange(len(starts)))
+    state = by.start(params, group, first_seed + torch.arange(len(starts)))
     return by.move(point, group, state, State())[0].params["w"].detach()
 
 

@@ -26,10 +26,10 @@ class RateSearch:
         grid = range(-self.reach, self.reach + 1)
         if not self.scores:
             return list(grid) if self.reach else []
-        low, high, best = min(self.scores), max(self.scores), self.best
-        if best not in (low, high) or len(self.scores) >= len(grid) + GROWTH:
+        if not self.at_edge or len(self.scores) >= len(grid) + GROWTH:
             return []
-        return [low - 1 if best == low else high + 1]
+        low, high = min(self.scores), max(self.scores)
+        return [low - 1 if self.best == low else high + 1]
 
     def add(self, k: int, score: float) -> None:
         """Note a score; one that is not finite is the worst there is."""
@@ -39,6 +39,11 @@ class RateSearch:
     def best(self) -> int:
         """The rate with the lowest score, the smaller one at a tie; the centre if none was tried."""
         return min(self.scores, key=lambda k: (self.scores[k], k), default=0)
+
+    @property
+    def at_edge(self) -> bool:
+        """Whether the best rate is the smallest or the largest tried, so that it may not be the best there is."""
+        return bool(self.scores) and self.best in (min(self.scores), max(self.scores))
 
     def rate(self, k: int) -> float:
         """The learning rate so many half-decades from the centre."""

@@ -65,10 +65,8 @@ class GroupAction(abc.ABC):
         """
 
     def residual(self, g: Tensor, params: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-        """By how much the action changes what the next layer sees on the data, relative, [B].
-
-        Zeros for groups that are exact on any data, which is what this general version returns;
-        ||W_out' s(Z') - W_out s(Z)|| / ||W_out s(Z)|| for groups that depend on the data.
+        """By how much the action changes what the next layer sees on the data, relative, [B]: zeros for
+        groups that are exact on any data; ||W_out' s(Z') - W_out s(Z)|| / ||W_out s(Z)|| for others.
         """
         first = next(iter(params.values()))
         return first.new_zeros(len(first))
