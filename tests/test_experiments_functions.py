@@ -8,8 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-from metatele import OptimisedTeleport, RandomTeleport
+from metatele import InnerOptimizer, OptimisedTeleport, RandomTeleport, TorchUpdate
 from metatele.cli import main
 from metatele.experiments import Experiment
 from metatele.experiments.grid import Tuned, rate_grid, tune
@@ -26,7 +27,7 @@ from metatele.experiments.quadratics import (
     value,
 )
 from metatele.experiments.regression import RegressionTeleports
-from metatele.experiments.training import train
+from metatele.experiments.training import Problem, initial_params, train
 from metatele.functions import Quadratic
 
 SMALL = {
@@ -208,3 +209,13 @@ def test_shipped_configurations_build(capsys):
     for name in ("test_functions", "regression"):
         assert main(["experiment", "--config", str(folder / f"{name}.yaml"), "--experiment.seed=-1"]) == 2
         assert "seed must be a whole number of at least 0, got -1" in capsys.readouterr().err
+
+
+def test_tasks_that_diverge_are_left_standing_by_teleports():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    x, y = torch.randn(2, 5, 3), torch.randn(2, 5, 2)
+    problem = Problem(network, nn.functional.mse_loss, (x, y))
+    inner = InnerOptimizer(TorchUpdate("SGD", {"lr": 1e8}), OptimisedTeleport(last=None))
+    curves = train(inner, problem, initial_params(network, [0, 1]), [0, 1], 12, 4)
+    assert not bool(curves.train[-1].isfinite().any())

@@ -145,7 +145,8 @@ def train(
             here = replace(whole, inputs=whole.inputs[task, rows], targets=whole.targets[task, rows])
         point = Point(params, here.gradient(params), here.inputs, step, here, whole)
         with torch.no_grad():
-            params, state = inner.step(point, group, state)
+            alive = task_norm(params).isfinite() & task_norm(point.gradient).isfinite()
+            params, state = inner.step(point, group, state, alive)
         params = map_params(torch.detach, params)
         spent += clock() - begin
     columns = list(zip(*scores, strict=True))
