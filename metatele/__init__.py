@@ -41,7 +41,7 @@ from metatele.teleports import (
     White,
     Wout,
 )
-from metatele.torch_model import Teleported, teleport
+from metatele.torch_model import Teleported, measure, teleport
 from metatele.unroll import Outcome, Unroll
 from metatele.update import (
     Adam,
@@ -113,6 +113,7 @@ __all__ = [
     "evaluate",
     "load_checkpoint",
     "load_images",
+    "measure",
     "meta_train",
     "sample_meta_batch",
     "save_checkpoint",

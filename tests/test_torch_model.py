@@ -614,10 +614,11 @@ ERRORS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "objective raises": ({"objective": raising}, ZeroDivisionError, "my objective"),
     "objective of no tensor": (
         {"objective": lambda p: 1.0},
-        SymmetryError,
+        ConfigError,
         r"objective must be a tensor .*\[1\], got 1.0",
     ),
-    "objective of a shape": ({"objective": lambda p: p.loss.sum()}, SymmetryError, r"\[1\], got shape \(\)"),
+    "objective of a shape": ({"objective": lambda p: p.loss.expand(2)}, ConfigError, r"\[1\], got shape \(2,\)"),
+    "a teleport as objective": ({"objective": Balance()}, ConfigError, "Balance is a teleport .*pass it as by="),
     "constant objective": ({"objective": lambda p: p.loss.detach()}, SymmetryError, "cannot be climbed"),
     "unknown objective": ({"objective": "height"}, ConfigError, "got 'height'"),
     "a class as objective": ({"objective": Sharpness}, ConfigError, "got <class"),
@@ -800,3 +801,32 @@ def test_gradients_stay_when_nothing_moves():
     report = metatele.teleport(model, data(), mse, cap=1e-6)
     assert report.distance == 0
     assert all(p.grad is not None for p in model.parameters())
+
+
+def test_measuring_a_model():
+    model = mlp()
+    kept = vector(model).clone()
+    sharp = Sharpness((0.1,), 50)
+    loss = float(mse(model(data()[0]), data()[1]))
+    assert metatele.measure(model, data(), mse, lambda place: place.loss.sum()) == pytest.approx(loss, rel=1e-12)
+    assert metatele.measure(model, data(), mse, sharp) == pytest.approx(loss, rel=0.1)
+    report = metatele.teleport(copy.deepcopy(model), data(), mse, "curvature", steps=3)
+    assert metatele.measure(model, data(), mse, "curvature") == pytest.approx(report.objective_before, rel=1e-12)
+    with torch.no_grad():
+        norm = metatele.measure(model, data(), mse, "gradient_norm")
+    assert norm == pytest.approx(report.gradient_norm_before, rel=1e-12)
+    assert torch.equal(vector(model), kept)
+    with pytest.raises(SymmetryError, match="no symmetry"):
+        metatele.measure(mlp(activation=nn.Tanh()), data(), mse, "curvature")
+    assert metatele.measure(mlp(activation=nn.Tanh()), data(), mse) > 0
+
+
+def test_a_report_reads_well():
+    model = mlp()
+    optimizer = torch.optim.Adam(model.parameters(), lr=LR)
+    assert str(metatele.teleport(model, data(), mse, cap=1e-6)).startswith("not moved (no step improved")
+    text = str(metatele.teleport(model, data(), mse, "sharpness", optimizer=optimizer))
+    assert "gradient norm" in text
+    assert "objective" in text
+    assert text.endswith("optimizer state: transform")
+    assert metatele.teleport(model, data(), mse, by=LevelSetTeleport(), optimizer=optimizer).moments == "reset"

@@ -18,8 +18,10 @@ from metatele.files import make_folder
 def make_parser() -> ArgumentParser:
     """The command's arguments."""
     parser = ArgumentParser(
-        description="Run one of the paper's experiments on teleportation without learning (configs/experiments). "
-        "Prints its table, and writes results.json and its figures.",
+        description="Run one of the paper's experiments on teleportation without learning: LevelSetTrajectories "
+        "(test functions), RegressionTeleports (20 x 20 regression), ImageOptimizers (five optimizers), TeleportOnce "
+        "(to flatter or more curved points), FlatnessCorrelation. Prints its table, and writes results.json and its "
+        "figures. configs/experiments has them ready; --experiment.help CLASS shows the arguments of one.",
         exit_on_error=False,
         allow_abbrev=False,
     )

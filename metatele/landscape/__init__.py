@@ -2,7 +2,7 @@
 
 from metatele.landscape.base import Landscape, LossFunction, Objective, ObjectiveFunction, Place, smooth_task_norm
 from metatele.landscape.curvature import Curvature, curve_curvature
-from metatele.landscape.objectives import find_objective, gradient_norm
+from metatele.landscape.objectives import find_objective, gradient_norm, value_of
 from metatele.landscape.sharpness import Sharpness
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "find_objective",
     "gradient_norm",
     "smooth_task_norm",
+    "value_of",
 ]

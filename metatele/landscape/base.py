@@ -12,7 +12,7 @@ from torch.func import functional_call, vmap
 from metatele.errors import ConfigError
 from metatele.params import Params
 from metatele.stack import stacked_forward
-from metatele.symmetry import ProductGroup
+from metatele.symmetry import ProductGroup, as_group
 
 TINY = 1e-30  # under the root of a norm
 LossFunction = Callable[[Tensor, Tensor], Tensor]
@@ -26,7 +26,8 @@ class Landscape:
         network: the network for one task; its own parameter values are not used.
         loss_function: (predictions [n, ...], targets [n, ...]) of one task -> scalar.
         inputs, targets: the batch, [B, n, ...].
-        group: the group whose orbits an objective may look along; empty if none is known.
+        group: the group whose orbits an objective may look along (a list of symmetries will do, as
+            `symmetries_of` gives them); empty if none is known.
     """
 
     network: nn.Module
@@ -34,6 +35,10 @@ class Landscape:
     inputs: Tensor
     targets: Tensor
     group: ProductGroup = field(default_factory=ProductGroup)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.group, ProductGroup):
+            object.__setattr__(self, "group", as_group(self.group))
 
     def predict(self, params: Mapping[str, Tensor]) -> Tensor:
         """Predictions [B, n, ...] for parameters {name: [B, ...]}."""
@@ -108,7 +113,13 @@ def smooth_task_norm(params: Mapping[str, Tensor]) -> Tensor:
 
 
 class Objective(abc.ABC):
-    """What a teleport climbs or descends. Plain functions of the same form will do wherever one is taken."""
+    """What a teleport climbs or descends. Plain functions of the same form will do wherever one is taken.
+
+    Attributes:
+        needs_group: whether it looks along the landscape's group.
+    """
+
+    needs_group: bool = False
 
     @abc.abstractmethod
     def __call__(self, place: Place) -> Tensor:

@@ -28,6 +28,8 @@ class Curvature(Objective):
         seed: what the draws depend on.
     """
 
+    needs_group = True
+
     def __init__(self, elements: int = 20, seed: int = 0) -> None:
         at_least(1, elements=elements)
         self.elements, self.seed = elements, seed

@@ -12,6 +12,7 @@ from metatele.params import Params, flatten, map_params, unflatten
 from metatele.point import Point, State
 from metatele.teleports import OptimisedTeleport, Teleport
 from metatele.teleports.optimised import known
+from metatele.torch_model import find_group
 
 PATH = 101  # points along an orbit
 CHUNK = 1000  # points whose losses are evaluated at a time, which bounds the memory
@@ -146,7 +147,7 @@ def follow(by: Teleport, landscape: Landscape, params: Params, seed: int = 0) ->
 
     For a teleport that does not give T, such as a closed-form rule, the path has its two ends only.
     """
-    group = by.group(landscape.network)
+    group = find_group(landscape.network, by)
     point = Point(params, landscape.gradient(params), landscape.inputs, by.first, landscape, landscape)
     state = by.start(params, group, torch.tensor([seed]))
     if isinstance(by, OptimisedTeleport):

@@ -12,7 +12,7 @@ from metatele.symmetry.layers import HiddenLayer, LayerInput
 from metatele.symmetry.logit_translation import LogitTranslation
 from metatele.symmetry.permutations import Permutations
 from metatele.symmetry.positive_scaling import PositiveScaling
-from metatele.symmetry.product import ProductGroup
+from metatele.symmetry.product import ProductGroup, as_group
 from metatele.symmetry.pseudo_inverse import PseudoInverseGL
 from metatele.symmetry.quadratic import QuadraticOrthogonal
 from metatele.symmetry.rotation import PlaneRotation
@@ -35,6 +35,7 @@ __all__ = [
     "QuadraticOrthogonal",
     "SignFlips",
     "Symmetry",
+    "as_group",
     "check_finite",
     "check_residual",
     "discrete_symmetries_of",

@@ -14,7 +14,7 @@ class GroupAction(abc.ABC):
     """A group G with loss(g . theta) == loss(theta) for every g in G, on stacked parameters.
 
     Every tensor carries a leading task dimension B; a group element g is a tensor [B, ...] whose
-    layout belongs to the group. The action is differentiable, and nothing changes its arguments.
+    layout belongs to the group. The action is differentiable; nothing changes its arguments.
 
     Attributes:
         moves_gradient: whether the action changes the gradient; a group that does not cannot help
@@ -33,12 +33,15 @@ class GroupAction(abc.ABC):
         """What errors call the group."""
         return type(self).__name__
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.name}>"
+
     @property
     def exact_rows(self) -> int | None:
         return None
 
     def too_many(self, inputs: Tensor) -> bool:
-        """Whether there are more data rows [B, n, ...] than the group can be exact on."""
+        """Whether there are more rows than the group can be exact on."""
         return self.exact_rows is not None and inputs.shape[1] > self.exact_rows
 
     @abc.abstractmethod
@@ -51,7 +54,7 @@ class GroupAction(abc.ABC):
 
     @abc.abstractmethod
     def inverse(self, g: Tensor) -> Tensor:
-        """The element with compose(g, inverse(g)) equal to the identity."""
+        """The element with compose(g, inverse(g)) the identity."""
 
     @abc.abstractmethod
     def act(self, g: Tensor, params: Mapping[str, Tensor], inputs: Tensor) -> Params:
@@ -61,7 +64,7 @@ class GroupAction(abc.ABC):
             g: group element, [B, ...].
             params: all parameters of the network, {name: [B, ...]}.
             inputs: the network's inputs [B, n, ...]; only data-dependent groups look at them.
-        Returns: all parameters; those that the group does not touch are passed on as they are.
+        Returns: all parameters; those not touched are passed on as they are.
         """
 
     def residual(self, g: Tensor, params: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
@@ -81,9 +84,9 @@ class GroupAction(abc.ABC):
     ) -> Params:
         """Carry a gradient at theta to the gradient at g . theta, without another backward pass.
 
-        loss(theta) = loss(g . theta) gives grad(g . theta) = (d theta / d (g . theta))^T grad(theta):
-        the vector-Jacobian product of the inverse action at the moved point, which is what this
-        general version computes. Exact on the data on which the action leaves the loss unchanged.
+        loss(theta) = loss(g . theta) gives grad(g . theta) = (d theta / d (g . theta))^T grad(theta): the
+        vector-Jacobian product of the inverse action at the moved point, which this general version
+        computes. Exact on the data on which the action leaves the loss unchanged.
         """
         back = self.inverse(g)
         vjp = torch.func.vjp(lambda p: self.act(back, p, inputs), dict(moved))[1]
@@ -99,17 +102,15 @@ class GroupAction(abc.ABC):
         inputs: Tensor,
     ) -> Params:
         """Carry a mean of squared gradients (Adam's second moment) along, as for gradient entries
-        that are uncorrelated: v <- sum_j J_ij^2 v_j, where J is the matrix of `dual`.
-
-        Exact where the action is diagonal; this general version is otherwise an unbiased estimate.
+        that are uncorrelated: v <- sum_j J_ij^2 v_j, where J is the matrix of `dual`. Exact where
+        the action is diagonal, otherwise an unbiased estimate.
         """
         return estimate_square(lambda v: self.dual(g, params, moved, v, inputs), square)
 
     def core(self, covector: Mapping[str, Tensor], shared: Collection[str]) -> Params | None:
-        """A smaller covector whose norm `dual` changes as it changes that of this one.
+        """A smaller covector whose norm `dual` changes as it changes that of this one; none in general.
 
-        A group that has one must have a `dual` that looks at nothing but g and the covector. This
-        general version knows none.
+        A group that has one must have a `dual` that looks at nothing but g and the covector.
 
         Args:
             covector: a gradient {name: [B, ...]}.

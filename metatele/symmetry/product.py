@@ -5,11 +5,19 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from metatele.errors import ConfigError
 from metatele.params import Params
 from metatele.symmetry.base import Symmetry
 from metatele.symmetry.layers import AtHiddenLayer
 
 Element = Sequence[Tensor]
+
+
+def as_group(symmetries: object) -> "ProductGroup":
+    """The product of a list of symmetries. Raises: ConfigError for anything else."""
+    if isinstance(symmetries, (list, tuple)) and all(isinstance(s, Symmetry) for s in symmetries):
+        return ProductGroup(tuple(symmetries))
+    raise ConfigError(f"a group must be a list of symmetries, as symmetries_of(network) gives, got {symmetries!r}")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metatele.errors import SymmetryError
-from metatele.landscape import Landscape, ObjectiveFunction, Place, smooth_task_norm
+from metatele.landscape import Landscape, ObjectiveFunction, Place, smooth_task_norm, value_of
 from metatele.params import Params, map_params, per_task
 
 Direction = Literal["ascend", "descend"]
@@ -75,7 +75,7 @@ class Climb:
         """The objective [B] at exp(T) . theta, and the direction of length 1 in which it grows."""
         with torch.enable_grad():
             leaves = [t.detach().requires_grad_() for t in algebra]
-            value = self.objective(orbit.place(leaves))
+            value = value_of(self.objective, orbit.place(leaves))
             if not value.requires_grad:
                 names = ", ".join(dict.fromkeys(type(f).__name__ for f in orbit.group.factors))
                 raise SymmetryError(

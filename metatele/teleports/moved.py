@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from metatele.errors import ConfigError
-from metatele.landscape import Landscape, ObjectiveFunction, Place
+from metatele.landscape import Landscape, ObjectiveFunction, Place, value_of
 from metatele.params import flatten, per_task, unflatten
 
 TINY = 1e-30  # added to what may be zero before a division by it
@@ -102,7 +102,7 @@ class View:
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             leaf = flat.detach().requires_grad_()
             place = Place(self.landscape, unflatten(leaf, self.like))
-            gain = self.sign * self.objective(place)
+            gain = self.sign * value_of(self.objective, place)
             if not gain.requires_grad:
                 raise ConfigError(
                     f"the objective {getattr(self.objective, '__name__', self.objective)!r} does not change with the "

@@ -28,7 +28,11 @@ class OptimisedTeleport(OrbitTeleport):
     Args:
         objective: "gradient_norm", "sharpness", "curvature", or any callable from a
             `metatele.landscape.Place` to one number for each task, [B], differentiable.
-        steps, lr, direction, cap: see `Climb`.
+        steps: gradient steps on the Lie algebra.
+        lr: length of a step in the Lie algebra (for positive scaling, a distance of log-scales), halved
+            whenever a step makes no progress.
+        direction: "ascend" or "descend".
+        cap: a bound of the objective that no step may pass; None for none.
         rows: rows drawn from all inner rows for each teleport; None for the step's own batch. A group
             that depends on the data keeps the loss on the rows drawn only.
         residual: see `OrbitTeleport`.

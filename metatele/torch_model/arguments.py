@@ -40,6 +40,8 @@ def choose_teleport(
     by: Teleport | None, objective: str | ObjectiveFunction | None, settings: dict[str, Any]
 ) -> Teleport:
     """The teleport that the arguments of `teleport` ask for."""
+    if isinstance(objective, Teleport):
+        raise ConfigError(f"{type(objective).__name__} is a teleport and no objective: pass it as by=")
     if refused := SCHEDULE & settings.keys():
         raise ConfigError(f"{', '.join(sorted(refused))}: a single call has no schedule and takes its whole batch")
     if by is None:

@@ -1,7 +1,7 @@
 """Teleporting a torch model in place, inside anybody's own training loop."""
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,40 +9,25 @@ from torch import Tensor, nn
 
 from metatele.checks import above_zero
 from metatele.errors import ConfigError, SymmetryError
-from metatele.landscape import Landscape, LossFunction, ObjectiveFunction, Place, find_objective, gradient_norm
+from metatele.landscape import (
+    Landscape,
+    LossFunction,
+    ObjectiveFunction,
+    Place,
+    find_objective,
+    gradient_norm,
+    value_of,
+)
 from metatele.params import Params, map_params, task_norm
 from metatele.point import Point, State
 from metatele.symmetry import ProductGroup, check_finite, check_residual
 from metatele.teleports import OrbitTeleport, Teleport
 from metatele.torch_model.arguments import check_arguments, choose_moments, choose_teleport, find_group
 from metatele.torch_model.guards import check_deterministic, check_frozen, finite, rounding
+from metatele.torch_model.report import Teleported
 from metatele.torch_state import CarriedState, reset_state
 
 TOLERANCE = 1e-3  # of teleports that state none
-
-
-@dataclass(frozen=True)
-class Teleported:
-    """What a teleport did to a model, measured on its batch.
-
-    Attributes:
-        loss_before, loss_after: the loss.
-        gradient_norm_before, gradient_norm_after: the norm of the loss's gradient.
-        objective_before, objective_after: what the teleport climbed; the gradient norm for a rule.
-        distance: Euclidean norm of the change of the parameters; 0 if the teleport found nothing
-            better, or was undone because it went beyond its tolerance.
-        residual: {layer: relative change of what the next layer sees} for groups that depend on the
-            data; empty for exact ones.
-    """
-
-    loss_before: float
-    loss_after: float
-    gradient_norm_before: float
-    gradient_norm_after: float
-    objective_before: float
-    objective_after: float
-    distance: float
-    residual: dict[str, float] = field(default_factory=dict)
 
 
 def teleport(
@@ -62,9 +47,9 @@ def teleport(
 
         metatele.teleport(model, (x, y), loss_fn, objective="gradient_norm", optimizer=optimizer)
 
-    The forward must be deterministic: switch dropout off, and batch norm to evaluation. Gradients in
-    `.grad` belong to the old point and are set to None. If anything is wrong, model and optimizer are
-    left exactly as they were.
+    Call it before `backward()`: gradients in `.grad` belong to the old point and are set to None. The
+    forward must be deterministic: switch dropout off. Parameters that the optimizer does not hold move
+    as well. If anything is wrong, model and optimizer are left exactly as they were.
 
     Args:
         model: any module; orbit teleports find the symmetries of an `nn.Sequential` by themselves
@@ -72,7 +57,7 @@ def teleport(
         batch: inputs [n, ...] and targets [n, ...].
         loss_fn: (predictions, targets) -> scalar.
         objective: what to climb along the orbit: "gradient_norm" (the default), "sharpness",
-            "curvature" or a callable (see `OptimisedTeleport`).
+            "curvature", an object such as `Sharpness()`, or a function of a `Place`.
         by: any other teleport, such as `Balance()` or `LevelSetTeleport()`, in place of an objective.
         optimizer: the optimizer that trains the model, whose state is to follow.
         moments: "transform" carries the optimizer's means of gradients and squared gradients along,
@@ -91,6 +76,7 @@ def teleport(
         model, batch or loss that does not run.
     """
     check_arguments(model, batch, loss_fn, optimizer, seed)
+    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps: it has the same parameters
     by = choose_teleport(by, objective, settings)
     named = dict(model.named_parameters())
     carried = None if optimizer is None else CarriedState(optimizer, named)
@@ -110,7 +96,7 @@ def teleport(
         elif optimizer is not None and moments == "reset":
             reset_state(optimizer, named.values())
         _write(named, params)
-    return report
+    return replace(report, moments=moments if optimizer is not None and report.distance > 0 else "untouched")
 
 
 def _find(
@@ -132,11 +118,11 @@ def _find(
     landscape = Landscape(model, loss_fn, batch[0].unsqueeze(0), batch[1].unsqueeze(0), group)
     here = Place(landscape, {k: p.detach().unsqueeze(0) for k, p in named.items()})
     check_deterministic(here)
-    measure = find_objective(getattr(by, "objective", gradient_norm))
-    before = finite("before the teleport", by, here, loss=here.loss, objective=measure(here))
+    objective = find_objective(getattr(by, "objective", gradient_norm))
+    before = finite("before the teleport", by, here, loss=here.loss, objective=value_of(objective, here))
     params, covectors, squares, residual = _move(by, here, carried, tolerance, seed)
     there = Place(landscape, params)
-    after = finite("after the teleport", by, there, loss=there.loss, objective=measure(there))
+    after = finite("after the teleport", by, there, loss=there.loss, objective=value_of(objective, there))
     allowed = tolerance * abs(before["loss"]) + rounding(here)
     if not abs(after["loss"] - before["loss"]) <= allowed:
         raise SymmetryError(

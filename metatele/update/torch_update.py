@@ -40,7 +40,7 @@ class TorchUpdate(Update):
     Args:
         optimizer: name of a class in torch.optim, such as "AdamW". Element-wise ones act on all tasks
             at once; any other (Adafactor, Muon) on one task after the other.
-        options: its keyword arguments (lr, momentum, weight_decay, ...); torch's own defaults for the rest.
+        options: its keyword arguments, as {"lr": 1e-3, "weight_decay": 0.1}; torch's own defaults for the rest.
     Raises: ConfigError if torch has no such optimizer, refuses the options or, at the first step,
         the parameters (Muon takes matrices only).
     """
