@@ -807,7 +807,7 @@ def test_measuring_a_model():
     model = mlp()
     kept = vector(model).clone()
     sharp = Sharpness((0.1,), 50)
-    loss = float(mse(model(data()[0]), data()[1]))
+    loss = float(mse(model(data()[0]), data()[1]).detach())
     assert metatele.measure(model, data(), mse, lambda place: place.loss.sum()) == pytest.approx(loss, rel=1e-12)
     assert metatele.measure(model, data(), mse, sharp) == pytest.approx(loss, rel=0.1)
     report = metatele.teleport(copy.deepcopy(model), data(), mse, "curvature", steps=3)
