@@ -511,3 +511,11 @@ def test_an_objective_that_is_nowhere_finite_is_refused():
     unroll = Unroll(inner, batch, 1)
     with pytest.raises(SymmetryError, match="objective is not finite for any task"):
         unroll.window(unroll.start(), 1)
+
+
+def test_data_on_which_the_group_cannot_act_are_the_tasks_outcome():
+    # All rows are equal, so every matrix of activations is singular; no task is to blame for an error.
+    batch = sample_meta_batch(ExampleFamily((4, 4, 2), (nn.Tanh(),), rows=4), "train", range(2)).to(DOUBLE)
+    batch.inputs["inner"].copy_(batch.inputs["inner"][:, :1].clone())
+    unroll = Unroll(InnerOptimizer(GradientDescent(0.01), OptimisedTeleport(symmetry="pseudo_inverse")), batch, 1)
+    assert unroll.window(unroll.start(), 1).end.alive.tolist() == [False, False]

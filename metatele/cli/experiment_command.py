@@ -7,6 +7,8 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
 
 import metatele.experiments  # noqa: F401 - so that the experiments can be named without their module
 from metatele.cli.arguments import default_output, instantiate, require
@@ -40,11 +42,17 @@ def run(parser: ArgumentParser, config: Namespace) -> int:
         with progress_bar(type(experiment).__name__) as progress:
             findings = experiment.run(progress)
         findings.save(output, family_spec(config.experiment))
-    console = Console(highlight=False)
     for table in findings.tables:
-        console.print(table)
+        _print_whole(table)
     print(f"results and figures: {output}  ({findings.seconds:.0f} s)")
     return 0
+
+
+def _print_whole(table: Table) -> None:
+    """Print a table without leaving anything out, be it wider than the terminal."""
+    console = Console(highlight=False)
+    needed = Measurement.get(console, console.options.update(max_width=1000), table).maximum
+    Console(highlight=False, width=max(console.width, needed)).print(table)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Tables and figures of the experiments, in one style."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -39,10 +40,12 @@ def tidy(axes: Axes) -> None:
 
 
 def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> Table:
-    """A table whose first column is text and whose others are numbers.
+    """A table whose first column is text and whose others are numbers; an interval stands below its value.
 
-    Columns called "change" wrap where the terminal is narrow. An empty row is a gap.
+    Nothing in it wraps, so that a table that is wider than the terminal can still be printed whole. An
+    empty row is a gap.
     """
+    cells = [[re.sub(r" ?\[(\S+), ?(\S+)\]", r"\n[\1,\2]", cell) for cell in row] for row in rows]
     table = Table(
         title=Text(title + "\n", "bold"),
         caption=Text("\n" + note, "dim"),
@@ -52,11 +55,10 @@ def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
     )
     table.title_justify = table.caption_justify = "left"
     for i, name in enumerate(columns):
-        widest = max((len(word) for row in rows if row for word in row[i].split()), default=0)
-        table.add_column(
-            name, justify="right" if i else "left", no_wrap="change" not in name, min_width=widest if i else None
-        )
-    for row in rows:
+        widest = max((len(line) for row in cells if row for line in row[i].split("\n")), default=0)
+        heading = name if len(name) <= widest else name.replace(" ", "\n")
+        table.add_column(heading, justify="right" if i else "left", no_wrap=True)
+    for row in cells:
         table.add_row(*map(Text, row))
     return table
 

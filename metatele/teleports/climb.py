@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metatele.errors import SymmetryError
 from metatele.landscape import Landscape, ObjectiveFunction, Place, smooth_task_norm, value_of
-from metatele.params import Params, map_params, per_task
+from metatele.params import Params, map_params, per_task, task_norm
 
 Direction = Literal["ascend", "descend"]
 TINY = 1e-30  # added to the length of a slope, which may be zero
@@ -55,7 +55,8 @@ class Climb:
         sign = 1.0 if self.direction == "ascend" else -1.0
         best = [first.new_zeros(len(first), *s) for s in group.algebra_shapes]
         top, slope = self._probe(orbit, best)
-        if not bool(top.isfinite().any()):  # of a single task it is that task's outcome: it stays
+        # Of some tasks, or on data on which the group cannot act, it is these tasks' outcome.
+        if not bool(top.isfinite().any()) and orbit.can_act:
             raise SymmetryError(f"the objective is not finite for any task where the climb starts: {top.tolist()}")
         values, rate = [top], torch.full_like(top, self.lr)
         for _ in range(self.steps):
@@ -108,6 +109,13 @@ class Orbit:
         if self.group.exact:
             return _OrbitPlace(self, element)
         return Place(self.landscape, self.group.act(element, self.params, self.landscape.inputs))
+
+    @property
+    def can_act(self) -> bool:
+        """Whether the identity leaves finite parameters for a task; on singular data it does not."""
+        with torch.no_grad():
+            here = self.group.act(self.group.identity(self.landscape.inputs), self.params, self.landscape.inputs)
+        return bool(task_norm(here).isfinite().any())
 
     @cached_property
     def gradient(self) -> Params:
