@@ -9,7 +9,7 @@ from metatele.errors import (
     SymmetryError,
     TaskError,
 )
-from metatele.evaluation import Evaluation, evaluate
+from metatele.evaluation import Evaluation, Learned, evaluate
 from metatele.images import ImageSplit, load_images, split_images
 from metatele.landscape import Curvature, Landscape, Objective, Place, Sharpness
 from metatele.meta_training import (
@@ -23,10 +23,12 @@ from metatele.meta_training import (
 from metatele.optimizer import InnerOptimizer
 from metatele.pictures import draw_orbit
 from metatele.point import Point, State
+from metatele.report import write_report
 from metatele.sampling import sample_meta_batch
 from metatele.symmetry import DiscreteSymmetry, Symmetry, discrete_symmetries_of, symmetries_of
 from metatele.task import MetaBatch, TaskFamily
 from metatele.teleports import (
+    AlgebraTeleport,
     Balance,
     DenseTeleport,
     LevelSetTeleport,
@@ -50,6 +52,9 @@ from metatele.update import (
     DenseUpdate,
     GlobalStepSize,
     GradientDescent,
+    HandDesigned,
+    LearnableTransform,
+    MetaSGD,
     Momentum,
     TorchUpdate,
     Update,
@@ -58,6 +63,7 @@ from metatele.version import __version__
 
 __all__ = [
     "Adam",
+    "AlgebraTeleport",
     "Balance",
     "CheckpointError",
     "ConfigError",
@@ -70,11 +76,15 @@ __all__ = [
     "Evaluation",
     "GlobalStepSize",
     "GradientDescent",
+    "HandDesigned",
     "ImageSplit",
     "InnerOptimizer",
     "Landscape",
+    "LearnableTransform",
+    "Learned",
     "LevelSetTeleport",
     "MetaBatch",
+    "MetaSGD",
     "MetaSettings",
     "MetaTraining",
     "MetateleError",
@@ -120,4 +130,5 @@ __all__ = [
     "split_images",
     "symmetries_of",
     "teleport",
+    "write_report",
 ]

@@ -19,7 +19,9 @@ class OptimizerPart(nn.Module):
 
     def arguments(self) -> dict[str, Any]:
         """The constructor arguments, {name: value}."""
-        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+        parameters = inspect.signature(type(self)).parameters.values()
+        # nn.Module's own constructor, of parts that have none, takes *args and **kwargs.
+        return {p.name: getattr(self, p.name) for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
 
     def bind(self, params: Params, group: ProductGroup) -> None:
         """Fit the part to a network, once its sizes are known. Parts that run on any size need not.

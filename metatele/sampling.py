@@ -21,7 +21,8 @@ def sample_meta_batch(family: TaskFamily, split: Split, indices: Iterable[int], 
     """Draw the tasks with the given indices of one split.
 
     Task i of a split depends on (seed, split, i) only, so the splits are disjoint streams and a
-    task does not depend on how a meta-batch is put together.
+    task does not depend on how a meta-batch is put together. The tasks come from
+    `family.for_split(split)`.
 
     Raises: TaskError if the family breaks its contract (see `TaskFamily`).
     """
@@ -29,6 +30,7 @@ def sample_meta_batch(family: TaskFamily, split: Split, indices: Iterable[int], 
         raise TaskError(f"expected an object of a class of TaskFamily, got {family!r}")
     if split not in get_args(Split):
         raise TaskError(f"split must be one of {', '.join(get_args(Split))}, got {split!r}")
+    family = _restricted(family, split)
     network = build_network(family)
     structure = {k: v.clone() for k, v in network.state_dict().items()}
     draws, weights, seeds = [], [], []
@@ -53,9 +55,18 @@ def sample_meta_batch(family: TaskFamily, split: Split, indices: Iterable[int], 
         if inputs[part].shape[1] == 0:
             inputs[part], targets[part] = inputs["inner"], targets["inner"]
     params = {k: torch.stack([w[k] for w in weights]) for k in weights[0]}
-    batch = MetaBatch(family, network, params, inputs, targets, torch.tensor(seeds, dtype=torch.int64))
+    batch = MetaBatch(family, split, network, params, inputs, targets, torch.tensor(seeds, dtype=torch.int64))
     _check_loss(batch)
     return batch
+
+
+def _restricted(family: TaskFamily, split: Split) -> TaskFamily:
+    """The family of one split."""
+    with seeded(derive_seed("for_split", split)):  # whatever it draws, equal splits give equal families
+        found = _call(family, "for_split", partial(family.for_split, split))
+    if not isinstance(found, TaskFamily):
+        raise TaskError(f"{type(family).__name__}.for_split({split!r}) must return a task family, got {found!r}")
+    return found
 
 
 def build_network(family: TaskFamily) -> nn.Module:
@@ -147,6 +158,24 @@ def _check_loss(batch: MetaBatch) -> None:
     if not bool(loss.isfinite().all()):
         raise TaskError(f"{name}.loss() is {loss.item()} at the initial weights; it must be finite")
     _check_broadcasting(batch, first, x, y)
+    if batch.family.measures_accuracy:
+        _check_accuracy(batch, first, x, y)
+
+
+def _check_accuracy(batch: MetaBatch, params: dict[str, Tensor], x: Tensor, y: Tensor) -> None:
+    """The accuracy must run where the loss does, stacked, and give a fraction."""
+    name = f"{type(batch.family).__name__}.accuracy()"
+    predictions = stacked_forward(batch.network, params, x[:1]).detach()
+    try:
+        fraction = batch.accuracies(predictions, y[:1])
+    except Exception as error:
+        shapes = f"predictions {tuple(predictions.shape[1:])} and targets {tuple(y.shape[1:])}"
+        message = f"{name} does not run on {shapes}: {type(error).__name__}: {_first_line(error)}"
+        raise TaskError(message) from error
+    if fraction.shape != (1,):
+        raise TaskError(f"{name} must return a scalar, got shape {tuple(fraction.shape[1:])}")
+    if not 0 <= fraction.item() <= 1:
+        raise TaskError(f"{name} must be in [0, 1], got {fraction.item():g}")
 
 
 def _check_broadcasting(batch: MetaBatch, params: dict[str, Tensor], x: Tensor, y: Tensor) -> None:

@@ -1,7 +1,7 @@
 """Tasks: what a user writes for one task, and stacked meta-batches of them."""
 
 import abc
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -44,6 +44,27 @@ class TaskFamily(abc.ABC):
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """The scalar loss of one task's predictions [n, ...] against its targets [n, ...]."""
 
+    def for_split(self, split: Split) -> "TaskFamily":
+        """The family that the tasks of a split are drawn from. Default: the family itself.
+
+        Override it where splits hold data out from each other (other classes, other images). Equal
+        splits must give families with equal tasks.
+        """
+        return self
+
+    def accuracy(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """The fraction of one task's rows that is predicted right: a scalar in [0, 1].
+
+        Predictions [n, ...] and targets [n, ...] as for `loss`. Optional: override it where it has a
+        meaning, as in classification.
+        """
+        raise NotImplementedError(f"{type(self).__name__} measures no accuracy")
+
+    @property
+    def measures_accuracy(self) -> bool:
+        """Whether the family overrides `accuracy`."""
+        return getattr(self.accuracy, "__func__", None) is not TaskFamily.accuracy
+
     def initialise(self, network: nn.Module, generator: torch.Generator) -> None:
         """Draw initial weights into `network`, in place. Default: those of a new `network()`, whose
         constructor draws from a global generator that is seeded from `generator`."""
@@ -56,7 +77,8 @@ class MetaBatch:
     """B tasks of one family, stacked.
 
     Attributes:
-        family: the family the tasks were drawn from.
+        family: the family the tasks were drawn from, `TaskFamily.for_split` of the one that was given.
+        split: the split they belong to.
         network: the network for one task (its own weights are not used).
         params: initial parameters, {name: [B, ...]}.
         inputs, targets: the rows of each part, {part: [B, n_part, ...]}.
@@ -64,6 +86,7 @@ class MetaBatch:
     """
 
     family: TaskFamily
+    split: Split
     network: nn.Module
     params: Params
     inputs: dict[Part, Tensor]
@@ -89,18 +112,21 @@ class MetaBatch:
                 moved[id(x)] = x.to(device=device, dtype=dtype if x.is_floating_point() else None)
             return moved[id(x)]
 
-        return MetaBatch(
-            self.family,
-            self.network.to(device=device, dtype=dtype),
-            {k: convert(v) for k, v in self.params.items()},
-            {k: convert(v) for k, v in self.inputs.items()},
-            {k: convert(v) for k, v in self.targets.items()},
-            self.seeds,
+        return replace(
+            self,
+            network=self.network.to(device=device, dtype=dtype),
+            params={k: convert(v) for k, v in self.params.items()},
+            inputs={k: convert(v) for k, v in self.inputs.items()},
+            targets={k: convert(v) for k, v in self.targets.items()},
         )
 
     def losses(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """The family's loss of each task, [B]."""
         return vmap(self.family.loss)(predictions, targets)
+
+    def accuracies(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """The family's accuracy on each task, [B]. Raises: NotImplementedError if it measures none."""
+        return vmap(self.family.accuracy)(predictions, targets)
 
     def minibatches(self, part: Part, steps: int) -> Tensor | None:
         """Row numbers [steps, B, batch_size] for each step, epoch by epoch without replacement, or

@@ -1,17 +1,23 @@
 """Classification tasks: Gaussian mixtures, scikit-learn's digits, MNIST from a folder."""
 
 import abc
+import copy
 import functools
-import itertools
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from metatele import TaskError, TaskFamily, load_images
 
+from .mlp import check_activation, mlp
+
+HeldOut = Literal["tasks", "images"]
+SHARES = {"train": (0.0, 0.6), "validation": (0.6, 0.8), "test": (0.8, 1.0)}  # of the images of each label
+
 
 class Classification(TaskFamily):
-    """What the classification families share: an MLP with ReLU, cross-entropy, and the parts.
+    """What the classification families share: an MLP, cross-entropy, accuracy, and the parts.
 
     Args:
         inputs: number of features.
@@ -19,6 +25,7 @@ class Classification(TaskFamily):
         classes: number of classes of a task.
         parts: fractions of the rows that are inner, meta and test rows.
         batch_size: rows in a minibatch, or None for the full batch.
+        activation: between the layers, by its name in `metatele.tasks.mlp`: "relu", "tanh", ...
     """
 
     def __init__(
@@ -28,20 +35,22 @@ class Classification(TaskFamily):
         classes: int,
         parts: tuple[float, float, float],
         batch_size: int | None,
+        activation: str = "relu",
     ) -> None:
         if classes < 2 or min([inputs, *hidden], default=1) < 1:
             raise TaskError(f"need at least 2 classes and widths of at least 1, got classes={classes}, hidden={hidden}")
         self.widths, self.classes = [inputs, *hidden, classes], classes
-        self.parts, self.batch_size = parts, batch_size
+        self.parts, self.batch_size, self.activation = parts, batch_size, check_activation(activation)
 
     def network(self) -> nn.Module:
-        layers: list[nn.Module] = []
-        for a, b in itertools.pairwise(self.widths):
-            layers += [nn.Linear(a, b), nn.ReLU()]
-        return nn.Sequential(*layers[:-1])
+        return mlp(self.widths, self.activation)
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         return nn.functional.cross_entropy(prediction, target)
+
+    def accuracy(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """The fraction of rows whose largest logit is that of their label."""
+        return (prediction.argmax(-1) == target).float().mean()
 
 
 class GaussianMixture(Classification):
@@ -53,7 +62,7 @@ class GaussianMixture(Classification):
         blobs: blobs of each class.
         noise: standard deviation of a blob; the centres have 1 in every coordinate.
         rows: data rows of one task.
-        hidden, parts, batch_size: see `Classification`.
+        hidden, parts, batch_size, activation: see `Classification`.
     """
 
     def __init__(
@@ -66,8 +75,9 @@ class GaussianMixture(Classification):
         hidden: list[int] = [16],  # noqa: B006 - read only
         parts: tuple[float, float, float] = (0.5, 0.25, 0.25),
         batch_size: int | None = None,
+        activation: str = "relu",
     ) -> None:
-        super().__init__(dimensions, hidden, classes, parts, batch_size)
+        super().__init__(dimensions, hidden, classes, parts, batch_size, activation)
         if blobs < 1 or rows < 1 or not noise >= 0:
             raise TaskError(f"need blobs >= 1, rows >= 1 and noise >= 0, got {(blobs, rows, noise)}")
         self.dimensions, self.blobs, self.noise, self.rows = dimensions, blobs, noise, rows
@@ -88,9 +98,13 @@ class ImageSubsets(Classification):
 
     Args:
         inputs: pixels of an image.
-        classes, hidden, parts, batch_size: see `Classification`.
+        classes, hidden, parts, batch_size, activation: see `Classification`.
         rows: images of one task.
+        held_out: what a split holds that the others do not: "tasks" (every split draws from all images), or
+            "images": 60, 20 and 20% of each label's images are for the train, validation and test split.
     """
+
+    _mine: Tensor | None = None  # which images are those of this split, [n]; None for all
 
     def __init__(
         self,
@@ -100,13 +114,25 @@ class ImageSubsets(Classification):
         hidden: list[int],
         parts: tuple[float, float, float],
         batch_size: int | None,
+        activation: str = "relu",
+        held_out: HeldOut = "tasks",
     ) -> None:
-        super().__init__(inputs, hidden, classes, parts, batch_size)
-        self.rows = rows
+        super().__init__(inputs, hidden, classes, parts, batch_size, activation)
+        if held_out not in get_args(HeldOut):
+            raise TaskError(f"held_out must be one of {', '.join(get_args(HeldOut))}, got {held_out!r}")
+        self.rows, self.held_out = rows, held_out
 
     @abc.abstractmethod
     def images(self) -> tuple[Tensor, Tensor]:
         """All images [n, pixels] and their labels [n]."""
+
+    def for_split(self, split: str) -> TaskFamily:
+        """The family on the images of one split, if images are held out."""
+        if self.held_out == "tasks":
+            return self
+        restricted = copy.copy(self)
+        restricted._mine = images_of_split(self.images()[1], split)
+        return restricted
 
     def sample(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         images, labels = self.images()
@@ -114,13 +140,29 @@ class ImageSubsets(Classification):
         if self.classes > len(known):
             raise TaskError(f"classes must be at most {len(known)}, which the data have; got {self.classes}")
         chosen = known[torch.randperm(len(known), generator=generator)[: self.classes]]
-        candidates = torch.isin(labels, chosen).nonzero().squeeze(1)
+        usable = torch.isin(labels, chosen)
+        candidates = (usable if self._mine is None else usable & self._mine).nonzero().squeeze(1)
         if self.rows > len(candidates):
             raise TaskError(f"rows={self.rows} is more than the {len(candidates)} images of {self.classes} classes")
         rows = candidates[torch.randperm(len(candidates), generator=generator)[: self.rows]]
         new_label = torch.zeros(int(known.max()) + 1, dtype=torch.int64)
         new_label[chosen] = torch.arange(self.classes)
         return images[rows], new_label[labels[rows]]
+
+
+def images_of_split(labels: Tensor, split: str) -> Tensor:
+    """Which images [n], of these labels [n], are held for a split: `SHARES` of each label's.
+
+    The partition is random, and the same for equal labels.
+    """
+    stream = torch.Generator().manual_seed(0)
+    mine = torch.zeros(len(labels), dtype=torch.bool)
+    begin, end = SHARES[split]
+    for label in labels.unique():
+        rows = (labels == label).nonzero().squeeze(1)
+        rows = rows[torch.randperm(len(rows), generator=stream)]
+        mine[rows[round(begin * len(rows)) : round(end * len(rows))]] = True
+    return mine
 
 
 class Digits(ImageSubsets):
@@ -136,8 +178,10 @@ class Digits(ImageSubsets):
         hidden: list[int] = [32],  # noqa: B006 - read only
         parts: tuple[float, float, float] = (0.5, 0.25, 0.25),
         batch_size: int | None = None,
+        activation: str = "relu",
+        held_out: HeldOut = "tasks",
     ) -> None:
-        super().__init__(64, classes, rows, hidden, parts, batch_size)
+        super().__init__(64, classes, rows, hidden, parts, batch_size, activation, held_out)
 
     def images(self) -> tuple[Tensor, Tensor]:
         return _digits()
@@ -158,7 +202,7 @@ class Mnist(ImageSubsets):
         folder: where the idx files are, plain or .gz, under their usual names; torchvision's
             layout (`MNIST/raw` below the folder) is found too.
         subset: "train" or "t10k".
-        classes, rows, hidden, parts, batch_size: see `ImageSubsets`.
+        classes, rows, hidden, parts, batch_size, activation, held_out: see `ImageSubsets`.
     """
 
     def __init__(
@@ -170,8 +214,10 @@ class Mnist(ImageSubsets):
         hidden: list[int] = [16, 10],  # noqa: B006 - read only
         parts: tuple[float, float, float] = (0.5, 0.25, 0.25),
         batch_size: int | None = None,
+        activation: str = "relu",
+        held_out: HeldOut = "tasks",
     ) -> None:
-        super().__init__(784, classes, rows, hidden, parts, batch_size)
+        super().__init__(784, classes, rows, hidden, parts, batch_size, activation, held_out)
         if subset not in ("train", "t10k"):
             raise TaskError(f"subset must be 'train' or 't10k', got {subset!r}")
         self.folder, self.subset = folder, subset

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from metatele import TaskError, TaskFamily
 
+from .mlp import HOMOGENEOUS, check_activation, mlp
+
 
 class PaperRegression(TaskFamily):
     """L(W1, W2) = 1/2 ||Y - W2 sigma(W1 X)||_F^2 with W1, W2, X, Y uniform on [0, 1) in every entry.
@@ -40,7 +42,7 @@ class PaperRegression(TaskFamily):
 
 
 class TeacherStudent(TaskFamily):
-    """Regression on the outputs of a random ReLU network, by a network of the same shape.
+    """Regression on the outputs of a random MLP, by a network of the same shape.
 
     Inputs are standard normal, the teacher's weights are drawn like the student's (He
     initialisation), and its outputs are scaled to unit variance. With `spread` above 1 each hidden
@@ -55,6 +57,7 @@ class TeacherStudent(TaskFamily):
         spread: largest factor of the bad scaling; 1 for none.
         parts: fractions of the rows that are inner, meta and test rows.
         batch_size: rows in a minibatch, or None for the full batch.
+        activation: of teacher and student, by its name in `metatele.tasks.mlp`.
     """
 
     def __init__(
@@ -67,20 +70,24 @@ class TeacherStudent(TaskFamily):
         spread: float = 1.0,
         parts: tuple[float, float, float] = (1.0, 0.0, 0.0),
         batch_size: int | None = None,
+        activation: str = "relu",
     ) -> None:
         if min(inputs, hidden, outputs, depth, rows) < 1 or not spread >= 1:
             raise TaskError(
                 "inputs, hidden, outputs, depth, rows and spread must be at least 1, got "
                 f"{(inputs, hidden, outputs, depth, rows, spread)}"
             )
+        if spread > 1 and check_activation(activation) not in HOMOGENEOUS:
+            raise TaskError(
+                f"spread={spread:g} would change the function of a network with activation {activation!r}: it needs "
+                f"one of {', '.join(HOMOGENEOUS)}, or spread=1"
+            )
         self.widths = [inputs] + [hidden] * depth + [outputs]
+        self.activation = check_activation(activation)
         self.rows, self.spread, self.parts, self.batch_size = rows, spread, parts, batch_size
 
     def network(self) -> nn.Module:
-        layers: list[nn.Module] = []
-        for a, b in itertools.pairwise(self.widths):
-            layers += [nn.Linear(a, b), nn.ReLU()]
-        return nn.Sequential(*layers[:-1])
+        return mlp(self.widths, self.activation)
 
     def sample(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         teacher = self.network()

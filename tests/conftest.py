@@ -27,6 +27,12 @@ def make_batch() -> Callable[..., MetaBatch]:
     return make
 
 
+def need_learn2learn(name: str) -> None:
+    """Skip a test of something that is made of learn2learn, told by its name, where that is not installed."""
+    if any(word in name for word in ("MetaSGD", "LearnableTransform", "FewShot", "learn2learn", "few_shot")):
+        pytest.importorskip("learn2learn", reason="it is made of learn2learn")
+
+
 def concrete_subclasses(base: type) -> set[type]:
     """All subclasses of `base` in metatele that can be made, however far down."""
     found = set()

@@ -6,7 +6,7 @@ from dataclasses import replace
 import metatele.tasks  # noqa: F401 - so that all subclasses are known
 import pytest
 import torch
-from conftest import concrete_subclasses
+from conftest import concrete_subclasses, need_learn2learn
 from metatele.tasks import TeacherStudent
 from torch import nn
 
@@ -46,6 +46,7 @@ ORDERS = ["before", "after"]
 
 @pytest.mark.parametrize("cls", UPDATES)
 def test_every_update_obeys_the_laws(cls):
+    need_learn2learn(cls.__name__)
     check_update(cls())
 
 
@@ -574,9 +575,9 @@ class Shared(RandomTeleport):
 
     __module__ = "tests"
 
-    def element(self, point, group, state):
-        element, state = super().element(point, group, state)
-        return [g[:1].expand_as(g) for g in element], state
+    def choose(self, point, group, state):
+        algebra, state = super().choose(point, group, state)
+        return [t[:1].expand_as(t) for t in algebra], state
 
 
 class Stale(RandomTeleport):

@@ -7,7 +7,9 @@ import pytest
 import torch
 from conftest import concrete_subclasses
 from image_files import write_mnist
-from metatele.tasks import Digits, GaussianMixture, Mnist, PaperRegression, TeacherStudent
+from metatele.tasks import Digits, FewShot, FewShotMnist, GaussianMixture, Mnist, PaperRegression, TeacherStudent
+from metatele.tasks.classification import images_of_split
+from metatele.tasks.mlp import ACTIVATIONS
 
 from metatele import GradientDescent, InnerOptimizer, TaskError, TaskFamily, Unroll, sample_meta_batch
 from metatele.stack import stacked_forward
@@ -21,10 +23,13 @@ def make_family(tmp_path):
     """Any shipped family with its default arguments; those that need some get them here."""
 
     def make(cls: type[TaskFamily]) -> TaskFamily:
-        if cls is Mnist:
+        if issubclass(cls, FewShot):
+            pytest.importorskip("learn2learn", reason="few-shot tasks need learn2learn")
+        if cls in (Mnist, FewShotMnist):
             write_mnist(tmp_path)
-            return Mnist(str(tmp_path), rows=20)
-        return cls()
+        if cls is FewShotMnist:
+            return FewShotMnist(str(tmp_path), ways=2, shots=1, queries=1)
+        return Mnist(str(tmp_path), rows=20) if cls is Mnist else cls()
 
     return make
 
@@ -41,6 +46,7 @@ def test_every_family_obeys_the_contract(make_family, cls):
         TeacherStudent(depth=3, spread=10.0, parts=(0.5, 0.25, 0.25), batch_size=8),
         GaussianMixture(classes=2, blobs=1, hidden=[5, 4], noise=0.0),
         Digits(classes=10, rows=300, hidden=[], batch_size=20),
+        Digits(classes=3, rows=60, held_out="images"),
     ],
     ids=lambda f: type(f).__name__,
 )
@@ -75,6 +81,10 @@ def test_a_folder_without_files_is_named(tmp_path):
         (lambda: GaussianMixture(classes=1), "classes=1"),
         (lambda: GaussianMixture(hidden=[0]), r"hidden=\[0\]"),
         (lambda: GaussianMixture(noise=-1.0), r"-1\.0"),
+        (lambda: GaussianMixture(activation="rule"), "relu, leaky_relu.* got 'rule'"),
+        (lambda: Digits(held_out="classes"), "tasks, images, got 'classes'"),
+        (lambda: TeacherStudent(activation=None), "got None"),
+        (lambda: TeacherStudent(activation="tanh", spread=2.0), "spread=2 would change.*'tanh'.*or spread=1"),
         (lambda: sample_meta_batch(Digits(classes=11), "train", [0]), "at most 10.*got 11"),
         (lambda: sample_meta_batch(Digits(rows=5000), "train", [0]), "rows=5000 is more than the"),
     ],
@@ -160,3 +170,83 @@ def test_gradient_descent_learns_the_task(family):
     assert bool((losses[-1] < 0.7 * losses[0]).all())
     if not isinstance(family, TeacherStudent):
         assert float(losses[0].mean()) == pytest.approx(math.log(family.classes), rel=0.3)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation(activation):
+    for family in (GaussianMixture(activation=activation), Digits(activation=activation)):
+        kind = type(ACTIVATIONS[activation]())
+        assert [type(m) for m in family.network()] == [torch.nn.Linear, kind, torch.nn.Linear]
+    teacher = TeacherStudent(depth=2, activation=activation)
+    assert sum(isinstance(m, kind) for m in teacher.network()) == 2
+    batch = sample_meta_batch(teacher, "train", range(2))
+    unroll = Unroll(InnerOptimizer(GradientDescent(0.05)), batch, 30)
+    losses = unroll.window(unroll.start(), 30, differentiable=False).inner_losses
+    assert bool((losses[-1] < 0.9 * losses[0]).all())
+
+
+@pytest.mark.parametrize("activation", ["leaky_relu", "identity"])
+def test_bad_scaling_of_other_homogeneous_activations(activation):
+    families = [TeacherStudent(spread=spread, activation=activation) for spread in (1.0, 30.0)]
+    batches = [sample_meta_batch(f, "train", range(2)).to(torch.float64) for f in families]
+    outputs = [stacked_forward(b.network, b.params, batches[0].inputs["inner"]) for b in batches]
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-5, atol=1e-6)
+
+
+DRAWS = [
+    (PaperRegression(4), 8.508505, 13.61493),
+    (TeacherStudent(spread=10.0), -23.95455, 190.1129),
+    (GaussianMixture(), 154.3949, 33.35345),
+    (Digits(rows=50), 515.25, 143.8634),
+]
+
+
+def test_the_default_draws_are_those_of_all_versions():
+    # Sums of inputs and weights as drawn at version 0.1: a change would make old results another experiment's.
+    for family, inputs, weights in DRAWS:
+        batch = sample_meta_batch(family, "test", [3])
+        assert float(batch.inputs["inner"].double().sum()) == pytest.approx(inputs, rel=1e-6)
+        assert float(sum(p.double().abs().sum() for p in batch.params.values())) == pytest.approx(weights, rel=1e-6)
+
+
+def test_the_accuracy_is_the_fraction_of_largest_logits():
+    logits = torch.tensor([[0.0, 2.0, 1.0], [3.0, 1.0, 2.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
+    family = GaussianMixture(classes=3)
+    assert float(family.accuracy(logits, torch.tensor([1, 0, 0, 1]))) == 0.5
+    assert float(family.accuracy(logits, torch.tensor([1, 0, 2, 0]))) == 1.0
+    assert not TeacherStudent().measures_accuracy
+    assert Digits().measures_accuracy
+
+
+def rows_of(x):
+    return {tuple(row.tolist()) for row in x}
+
+
+@pytest.mark.parametrize("folder", [None, MNIST], ids=["digits", "mnist"])
+def test_held_out_images_are_in_one_split_only(folder):
+    if folder is not None and not folder.is_dir():
+        pytest.skip(f"no MNIST files in {folder}")
+    settings = {"classes": 10, "rows": 340, "held_out": "images"}
+    family = Digits(**settings) if folder is None else Mnist(str(folder), "t10k", **settings)
+    seen = {}
+    for split in ("train", "validation", "test"):
+        batch = sample_meta_batch(family, split, range(4))
+        seen[split] = rows_of(torch.cat([batch.inputs[part].flatten(0, 1) for part in ("inner", "meta", "test")]))
+        assert len(seen[split]) > 340, "tasks of a split differ"
+    assert not seen["train"] & seen["validation"]
+    assert not seen["train"] & seen["test"]
+    assert not seen["validation"] & seen["test"]
+
+
+def test_the_shares_of_held_out_images():
+    family = Digits(held_out="images")
+    labels = family.images()[1]
+    masks = [images_of_split(labels, split) for split in ("train", "validation", "test")]
+    assert torch.equal(sum(m.int() for m in masks), torch.ones(len(labels), dtype=torch.int32))
+    for label in range(10):
+        shares = [float(m[labels == label].double().mean()) for m in masks]
+        assert shares == pytest.approx([0.6, 0.2, 0.2], abs=0.005)
+    with pytest.raises(TaskError, match="rows=1000 is more than the"):
+        sample_meta_batch(Digits(rows=1000, held_out="images"), "test", [0])
+    whole = Digits()
+    assert all(whole.for_split(split) is whole for split in ("train", "validation", "test"))

@@ -19,6 +19,7 @@ from metatele.symmetry import (
     HiddenLayer,
     Kind,
     LogitTranslation,
+    PlaneRotation,
     PositiveScaling,
     ProductGroup,
     QuadraticOrthogonal,
@@ -152,9 +153,29 @@ class Untrue(PositiveScaling):
         return torch.ones(len(g))
 
 
+class Signed(PositiveScaling):
+    """Says that what shrinks is small."""
+
+    __module__ = "tests"
+
+    def size(self, g):
+        return g.log().mean(1)
+
+
+class Boundless(PositiveScaling):
+    """Measures its elements from 0."""
+
+    __module__ = "tests"
+
+    def size(self, g):
+        return g.norm(dim=1)
+
+
 @pytest.mark.parametrize(
     ("group", "law"),
     [
+        (Signed, "size is finite, and above 0 but for the identity"),
+        (Boundless, "the size of the identity is 0"),
         (Modest, "the gradient does not change, as moves_gradient = False says"),
         (Untrue, "residual is 0"),
         (Broken, "the loss is unchanged"),
@@ -229,6 +250,40 @@ def test_singular_data_are_named():
     x[1, 0] = 0
     with pytest.raises(SymmetryError, match="hidden layer after '0' is singular or its data are, in 1 of 2"):
         check_finite(group, group.identity(x), batch.params, x)
+
+
+def test_sizes_are_comparable_between_groups(make_batch):
+    batch = make_batch(widths=(4, 3, 2), activations=(None,))
+    t = torch.tensor([[0.3, -0.1, 0.2], [0.0, 0.0, 0.0]], dtype=torch.float64)
+    rms = t.square().mean(1).sqrt()
+    scaling, general = (symmetries_of(batch.network, k)[0] for k in ("scaling", "general_linear"))
+    torch.testing.assert_close(scaling.size(scaling.exp(t)), rms)
+    torch.testing.assert_close(general.size(general.exp(t.diag_embed())), rms)
+    group = ProductGroup((scaling, general))
+    sizes = group.sizes([scaling.exp(t), general.exp(2 * t.diag_embed())])
+    torch.testing.assert_close(sizes, torch.stack([rms, 2 * rms]))
+    assert ProductGroup().sizes([]).shape == (0, 0)
+    skew = torch.tensor([[0.0, -2.0, 0.5], [2.0, 0.0, 1.0], [-0.5, -1.0, 0.0]], dtype=torch.float64)
+    turn = general.exp(skew[None])
+    torch.testing.assert_close(general.size(turn), (skew.square().sum() / 3).sqrt()[None])
+    both = general.exp(t[:1].diag_embed()) @ turn
+    assert general.size(both) > general.size(turn), "stretch and turn are both counted"
+    translation = LogitTranslation("2.weight", "2.bias", 3)
+    torch.testing.assert_close(translation.size(torch.full((1, 4), -0.5)), torch.tensor([0.5]))
+
+
+@pytest.mark.parametrize("angle", [0.0, 1e-3, 1.0, 3.0, -3.0])
+def test_rotations_have_the_size_of_their_angle(angle):
+    algebra = torch.tensor([[angle]], dtype=torch.float64)
+    for group in (QuadraticOrthogonal(torch.eye(2)), PlaneRotation.booth()):
+        torch.testing.assert_close(group.size(group.exp(algebra)), algebra[0].abs())
+
+
+def test_the_size_of_a_singular_element_is_infinite_for_its_own_task_only():
+    group = GeneralLinear(HiddenLayer("a layer", 2, "0.weight", None, "2.weight"))
+    g = torch.stack([torch.eye(2), torch.zeros(2, 2), torch.full((2, 2), torch.nan), 2 * torch.eye(2)])
+    expected = torch.tensor([0.0, torch.inf, torch.nan, 2.0]).where(torch.arange(4) < 3, torch.tensor(2.0).log())
+    torch.testing.assert_close(group.size(g), expected, equal_nan=True)
 
 
 def test_data_dependence_needs_the_input_of_the_layer():

@@ -1,6 +1,7 @@
 """Tasks and meta-batches: splits, parts, minibatches, seeds, and every error of a family."""
 
 import math
+from typing import ClassVar
 
 import pytest
 import torch
@@ -200,6 +201,12 @@ BROKEN = [
     ({"loss": lambda p, t: {}["x"]}, "KeyError: 'x'"),
     ({"batch_size": 0}, "batch_size must be a whole number of at least 1 or None, got 0"),
     ({"batch_size": -3}, "got -3"),
+    ({"for_split": lambda split: None}, r"for_split\('train'\) must return a task family, got None"),
+    ({"accuracy": lambda p, t: {}["x"]}, r"accuracy\(\) does not run on .*\(12, 2\) and .*\(12, 2\): KeyError: 'x'"),
+    ({"accuracy": lambda p, t: 0.5}, r"accuracy\(\) does not run"),
+    ({"accuracy": lambda p, t: (p > t).double().mean(1)}, r"accuracy\(\) must return a scalar, got shape \(12,\)"),
+    ({"accuracy": lambda p, t: (p == p).double().sum()}, r"accuracy\(\) must be in \[0, 1\], got 24"),
+    ({"accuracy": lambda p, t: p.mean() * math.nan}, r"accuracy\(\) must be in \[0, 1\], got nan"),
 ]
 
 
@@ -231,6 +238,87 @@ def test_every_task_is_checked():
 def test_the_conformance_check_names_the_law(sample, law):
     with pytest.raises(AssertionError, match=law):
         check_task_family(Family(sample=sample))
+
+
+class PerSplit(Family):
+    """Each split has data of its own size and parts of its own."""
+
+    scales: ClassVar = {"train": 1.0, "validation": 10.0, "test": 100.0}
+
+    def for_split(self, split):
+        scale = self.scales[split]
+        return Family(
+            sample=lambda g: tuple(scale * t for t in data()(g)),
+            loss=lambda p, t: scale * (p - t).square().mean(),
+            parts=(0.5, 0.25, 0.25) if split == "test" else (1.0, 0.0, 0.0),
+        )
+
+
+def test_each_split_is_drawn_from_its_own_family():
+    for split, scale in PerSplit.scales.items():
+        batch = sample_meta_batch(PerSplit(), split, range(3))
+        assert scale / 2 < float(batch.inputs["inner"].std()) < 2 * scale
+        assert batch.inputs["inner"].shape[1] == (6 if split == "test" else 12)
+        x, y = batch.rows("inner")
+        predictions = stacked_forward(batch.network, batch.params, x)
+        expected = scale * (predictions - y).square().mean((1, 2))
+        torch.testing.assert_close(batch.losses(predictions, y), expected)
+        assert batch.split == batch.to(torch.float64).split == split
+    check_task_family(PerSplit())
+
+
+def test_a_family_that_holds_nothing_out_is_the_same_in_every_split():
+    family = Family()
+    assert [sample_meta_batch(family, split, [0]).family for split in SPLITS] == [family] * 3
+
+
+def test_whatever_for_split_draws_is_equal_and_leaves_the_global_stream_alone():
+    def for_split(split):
+        scale = float(torch.rand(()))
+        return Family(sample=lambda g: tuple(scale * t for t in data()(g)))
+
+    family, before = Family(for_split=for_split), torch.get_rng_state()
+    batches = [sample_meta_batch(family, "train", [0]) for _ in range(2)]
+    assert torch.equal(batches[0].inputs["inner"], batches[1].inputs["inner"])
+    assert torch.equal(before, torch.get_rng_state())
+    with pytest.raises(AssertionError, match=r"for_split\('train'\) gives equal families"):
+        check_task_family(family)
+
+
+class Signs(Family):
+    """Predictions are right where they have the sign of their targets."""
+
+    def accuracy(self, prediction, target):
+        return (prediction.sign() == target.sign()).all(1).float().mean()
+
+
+def test_the_accuracy_of_each_task():
+    batch = sample_meta_batch(Signs(parts=(0.5, 0.25, 0.25)), "train", range(4))
+    assert batch.family.measures_accuracy
+    x, y = batch.rows("meta")
+    predictions = stacked_forward(batch.network, batch.params, x)
+    found = batch.accuracies(predictions, y)
+    assert found.shape == (4,)
+    for task in range(4):
+        right = sum(int((p * t > 0).all()) for p, t in zip(predictions[task], y[task], strict=True))
+        assert float(found[task]) == pytest.approx(right / 3)
+    assert len(set(found.tolist())) > 1
+    assert batch.accuracies(y, y).tolist() == [1.0] * 4
+    assert batch.accuracies(-y, y).tolist() == [0.0] * 4
+    check_task_family(Signs())
+
+
+def test_a_family_without_an_accuracy_says_so():
+    batch = draw()
+    assert not batch.family.measures_accuracy
+    with pytest.raises(NotImplementedError, match="Family measures no accuracy"):
+        batch.accuracies(*batch.rows("inner"))
+
+
+def test_the_check_looks_at_the_accuracy_of_every_part():
+    family = Signs(parts=(0.5, 0.25, 0.25), accuracy=lambda p, t: t.new_tensor(float(len(t) != 3) - 1).abs() * 2)
+    with pytest.raises(AssertionError, match=r"the accuracy of each task is a scalar in \[0, 1\]"):
+        check_task_family(family)
 
 
 def test_the_base_class_asks_for_three_methods():
@@ -274,7 +362,7 @@ def test_the_default_initialise_draws_every_parameter():
     assert not torch.equal(batch.params["w"][0], batch.params["w"][1])
 
 
-@pytest.mark.parametrize("method", ["network", "sample", "initialise"])
+@pytest.mark.parametrize("method", ["for_split", "network", "sample", "initialise"])
 def test_what_a_users_method_raises_is_one_line_that_says_where(method):
     def broken(*_):
         return {}["boo"]

@@ -1,39 +1,42 @@
 """metatele evaluate."""
 
 import importlib
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import shutil
+from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentParser, Namespace
-from rich.console import Console
-from rich.progress import Progress
 
-import metatele.tasks as shipped
-from metatele.checkpoint import TRAINING, find_checkpoint, load_checkpoint
-from metatele.cli.arguments import instantiate
-from metatele.errors import CheckpointError, ConfigError
-from metatele.evaluation import evaluate
+from metatele.cli.arguments import instantiate, one_line
+from metatele.cli.checkpoints import family_of_training, load_all
+from metatele.cli.reporting import family_spec, make_family, report
+from metatele.cli.rerun import rerun
+from metatele.cli.transfer import Cell, Variant, base_variant, folder_name, variants_of
+from metatele.errors import ConfigError, MetateleError
+from metatele.evaluation.evaluator import JOURNAL
+from metatele.evaluation.settings import Baselines
 from metatele.optimizer import InnerOptimizer
+from metatele.report import write_report
+from metatele.sampling import sample_meta_batch
 from metatele.task import TaskFamily
 
 
 def make_parser() -> ArgumentParser:
     """The command's arguments."""
     parser = ArgumentParser(
-        description="Run checkpoints and plain baselines (gradient descent, momentum, Adam, tuned on other tasks) on "
-        "the same held-out tasks. Writes results.json and three figures.",
+        description="Run checkpoints, their controls and hand-designed optimizers (each with a step size and schedule "
+        "tuned on other tasks) on the same held-out tasks. Prints a table and verdicts; writes results.json, "
+        "report.html, results.csv and figures. Interrupted, the same command goes on where it was stopped.",
         exit_on_error=False,
         allow_abbrev=False,
     )
     parser.add_argument(
         "checkpoints",
         type=str,
-        nargs="+",
-        help="checkpoint folders, runs of meta-training, or names of shipped checkpoints; NAME=FOLDER gives a name",
+        nargs="*",
+        help="checkpoint folders, runs of meta-training, or names of shipped checkpoints; NAME=FOLDER gives a name, "
+        "NAME=FOLDER,FOLDER,... takes several meta-seeds of one recipe as one contestant",
     )
     parser.add_argument("--config", action="config", help="YAML file with any of the settings below")
     parser.add_argument(
@@ -42,11 +45,24 @@ def make_parser() -> ArgumentParser:
     parser.add_argument(
         "--modules", type=list[str] | None, help="modules to import first, where updates or teleports of your own are"
     )
+    parser.add_argument(
+        "--contestants",
+        type=dict[str, InnerOptimizer] | None,
+        help="optimizers without a checkpoint that take part too, as {NAME: {class_path: metatele.InnerOptimizer, "
+        "init_args: {update: ..., teleport: ...}}}",
+    )
     parser.add_argument("--tasks", type=int, default=64, help="held-out tasks")
     parser.add_argument("--steps", type=int, default=100, help="inner steps")
     parser.add_argument("--seed", type=int, default=0, help="seed of the tasks")
-    parser.add_argument("--baselines", type=bool, default=True, help="run the plain baselines too")
-    parser.add_argument("--tuning_tasks", type=int, default=16, help="training tasks to tune baselines on")
+    parser.add_argument(
+        "--baselines",
+        type=Baselines | bool,
+        default="plain",
+        help="hand-designed optimizers: plain, teleports (each also with random and with optimised teleports), or none",
+    )
+    parser.add_argument(
+        "--tuning_tasks", type=int, default=16, help="training tasks to tune baselines and record controls on"
+    )
     parser.add_argument(
         "--report_steps", type=list[int] | None, help="steps that the table shows (default: 10, 30 and the last)"
     )
@@ -55,59 +71,99 @@ def make_parser() -> ArgumentParser:
         type=str | None,
         help="contestant to take differences from (default: the first checkpoint without teleports)",
     )
-    parser.add_argument("--output", type=str, default="evaluation", help="folder for results and figures")
+    parser.add_argument(
+        "--timing_tasks", type=int, default=32, help="tasks that are played together for the wall-clock"
+    )
+    parser.add_argument("--timing_repeats", type=int, default=3, help="runs of which the median wall-clock is taken")
+    parser.add_argument(
+        "--chunk", type=int | None, help="tasks that are played together (default: so many that they take a gigabyte)"
+    )
+    parser.add_argument(
+        "--transfer",
+        type=dict[str, dict[str, Any] | None] | None,  # plain: jsonargparse would take class_path for Variant's own
+        help="other tasks to evaluate on too, as {NAME: {class_path: ..., init_args: {...}, steps: ..., tasks: ...}}; "
+        "what is left out is as in the evaluation itself",
+    )
+    parser.add_argument(
+        "--rerun", type=str | None, metavar="RESULTS", help="results.json of an evaluation that is to be made again"
+    )
+    parser.add_argument("--output", type=str, default="evaluation", help="folder for results, report and figures")
     parser.add_argument("--device", type=str, default="cpu", help="cpu, cuda, ...")
     return parser
+
+
+# What an evaluation's settings are called on the command line and in `evaluate`.
+SETTINGS = ("seed", "baselines", "tuning_tasks", "report_steps", "timing_tasks", "timing_repeats", "chunk", "device")
 
 
 def run(parser: ArgumentParser, config: Namespace) -> int:
     """Run the command."""
     for module in config.modules or []:
         _import(module)
-    checkpoints = _load_all(config.checkpoints)
+    if config.rerun is not None:
+        return rerun(parser, config, SETTINGS)
+    if not config.checkpoints and config.family is None:
+        raise ConfigError("name a checkpoint to evaluate, or a task family with --family to see the baselines alone")
+    contestants: dict[str, Any] = {**load_all(config.checkpoints)}
     if config.family is None:
-        config.family = _family_of_training(parser, config.checkpoints[0])
-    report(
-        checkpoints,
-        instantiate(parser, config).family,
-        family_spec(config.family),
-        Path(config.output),
-        tasks=config.tasks,
-        steps=config.steps,
-        seed=config.seed,
-        baselines=config.baselines,
-        tuning_tasks=config.tuning_tasks,
-        report_steps=config.report_steps,
-        reference=config.reference,
-        device=config.device,
-    )
+        config.family = family_of_training(parser, config.checkpoints[0])
+    base = base_variant(family_spec(config.family), config.steps, config.tasks)
+    cells = variants_of(base, {name: Variant.of(name, given) for name, given in (config.transfer or {}).items()})
+    made = instantiate(parser, config)
+    for name, inner in (made.contestants or {}).items():
+        if name in contestants:
+            raise ConfigError(f"two contestants are called {name!r}; give one of them another name")
+        contestants[name] = inner
+    settings = {name: config[name] for name in (*SETTINGS, "reference")}
+    if len(cells) > 1:
+        return _run_grid(parser, config, contestants, cells, settings)
+    numbers = {"steps": config.steps, "tasks": config.tasks}
+    report(contestants, made.family, base.family, Path(config.output), **numbers, **settings)
     return 0
 
 
-def report(
-    checkpoints: dict[str, InnerOptimizer], family: TaskFamily, spec: dict[str, Any], output: Path, **settings: Any
-) -> None:
-    """Evaluate, print the table, and name what was written."""
-    with progress_bar("evaluate") as progress:
-        evaluation = evaluate(checkpoints, family, output=output, family_spec=spec, progress=progress, **settings)
-    console = Console(highlight=False)
-    console.print(evaluation.table())
-    print(f"results and figures: {output}")
+def _run_grid(
+    parser: ArgumentParser,
+    config: Namespace,
+    contestants: dict[str, Any],
+    cells: dict[str, Cell],
+    settings: dict[str, Any],
+) -> int:
+    """Evaluate on the cells of a transfer grid, each in a folder of its own; then put all side by side."""
+    families = {name: _usable_family(parser, cell, config.seed) for name, cell in cells.items()}
+    output = Path(config.output)
+    evaluations = []
+    for name, cell in cells.items():
+        own = {
+            "title": name,
+            "strict": cell is next(iter(cells.values())),
+            "steps": cell.steps,
+            "tasks": cell.tasks,
+            "report_steps": _within(config.report_steps, cell.steps),
+            "journal": output / JOURNAL,  # kept until the last cell is done
+        }
+        folder = output / folder_name(name)
+        evaluations.append(report(contestants, families[name], cell.family, folder, **{**settings, **own}))
+    write_report(evaluations, output)
+    shutil.rmtree(output / JOURNAL, ignore_errors=True)
+    print(f"all side by side: {output / 'report.html'}")
+    return 0
 
 
-@contextmanager
-def progress_bar(title: str) -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar over the stages of something long, gone when it is done."""
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title)
-        yield lambda stage, done, total: bar.update(task, description=stage, completed=done, total=total)
+def _usable_family(parser: ArgumentParser, cell: Cell, seed: int) -> TaskFamily:
+    """The family of a cell, with its errors told before any work."""
+    try:
+        family = make_family(parser, cell.family)
+        for split in ("train", "test"):
+            sample_meta_batch(family, split, range(1), seed)
+    except (MetateleError, ArgumentError) as error:
+        raise ConfigError(f"transfer {cell.name!r}: {one_line(error)}") from error
+    return family
 
 
-def family_spec(family: Namespace) -> dict[str, Any]:
-    """The class and the arguments of a family, or of an experiment, as plain values."""
-    spec = family.as_dict()
-    return {"class_path": spec["class_path"], "init_args": spec.get("init_args") or {}}
+def _within(report_steps: list[int] | None, steps: int) -> list[int] | None:
+    """The steps to report that a trajectory of another length has."""
+    return None if report_steps is None else [step for step in report_steps if step <= steps]
 
 
 def _import(module: str) -> None:
@@ -115,41 +171,3 @@ def _import(module: str) -> None:
         importlib.import_module(module)
     except ImportError as error:
         raise ConfigError(f"cannot import {module!r} of --modules: {error}") from error
-
-
-def _load_all(sources: list[str]) -> dict[str, InnerOptimizer]:
-    loaded: dict[str, InnerOptimizer] = {}
-    for source in sources:
-        name, path = _split_name(source)
-        folder = Path(path)
-        name = name or (folder.parent.name if folder.name in ("best", "last") else folder.name) or path
-        if name in loaded:
-            raise ConfigError(f"two checkpoints are called {name!r}; name them, as in {name}-2={path}")
-        loaded[name] = load_checkpoint(path)
-    return loaded
-
-
-def _split_name(source: str) -> tuple[str, str]:
-    """NAME=FOLDER to its two parts; a folder whose own name has a = in it needs none."""
-    if os.path.exists(source):
-        return "", source
-    name, _, path = source.rpartition("=")
-    return name, path
-
-
-def _family_of_training(parser: ArgumentParser, source: str) -> Namespace:
-    """The family that a checkpoint was meta-trained on, if it is a shipped one: the record of a
-    checkpoint must not make us import other code."""
-    path = find_checkpoint(_split_name(source)[1]) / TRAINING
-    hint = "name the task family with --family, for example --family metatele.tasks.TeacherStudent"
-    if not path.is_file():
-        raise ConfigError(f"{path.parent} does not record what it was meta-trained on; {hint}")
-    try:
-        recorded = yaml.safe_load(path.read_text(encoding="utf-8"))["family"]
-        family = recorded[0] if isinstance(recorded, list) else recorded
-        name, arguments = family["class_path"], family.get("init_args") or {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, yaml.YAMLError) as error:
-        raise CheckpointError(f"{path} is damaged and names no family; {hint}") from error
-    if name not in [f"metatele.tasks.{known}" for known in shipped.__all__]:
-        raise ConfigError(f"{path.parent} was meta-trained on {name}, which is not a shipped family; {hint}")
-    return parser.parse_object({"checkpoints": [source], "family": {"class_path": name, "init_args": arguments}}).family

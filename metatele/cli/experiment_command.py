@@ -12,7 +12,7 @@ from rich.table import Table
 
 import metatele.experiments  # noqa: F401 - so that the experiments can be named without their module
 from metatele.cli.arguments import default_output, instantiate, require
-from metatele.cli.evaluate_command import family_spec, progress_bar
+from metatele.cli.reporting import family_spec, progress_bar
 from metatele.experiments import Experiment
 from metatele.files import make_folder
 

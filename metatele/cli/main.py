@@ -7,15 +7,16 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
-from metatele.cli import compare_command, evaluate_command, experiment_command, meta_train_command
+from metatele.cli import compare_command, evaluate_command, experiment_command, meta_train_command, report_command
 from metatele.cli.arguments import INTERRUPTED, one_line
 from metatele.errors import MetateleError
 from metatele.version import __version__
 
 COMMANDS = {
     "meta-train": (meta_train_command, "meta-train a learned optimizer on a task family"),
-    "evaluate": (evaluate_command, "compare checkpoints and plain baselines on tasks that none has seen"),
-    "compare": (compare_command, "meta-train with and without teleports at equal budget, then evaluate"),
+    "evaluate": (evaluate_command, "compare checkpoints, controls and tuned baselines on tasks that none has seen"),
+    "report": (report_command, "make the report of an evaluation again, or put several side by side"),
+    "compare": (compare_command, "meta-train with teleports, without, and with rules, at equal budget; then evaluate"),
     "experiment": (experiment_command, "run one of the paper's experiments on teleportation without learning"),
 }
 BAD_INPUT = 2

@@ -1,25 +1,33 @@
 """Evaluation: checkpoints, their controls and tuned baselines on the same held-out tasks."""
 
-from metatele.evaluation.contestant import Contestant
+from metatele.evaluation.claims import Claim
+from metatele.evaluation.contestant import Contestant, Learned
 from metatele.evaluation.entry import Entry
 from metatele.evaluation.evaluator import evaluate
-from metatele.evaluation.record import Evaluation, Settings
-from metatele.evaluation.results import load_results
+from metatele.evaluation.measures import Measures
+from metatele.evaluation.record import Evaluation
 from metatele.evaluation.run import Run
-from metatele.evaluation.statistics import Interval, Paired, Summary
+from metatele.evaluation.settings import Settings
+from metatele.evaluation.statistics import Comparison, Interval, Summary
 from metatele.evaluation.tuning import Tuning, tune
+from metatele.evaluation.verdict import Verdict
+from metatele.evaluation.watch import Moves
 
 __all__ = [
+    "Claim",
+    "Comparison",
     "Contestant",
     "Entry",
     "Evaluation",
     "Interval",
-    "Paired",
+    "Learned",
+    "Measures",
+    "Moves",
     "Run",
     "Settings",
     "Summary",
     "Tuning",
+    "Verdict",
     "evaluate",
-    "load_results",
     "tune",
 ]

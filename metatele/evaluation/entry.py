@@ -1,15 +1,19 @@
-"""A contestant together with what it did: what tables, figures and results are made from."""
+"""A contestant together with what it did, as plain data: what tables, figures and results are made from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from metatele.evaluation.contestant import Contestant
-from metatele.evaluation.run import Run, Scored
-from metatele.evaluation.statistics import Paired, Summary, compare, summarise
-from metatele.seeding import derive_seed
+from metatele.evaluation.contestant import Control, Kind, Origin
+from metatele.evaluation.run import Run
+from metatele.evaluation.statistics import Summary, summarise
+from metatele.evaluation.timing import Cost
+from metatele.evaluation.tuning import Tuning
+from metatele.meta_training import Budget
+from metatele.task import Part
 
 
 @dataclass(frozen=True)
@@ -17,38 +21,58 @@ class Entry:
     """One contestant's part in an evaluation.
 
     Attributes:
-        contestant: who ran.
-        run: its curves and outcomes.
-        seconds: wall-clock from the start to each position, all tasks together, [S + 1]; the median
-            of several runs.
+        name, kind, note, source, control, budgets, origins, tuning: see `Contestant`.
+        parts: classes and arguments of its update and teleport, order and moments.
+        moves: whether it teleports.
+        learned_teleport: whether what teleports was meta-trained.
+        runs: its curves and outcomes, one run for each meta-seed; none if it failed.
+        cost: wall-clock and memory of its first seed; None if it failed.
+        failure: the error that ended it, or None.
     """
 
-    contestant: Contestant
-    run: Run
-    seconds: NDArray[np.float64]
+    name: str
+    kind: Kind
+    note: str
+    source: str | None
+    control: Control | None
+    budgets: tuple[Budget | None, ...]
+    origins: tuple[Origin | None, ...]
+    tuning: Tuning | None
+    parts: Mapping[str, Any]
+    moves: bool
+    learned_teleport: bool
+    runs: tuple[Run, ...] = ()
+    cost: Cost | None = None
+    failure: str | None = None
 
     @property
-    def name(self) -> str:
-        """The contestant's name."""
-        return self.contestant.name
+    def label(self) -> str:
+        """The name, with a baseline's step size and schedule or the number of meta-seeds."""
+        if self.tuning is not None:
+            schedule = "" if self.tuning.schedule == "constant" else f", {self.tuning.schedule}"
+            return f"{self.name} (lr {self.tuning.lr:g}{schedule})"
+        return self.name if self.meta_seeds == 1 else f"{self.name} ({self.meta_seeds} meta-seeds)"
 
-    def summary(self, part: Scored, step: int) -> Summary:
-        """The losses at one step."""
-        return summarise(self.run.loss(part)[step], self.run.finished)
+    @property
+    def meta_seeds(self) -> int:
+        """How many meta-training seeds of the recipe took part."""
+        return max(len(self.runs), len(self.budgets), 1)
 
-    def against(self, reference: "Entry", part: Scored, step: int, seed: int) -> Paired:
-        """The paired difference from the reference at one step; one seed gives one set of resamples."""
-        both = self.run.finished & reference.run.finished
-        rng = np.random.default_rng(derive_seed("bootstrap", seed))
-        return compare(self.run.loss(part)[step], reference.run.loss(part)[step], both, rng)
+    @property
+    def diverged(self) -> int:
+        """How many tasks, over all seeds, did not run all steps."""
+        return sum(run.diverged for run in self.runs)
 
+    def losses(self, part: Part, step: int) -> NDArray[np.float64]:
+        """The losses at a recorded step as statistics count them (see `Run.scored`), [seeds, B]."""
+        at = self.runs[0].row(step)
+        return np.stack([run.scored(part)[at] for run in self.runs])
 
-Statistics = Mapping[str, Mapping[int, tuple[Summary, Paired]]]
+    def accuracies(self, part: Part, step: int) -> NDArray[np.float64]:
+        """The accuracies at a recorded step, [seeds, B]; NaN for tasks that had diverged."""
+        at = self.runs[0].row(step)
+        return np.stack([np.asarray(run.accuracies[part][at], np.float64) for run in self.runs])
 
-
-def statistics_of(
-    entries: Sequence[Entry], reference: str, part: Scored, report_steps: Sequence[int], seed: int
-) -> Statistics:
-    """{contestant: {step: (summary, difference from the reference)}}."""
-    base = next(e for e in entries if e.name == reference)
-    return {e.name: {s: (e.summary(part, s), e.against(base, part, s, seed)) for s in report_steps} for e in entries}
+    def summary(self, part: Part, step: int) -> Summary:
+        """The losses at one recorded step."""
+        return summarise(self.losses(part, step) if self.runs else np.empty((0, 0)))

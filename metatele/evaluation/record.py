@@ -1,52 +1,28 @@
-"""What an evaluation found, and how to look at it and save it."""
+"""What an evaluation found, as plain data that comes back from results.json."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.table import Table
 
-from metatele.checks import at_least
-from metatele.device import check_device
-from metatele.errors import ConfigError
-from metatele.evaluation.entry import Entry, Statistics, statistics_of
-from metatele.evaluation.figures import draw_figures, save_figures
-from metatele.evaluation.results import FORMAT, describe, save_results, versions
-from metatele.evaluation.run import Scored
+from metatele.evaluation.claims import Claim, claims_of
+from metatele.evaluation.entry import Entry
+from metatele.evaluation.measures import Measures, measures_of
+from metatele.evaluation.results import load_results, save_results
+from metatele.evaluation.settings import Settings
+from metatele.evaluation.statistics import Comparison, compare
 from metatele.evaluation.table import make_table
+from metatele.evaluation.verdict import Verdict, best_baseline, paired_losses, pool_of, verdicts_of
 from metatele.files import make_folder
+from metatele.seeding import derive_seed
+from metatele.task import Part
 
-
-@dataclass(frozen=True)
-class Settings:
-    """The numbers that an evaluation depends on.
-
-    Attributes:
-        tasks: how many tasks of the test split.
-        steps: length of a trajectory.
-        seed: of the tasks and of the bootstrap.
-        tuning_tasks: tasks of the train split that baselines are tuned on.
-        timing_repeats: runs of which the median wall-clock is taken; one if it takes long.
-        report_steps: steps at which the table and the statistics give losses, the last step last.
-        device: where to compute, in float32.
-    Raises: ConfigError if one is impossible.
-    """
-
-    tasks: int
-    steps: int
-    seed: int
-    tuning_tasks: int
-    timing_repeats: int
-    report_steps: tuple[int, ...]
-    device: str
-
-    def __post_init__(self) -> None:
-        at_least(1, **{name: getattr(self, name) for name in ("tasks", "steps", "tuning_tasks", "timing_repeats")})
-        for step in self.report_steps:
-            if not 0 <= step <= self.steps:
-                raise ConfigError(f"a report step must be in [0, {self.steps}], got {step}")
-        check_device(self.device)
+RESULTS = "results.json"
 
 
 @dataclass(frozen=True)
@@ -56,12 +32,14 @@ class Evaluation:
     Attributes:
         family: name of the task family.
         settings: what the numbers depend on.
-        entries: the contestants with their runs, in the order of the table.
+        entries: the contestants with what they did, in the order of the table.
         reference: name of the contestant that differences are taken from.
         task_seeds: one seed a task, in the order of the curves' columns.
-        has_test: whether the family has test rows of its own.
+        applicable_rules: the closed-form rules that can act on the family's network.
         elapsed: seconds that the evaluation took, tuning included.
-        family_spec: what the caller knows about the family; stored in the results.
+        environment: versions, git commit and hardware.
+        family_spec: class path and arguments of the family, if the caller said them.
+        title: what reports call it; the family's name if empty.
     """
 
     family: str
@@ -69,66 +47,88 @@ class Evaluation:
     entries: tuple[Entry, ...]
     reference: str
     task_seeds: tuple[int, ...]
-    has_test: bool
+    applicable_rules: tuple[str, ...]
     elapsed: float
-    family_spec: dict[str, Any] | None = None
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    family_spec: Mapping[str, Any] | None = None
+    title: str = ""
 
-    @property
-    def part(self) -> Scored:
-        """Whose loss is shown: that of the test rows if the family has some, else of the inner rows."""
-        return "test" if self.has_test else "inner"
+    def __post_init__(self) -> None:
+        names = [e.name for e in self.entries]
+        if len({*names}) < len(names) or self.reference not in names:
+            raise ValueError(f"contestants need names of their own, got {names} with the reference {self.reference!r}")
+        shape = len(self.settings.recorded), self.settings.tasks
+        runs = [run for e in self.entries for run in e.runs]
+        if any((len(run.at), run.tasks) != shape for run in runs):
+            raise ValueError(f"every run needs curves of shape {shape}")
+        if len({(*run.losses, None, *run.accuracies) for run in runs}) > 1:
+            raise ValueError("the runs differ in the parts that have losses or accuracies")
 
     def __getitem__(self, name: str) -> Entry:
         """The entry of one contestant."""
         return {e.name: e for e in self.entries}[name]
 
-    def statistics(self, part: Scored | None = None) -> Statistics:
-        """{contestant: {step: (summary, difference from the reference)}} at the reported steps."""
-        return statistics_of(
-            self.entries, self.reference, part or self.part, self.settings.report_steps, self.settings.seed
-        )
+    @property
+    def ran(self) -> tuple[Entry, ...]:
+        """The entries that did not fail."""
+        return tuple(e for e in self.entries if e.runs)
 
-    def table(self, part: Scored | None = None) -> Table:
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts of a task's rows that have losses of their own."""
+        return tuple(self.ran[0].runs[0].losses) if self.ran else ("inner",)
+
+    @property
+    def part(self) -> Part:
+        """Whose loss is shown: that of the test rows if the family has some, else of the inner rows."""
+        return "test" if "test" in self.parts else "inner"
+
+    @property
+    def last(self) -> int:
+        """The last step."""
+        return self.settings.steps
+
+    def paired(self, name: str, part: Part | None = None, step: int | None = None) -> Comparison:
+        """A contestant against the reference, with plain 95% intervals; one seed gives one set of resamples."""
+        rng = np.random.default_rng(derive_seed("bootstrap", self.settings.seed))
+        part, step = part or self.part, self.last if step is None else step
+        two = self[name], self[self.reference]
+        losses = paired_losses(*two, part, step)
+        return compare(*losses, rng, pool=pool_of(self.entries, *two, part, step))
+
+    @cached_property
+    def measures(self) -> Mapping[str, Measures]:
+        """{contestant: area, steps and seconds to the target, and so on}, of those that did not fail."""
+        return measures_of(self.ran, best_baseline(self.entries), self.part)
+
+    @cached_property
+    def claims(self) -> tuple[Claim, ...]:
+        """What each learned teleport is held against."""
+        return tuple(claims_of(self.entries, self.applicable_rules))
+
+    @cached_property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """See `verdicts_of`."""
+        seed = self.settings.seed
+        return tuple(verdicts_of(self.entries, self.claims, self.reference, self.part, self.last, seed))
+
+    def table(self, part: Part | None = None) -> Table:
         """A table for the terminal (`rich.print` shows it)."""
-        part = part or self.part
-        rows = "training rows" if part == "inner" else "unseen rows"
-        title = f"{self.family}: loss on {rows}, {_count(self.settings.tasks)}"
-        return make_table(self.entries, self.statistics(part), self.reference, title)
+        return make_table(self, part or self.part)
 
-    def results(self) -> dict[str, Any]:
-        """Everything that results.json holds."""
-        parts: Sequence[Scored] = ("inner", "test") if self.has_test else ("inner",)
-        return {
-            "format": FORMAT,
-            "versions": versions(),
-            "family": self.family,
-            "family_spec": self.family_spec,
-            **asdict(self.settings),
-            "task_seeds": self.task_seeds,
-            "elapsed_seconds": self.elapsed,
-            "reference": self.reference,
-            "contestants": [describe(e) for e in self.entries],
-            "statistics": {part: _named(self.statistics(part)) for part in parts},
-        }
-
-    def save(self, folder: Path | str) -> list[Path]:
-        """Write results.json and the three figures as PNG and PDF into a folder; the paths.
+    def save(self, folder: Path | str) -> Path:
+        """Write results.json into a folder; its path. `metatele.write_report` makes the report.
 
         Raises: OutputError if the folder cannot be written to.
         """
-        folder = make_folder(Path(folder))
-        path = folder / "results.json"
-        save_results(self.results(), path)
-        title = f"{self.family}, {_count(self.settings.tasks)}"
-        return [path, *save_figures(draw_figures(self.entries, self.part, title), folder)]
+        path = make_folder(Path(folder)) / RESULTS
+        save_results(self, path)
+        return path
 
+    @staticmethod
+    def load(path: Path | str) -> "Evaluation":
+        """Read an evaluation from results.json, or from the folder that holds it.
 
-def _count(tasks: int) -> str:
-    return f"{tasks} held-out task{'s' if tasks > 1 else ''}"
-
-
-def _named(statistics: Statistics) -> dict[str, Any]:
-    return {
-        name: {step: {**asdict(summary), "against_reference": asdict(paired)} for step, (summary, paired) in at.items()}
-        for name, at in statistics.items()
-    }
+        Raises: ConfigError if there is none, or it is damaged or of another version.
+        """
+        return load_results(Path(path, RESULTS) if os.path.isdir(path) else path, Evaluation)

@@ -1,52 +1,58 @@
-"""One contestant's trajectories on one meta-batch: curves, outcomes and wall-clock."""
+"""One contestant's trajectories on one meta-batch: curves and outcomes."""
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from metatele.errors import ConfigError
+from metatele.evaluation.watch import Moves, Watched
 from metatele.optimizer import InnerOptimizer
 from metatele.params import Params, map_params, task_norm
 from metatele.stack import stacked_forward
-from metatele.task import MetaBatch, Part
-from metatele.unroll import Outcome, Unroll
+from metatele.task import PARTS, MetaBatch, Part
+from metatele.unroll import Outcome, Position, Unroll
 
 Floats = NDArray[np.float32]
-Scored = Literal["inner", "test"]
-
-CHUNK = 10  # steps between two looks at the clock
 
 
 @dataclass(frozen=True)
 class Run:
-    """What B tasks did in S steps. Entries after a task's `stopped_at` are NaN by design.
+    """What B tasks did, at R recorded steps. Entries after a task's `stopped_at` are NaN by design.
 
     Attributes:
-        inner: loss on all inner rows before the first and after each step, [S + 1, B].
-        test: the same on the test rows; None if the family has none of its own.
-        gradient_norm: norm of the gradient of the inner loss, [S + 1, B].
-        stopped_at: the last step at which a task's loss was in order, S if it finished, [B].
+        at: the recorded steps, the first 0, the last the end of the trajectory, [R].
+        losses: loss on all rows of each part that has rows of its own, {part: [R, B]}.
+        accuracies: likewise the fraction of rows predicted right; empty if the family has no accuracy.
+        gradient_norm: norm of the gradient of the loss on all inner rows, [R, B].
+        stopped_at: the last recorded step at which a task's numbers were in order, [B].
+        moves: what the teleports did; None if there were none.
     """
 
-    inner: Floats
-    test: Floats | None
+    at: NDArray[np.int64]
+    losses: Mapping[Part, Floats]
+    accuracies: Mapping[Part, Floats]
     gradient_norm: Floats
     stopped_at: NDArray[np.int64]
+    moves: Moves | None = None
+
+    def __post_init__(self) -> None:
+        curves = [self.gradient_norm, *self.losses.values(), *self.accuracies.values()]
+        if not self.losses or any(c.shape != (len(self.at), self.tasks) for c in curves):
+            raise ValueError(f"a run needs curves of shape {(len(self.at), self.tasks)}")
 
     @property
-    def steps(self) -> int:
-        """S."""
-        return len(self.inner) - 1
+    def tasks(self) -> int:
+        """B."""
+        return len(self.stopped_at)
 
     @property
     def finished(self) -> NDArray[np.bool_]:
         """Whether each task ran all steps, [B]."""
-        return self.stopped_at == self.steps
+        return self.stopped_at == self.at[-1]
 
     @property
     def diverged(self) -> int:
@@ -58,87 +64,84 @@ class Run:
         """One outcome a task."""
         return [Outcome.FINISHED if f else Outcome.DIVERGED for f in self.finished]
 
-    def loss(self, part: Scored) -> Floats:
-        """The loss on the inner or on the test rows, [S + 1, B]."""
-        if part == "inner":
-            return self.inner
-        assert self.test is not None, "the family has no test rows of its own"
-        return self.test
+    def row(self, step: int) -> int:
+        """The row of a recorded step. Raises: ConfigError for another one."""
+        if step not in self.at:
+            raise ConfigError(f"nothing was measured at step {step}; name it in report_steps")
+        return int(np.searchsorted(self.at, step))
+
+    def scored(self, part: Part) -> NDArray[np.float64]:
+        """The losses on a part as statistics count them, [R, B]: after a task has diverged it goes on
+        with the larger of its initial loss and its last one in order, so that diverging on hard tasks
+        never makes a mean smaller."""
+        loss = np.asarray(self.losses[part], np.float64)
+        position = np.searchsorted(self.at, self.stopped_at)
+        last = loss[position, np.arange(self.tasks)]
+        stays = np.fmax(last, loss[0])
+        return np.where(self.at[:, None] > self.stopped_at, stays, loss)
+
+    @staticmethod
+    def join(runs: Sequence["Run"]) -> "Run":
+        """Runs of different tasks as one."""
+        first = runs[0]
+        moved = next((r.moves for r in runs if r.moves is not None), None)
+
+        def along(arrays: Sequence[Floats]) -> Floats:
+            return np.concatenate(arrays, axis=-1)
+
+        return Run(
+            at=first.at,
+            losses={part: along([r.losses[part] for r in runs]) for part in first.losses},
+            accuracies={part: along([r.accuracies[part] for r in runs]) for part in first.accuracies},
+            gradient_norm=along([r.gradient_norm for r in runs]),
+            stopped_at=np.concatenate([r.stopped_at for r in runs]),
+            moves=None if moved is None else Moves.join([r.moves or moved.nothing(r.tasks) for r in runs]),
+        )
 
 
-def has_test_rows(batch: MetaBatch) -> bool:
-    """Whether the test part has rows of its own."""
-    return batch.inputs["test"] is not batch.inputs["inner"]
+def own_parts(batch: MetaBatch) -> list[Part]:
+    """The parts that have rows of their own, the inner one first."""
+    return [p for p in PARTS if p == "inner" or batch.inputs[p] is not batch.inputs["inner"]]
 
 
-def play(inner: InnerOptimizer, batch: MetaBatch, steps: int) -> Run:
-    """Play S steps and measure at every position. Only one position is kept at a time."""
-    unroll = Unroll(inner, batch, steps)
+def play(inner: InnerOptimizer, batch: MetaBatch, at: Sequence[int]) -> Run:
+    """Play a trajectory and measure at the given steps, of which the first is 0, the last its end."""
+    watched = Watched(inner)
+    unroll = Unroll(watched, batch, at[-1])
     position = unroll.start()
-    rows = [_measure(unroll, position.params)]
-    for _ in range(steps):
-        position = unroll.window(position, 1, differentiable=False).end
-        rows.append(_measure(unroll, position.params))
-    curves = torch.stack(rows).cpu()  # [S + 1, parts and gradient norm, B]
-    step = torch.arange(steps + 1).unsqueeze(1)
+    rows = [_measure(batch, position.params)]
+    for step in at[1:]:
+        position = unroll.window(position, step - position.step, differentiable=False).end
+        rows.append(_measure(batch, position.params))
+    return _in_order(rows, position, np.asarray(at), own_parts(batch), watched.moves())
+
+
+def _in_order(
+    rows: list[Tensor], position: Position, at: NDArray[np.int64], parts: Sequence[Part], moves: Moves | None
+) -> Run:
+    """The measured rows [R][curves, B] as a run, without what came after a divergence."""
+    curves = torch.stack(rows).cpu()
     # The trajectory's own checks see the rows of its minibatches; a curve must be finite on all rows.
-    in_order = ((step <= position.stopped_at.cpu()) & curves.isfinite().all(1)).cummin(0).values
-    curves = torch.where(in_order.unsqueeze(1), curves, torch.nan)
-    inner_loss, *test, norm = (c.numpy() for c in curves.unbind(1))
-    stopped_at = (in_order.sum(0) - 1).clamp(min=0).numpy()
-    return Run(inner_loss, test[0] if test else None, norm, stopped_at)
+    before = torch.from_numpy(at).unsqueeze(1) <= position.stopped_at.cpu()
+    good = (before & curves.isfinite().all(1)).cummin(0).values
+    norm, *rest = (c.numpy() for c in torch.where(good.unsqueeze(1), curves, torch.nan).unbind(1))
+    k = len(parts)
+    stopped_at = at[(good.sum(0) - 1).clamp(min=0).numpy()]
+    accuracies = dict(zip(parts, rest[k:], strict=True)) if len(rest) > k else {}
+    return Run(at, dict(zip(parts, rest[:k], strict=True)), accuracies, norm, stopped_at, moves)
 
 
-def _measure(unroll: Unroll, params: Params) -> Tensor:
-    """Inner loss, test loss (if the family has test rows) and gradient norm of each task, [2 or 3, B]."""
-    batch = unroll.batch
+def _measure(batch: MetaBatch, params: Params) -> Tensor:
+    """Gradient norm, loss on each part, accuracy on each part (if the family has one), [curves, B]."""
     leaves = map_params(lambda p: p.detach().requires_grad_(), params)
-    x, y = batch.rows("inner")
-    loss = batch.losses(stacked_forward(batch.network, leaves, x), y)
-    gradient = dict(zip(leaves, torch.autograd.grad(loss.sum(), list(leaves.values())), strict=True))
-    test = [unroll.evaluate(params, "test")] if has_test_rows(batch) else []
-    return torch.stack([loss.detach(), *test, task_norm(gradient)])
-
-
-def final_losses(inner: InnerOptimizer, batch: MetaBatch, steps: int, part: Part) -> NDArray[np.float64]:
-    """Each task's loss on a part after `steps` steps, [B]; infinite for a task that diverged."""
-    unroll = Unroll(inner, batch, steps)
-    position = unroll.start()
-    while position.step < steps and bool(position.alive.any()):
-        position = unroll.window(position, min(CHUNK, steps - position.step), differentiable=False).end
-    loss = unroll.evaluate(position.params, part)
-    loss = torch.where(position.alive & loss.isfinite(), loss, torch.inf)
-    return loss.double().cpu().numpy()
-
-
-def clock(inner: InnerOptimizer, batch: MetaBatch, steps: int) -> NDArray[np.float64]:
-    """Seconds from the start to each position, for all tasks of the batch together, [S + 1].
-
-    What is timed is the forward and backward pass on the inner rows and the step itself, without
-    the measuring of losses. (Of a family with minibatches, one more forward pass of a minibatch is
-    in it.) The clock is read every CHUNK steps, in between is interpolated.
-    """
-    # A meta part that is the inner part costs no forward pass of its own.
-    inputs, targets = dict(batch.inputs), dict(batch.targets)
-    inputs["meta"], targets["meta"] = inputs["inner"], targets["inner"]
-    unroll = Unroll(inner, replace(batch, inputs=inputs, targets=targets), steps)
-    position = unroll.start()
-    now = _clock_of(next(iter(batch.params.values())).device)
-    ends, seconds, begin = [0], [0.0], now()
-    while position.step < steps:
-        position = unroll.window(position, min(CHUNK, steps - position.step), differentiable=False).end
-        ends.append(position.step)
-        seconds.append(now() - begin)
-    return np.interp(np.arange(steps + 1), ends, seconds)
-
-
-def _clock_of(device: torch.device) -> Callable[[], float]:
-    """A clock that waits for what the device has been asked to do."""
-    if device.type != "cuda":
-        return time.perf_counter
-
-    def now() -> float:
-        torch.cuda.synchronize(device)
-        return time.perf_counter()
-
-    return now
+    losses, accuracies = [], []
+    for part in own_parts(batch):
+        x, y = batch.rows(part)
+        with torch.set_grad_enabled(part == "inner"):
+            predictions = stacked_forward(batch.network, leaves, x)
+            losses.append(batch.losses(predictions, y))
+        if batch.family.measures_accuracy:
+            accuracies.append(batch.accuracies(predictions.detach(), y).to(losses[0].dtype))
+    gradient = torch.autograd.grad(losses[0].sum(), list(leaves.values()), materialize_grads=True)
+    norm = task_norm(dict(zip(leaves, gradient, strict=True)))
+    return torch.stack([norm, *(loss.detach() for loss in losses), *accuracies])

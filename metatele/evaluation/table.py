@@ -1,78 +1,112 @@
 """The table of an evaluation, for the terminal."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from metatele.evaluation.entry import Entry, Statistics
+from metatele.evaluation.entry import Entry
 from metatele.evaluation.statistics import Interval
+from metatele.task import Part
+
+if TYPE_CHECKING:
+    from metatele.evaluation.record import Evaluation
 
 NONE = "-"
 STYLES = {"checkpoint": "bold", "control": "", "baseline": "dim"}
+ROWS = {"inner": "training rows", "meta": "rows of the meta-loss", "test": "unseen rows"}
 
 
-def make_table(entries: Sequence[Entry], statistics: Statistics, reference: str, title: str) -> Table:
-    """One line a contestant: mean loss at each reported step, median at the end, difference from
-    the reference at the end with its interval, time of a step; under the name its diverged tasks.
+def make_table(evaluation: Evaluation, part: Part) -> Table:
+    """One line a contestant: mean loss at each reported step, accuracy at the end (if the family has one),
+    change from the reference at the end with its 95% interval, win rate, time of a step; under the name
+    its diverged tasks or what ended it.
 
     Args:
-        entries: the contestants, in the order of the table.
-        statistics: of one part's losses (see `statistics_of`).
-        reference: the contestant that differences are taken from.
-        title: what stands above the table.
+        evaluation: what was found.
+        part: whose losses to show.
     """
-    steps = list(next(iter(statistics.values())))
-    last = steps[-1]
+    s = evaluation.settings
     table = Table(
-        title=Text(title + "\n", "bold"),
-        caption=_caption(entries, reference, last),
+        title=Text(f"{evaluation.title or evaluation.family}: loss on {ROWS[part]}, {count(s.tasks)}\n", "bold"),
+        caption=_caption(evaluation),
         box=box.SIMPLE_HEAD,
         padding=0,
         show_edge=False,
     )
     table.caption_justify = "left"
     table.add_column("contestant", overflow="fold", min_width=12)
-    for step in steps:
-        table.add_column(f"mean\n@{step}", justify="right", no_wrap=True)
-    table.add_column(f"median\n@{last}", justify="right", no_wrap=True)
-    table.add_column(f"difference\n@{last}", justify="right", no_wrap=True)
-    table.add_column(f"change\n@{last}", justify="right", no_wrap=True)
-    table.add_column("ms/\nstep", justify="right", no_wrap=True)
-    for e in entries:
-        table.add_row(_name(e), *_cells(e, statistics, e.name == reference))
+    accuracy = has_accuracy(evaluation, part)
+    columns = [*(f"mean\n@{step}" for step in s.report_steps), f"median\n@{s.steps}"]
+    columns += [f"acc.\n@{s.steps}"] if accuracy else []
+    for column in [*columns, f"change\n@{s.steps}", "wins", "ms/\nstep"]:
+        table.add_column(column, justify="right", no_wrap=True)
+    for e in evaluation.entries:
+        table.add_row(_name(e), *(_cells(evaluation, e, part, accuracy) if e.runs else []))
     return table
 
 
+def has_accuracy(evaluation: Evaluation, part: Part) -> bool:
+    """Whether there are accuracies on a part."""
+    return any(part in run.accuracies for e in evaluation.ran for run in e.runs)
+
+
+def count(tasks: int) -> str:
+    """How many held-out tasks, in words."""
+    return f"{tasks} held-out task{'s' if tasks > 1 else ''}"
+
+
 def _name(entry: Entry) -> Text:
-    diverged = entry.run.diverged
-    note = [(f"\n{diverged} of {len(entry.run.stopped_at)} diverged", "bold red")] if diverged else []
-    return Text.assemble((entry.contestant.label, STYLES[entry.contestant.kind]), *note)
+    notes = []
+    if entry.failure is not None:
+        notes = [(f"\nfailed: {entry.failure}", "bold red")]
+    elif entry.diverged:
+        of = sum(len(run.stopped_at) for run in entry.runs)
+        notes = [(f"\n{entry.diverged} of {of} diverged", "bold red")]
+    return Text.assemble((entry.label, STYLES[entry.kind]), *notes)
 
 
-def _cells(entry: Entry, statistics: Statistics, is_reference: bool) -> list[Text]:
-    numbers = statistics[entry.name]
-    summary, paired = list(numbers.values())[-1]
-    difference, change = ("ref.", "ref.") if is_reference else (_difference(paired.difference), _change(paired.change))
-    return [
-        *(Text(number(s.mean)) for s, _ in numbers.values()),
-        Text(number(summary.median)),
-        Text(difference),
-        Text(change),
-        Text(number(1000 * entry.seconds[-1] / entry.run.steps, 2)),
-    ]
+def _cells(evaluation: Evaluation, entry: Entry, part: Part, accuracy: bool) -> list[Text]:
+    s = evaluation.settings
+    cells = [number(entry.summary(part, step).mean) for step in s.report_steps]
+    cells.append(number(entry.summary(part, s.steps).median))
+    if accuracy:
+        cells.append(percent_right(entry, part, s.steps))
+    if entry.name == evaluation.reference or not evaluation[evaluation.reference].runs:
+        cells += ["ref.", ""] if entry.name == evaluation.reference else [NONE, NONE]
+    else:
+        paired = evaluation.paired(entry.name, part)
+        cells += [change(paired.change), f"{100 * paired.win_rate:.0f}%"]
+    cells.append(NONE if entry.cost is None else number(milliseconds(entry), 2))
+    return [Text(cell) for cell in cells]
 
 
-def _caption(entries: Sequence[Entry], reference: str, last: int) -> Text:
+def milliseconds(entry: Entry) -> float:
+    """Wall-clock of one step of the tasks that were timed together; NaN if unknown."""
+    return float("nan") if entry.cost is None else 1000 * float(entry.cost.seconds[-1]) / int(entry.runs[0].at[-1])
+
+
+def percent_right(entry: Entry, part: Part, step: int) -> str:
+    """The mean accuracy, of the tasks that have not diverged."""
+    values = entry.accuracies(part, step)
+    values = values[np.isfinite(values)]
+    return f"{100 * values.mean():.1f}%" if len(values) else NONE
+
+
+def _caption(evaluation: Evaluation) -> Text:
+    e, s = evaluation, evaluation.settings
+    timed = next((entry.cost.tasks for entry in e.ran if entry.cost is not None), 0)
     lines = [
-        f"difference: arithmetic mean over tasks of loss minus loss of {reference!r} at step {last};",
-        "change: ratio of geometric means minus 1 (a few bad tasks can give the two opposite signs);",
-        "brackets: 95% bootstrap intervals over the tasks that both finished. Means leave diverged tasks out.",
+        f"change: ratio of geometric means over tasks of the loss at step {s.steps} to that of {e.reference!r},",
+        "minus 1, with its 95% interval; wins: tasks with the lower loss. A task that diverged counts with its last",
+        f"loss or its first, whichever is larger. ms/step: of {timed} tasks together.",
     ]
-    if any(e.contestant.kind == "control" for e in entries):
-        lines.append("'NAME, teleports off' and 'NAME + balance' use the update of NAME, not meta-trained for it.")
+    if any(entry.control in ("off", "mean schedule", "random") for entry in e.entries):
+        lines.append("'NAME, teleports off' and so on use the update of NAME, not meta-trained for it.")
     return Text("\n" + " ".join(lines), "dim")
 
 
@@ -87,20 +121,17 @@ def number(x: float, digits: int = 3) -> str:
     return f"{x:.{places}f}"
 
 
-def _difference(interval: Interval) -> str:
+def change(interval: Interval) -> str:
+    """A change in percent over its interval."""
     if np.isnan(interval.value):
         return NONE
-    sign = "+" if interval.value > 0 else ""
-    return f"{sign}{number(interval.value)}\n[{number(interval.low, 2)},{number(interval.high, 2)}]"
+    return f"{percent(interval.value)}%\n[{percent(interval.low)},{percent(interval.high)}]"
 
 
-def _change(interval: Interval) -> str:
-    if np.isnan(interval.value):
-        return NONE
-    return f"{_percent(interval.value)}%\n[{_percent(interval.low)},{_percent(interval.high)}]"
-
-
-def _percent(x: float) -> str:
+def percent(x: float) -> str:
+    """A signed percentage in few characters; a dash for NaN."""
     if not np.isfinite(x):
         return NONE
-    return f"{x:+.1f}" if abs(x) < 100 else f"{x:+.0f}" if abs(x) < 1e5 else number(x)
+    if abs(x) < 1e5:
+        return f"{x:+.1f}" if abs(x) < 100 else f"{x:+.0f}"
+    return f"+{number(x)}" if x > 0 else number(x)

@@ -10,8 +10,9 @@ from typing import Any
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from metatele.evaluation.figures import save_figures
-from metatele.evaluation.results import FORMAT, save_results, versions
+from metatele.evaluation.environment import versions
+from metatele.evaluation.results import save_results
+from metatele.figures import save_figures
 from metatele.files import make_folder
 
 Progress = Callable[[str, int, int], None]
@@ -47,7 +48,7 @@ class Findings:
         """
         folder = make_folder(Path(folder))
         path = folder / "results.json"
-        record = {"format": FORMAT, "versions": versions(), "experiment": spec, "seconds": self.seconds}
+        record = {"versions": versions(), "experiment": spec, "seconds": self.seconds}
         save_results({**record, **self.numbers}, path)
         return [path, *save_figures(self.figures, folder)]
 

@@ -11,9 +11,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from metatele.evaluation.figures import COLOURS
 from metatele.evaluation.statistics import Interval
 from metatele.evaluation.table import NONE, number
+from metatele.figures import COLOURS
 
 PLAIN = "#3a3a3a"  # colour of the variant without teleports
 

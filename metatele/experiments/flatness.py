@@ -10,13 +10,14 @@ from torch import Tensor
 
 from metatele.checks import above_zero, at_least
 from metatele.errors import ConfigError
-from metatele.evaluation.statistics import Interval, Paired
+from metatele.evaluation.statistics import Interval
 from metatele.evaluation.table import number
 from metatele.experiments.base import Findings, Progress
 from metatele.experiments.drawing import make_table, signed, spread
 from metatele.experiments.flatness_figure import draw
 from metatele.experiments.images import NONE, ImageExperiment, paired
 from metatele.experiments.measures import CHUNK, FAR, curvature_of, first_rows, sharpness_of
+from metatele.experiments.paired import Paired
 from metatele.experiments.parallel import Workers
 from metatele.experiments.training import Curves, Problem, initial_params, score, train
 from metatele.landscape import Curvature, Sharpness

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
-from metatele.evaluation.statistics import Paired
 from metatele.experiments.drawing import new_figure, tidy, variant_looks
+from metatele.experiments.paired import Paired
 from metatele.experiments.training import Curves
 
 PANELS = {"validation": "validation loss", "train": "training loss"}

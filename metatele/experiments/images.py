@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from metatele.checks import at_least
 from metatele.errors import ConfigError
-from metatele.evaluation.statistics import Paired, compare
 from metatele.experiments.base import Experiment
+from metatele.experiments.paired import Paired, compare
 from metatele.experiments.training import Problem
 from metatele.images import CLASSES, ImageSet, ImageSplit, Labelled, split_images
 from metatele.seeding import derive_seed

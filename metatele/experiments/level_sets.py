@@ -13,11 +13,12 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from metatele.checks import LARGEST, at_least, within
-from metatele.evaluation.statistics import Interval, compare
+from metatele.evaluation.statistics import Interval
 from metatele.evaluation.table import number
 from metatele.experiments.base import Experiment, Findings, Progress
 from metatele.experiments.drawing import make_table, new_figure, tidy
 from metatele.experiments.grid import FLOOR, Tuned, curve_of, geometric_mean, rate_grid, tune
+from metatele.experiments.paired import compare
 from metatele.experiments.quadratics import (
     angles,
     classical_rates,

@@ -17,14 +17,15 @@ from torch import Tensor, nn
 
 from metatele.checks import above_zero, at_least
 from metatele.errors import ConfigError
-from metatele.evaluation.figures import COLOURS as OKABE_ITO
-from metatele.evaluation.statistics import Interval, compare
+from metatele.evaluation.statistics import Interval
 from metatele.evaluation.table import number
 from metatele.experiments.base import Experiment, Findings, Progress
 from metatele.experiments.drawing import make_table, new_figure, tidy
 from metatele.experiments.grid import Tuned, curve_of, geometric_mean, rate_grid, tune
+from metatele.experiments.paired import compare
 from metatele.experiments.parallel import one_thread
 from metatele.experiments.training import Problem, train
+from metatele.figures import COLOURS as OKABE_ITO
 from metatele.optimizer import InnerOptimizer
 from metatele.params import Params
 from metatele.seeding import generator

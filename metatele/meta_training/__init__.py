@@ -1,10 +1,12 @@
 """Meta-training: learn an inner optimizer from trajectories on a task family."""
 
+from metatele.meta_training.budget import Budget, read_budget
 from metatele.meta_training.monitor import Monitor, ProgressBar
 from metatele.meta_training.run import MetaTraining, meta_train
 from metatele.meta_training.settings import MetaSettings, UnrollSettings, ValidationSettings
 
 __all__ = [
+    "Budget",
     "MetaSettings",
     "MetaTraining",
     "Monitor",
@@ -12,4 +14,5 @@ __all__ = [
     "UnrollSettings",
     "ValidationSettings",
     "meta_train",
+    "read_budget",
 ]

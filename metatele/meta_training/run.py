@@ -13,6 +13,7 @@ from typing import Any
 from metatele.checkpoint import TRAINING, describe, load_checkpoint, save_checkpoint
 from metatele.errors import CheckpointError, ConfigError
 from metatele.files import make_folder, write_atomic
+from metatele.meta_training.budget import Budget, budget_of
 from metatele.meta_training.card import training_card
 from metatele.meta_training.monitor import Monitor, TensorBoard
 from metatele.meta_training.settings import MetaSettings, UnrollSettings, ValidationSettings
@@ -32,11 +33,13 @@ class MetaTraining:
         optimizer: the inner optimizer with the best validation score.
         history: one record an iteration.
         finished: whether all iterations were done.
+        budget: what the run spends in all, for comparisons at equal budgets.
     """
 
     optimizer: InnerOptimizer
     history: list[Iteration]
     finished: bool
+    budget: Budget
 
 
 def meta_train(
@@ -95,7 +98,8 @@ def meta_train(
                 monitor.update(iteration)
             if stopping:
                 break
-    return MetaTraining(run.best(), run.history, trainer.done >= trainer.meta.iterations)
+    budget = budget_of(families, unroll, meta, seed)
+    return MetaTraining(run.best(), run.history, trainer.done >= trainer.meta.iterations, budget)
 
 
 class _Run:

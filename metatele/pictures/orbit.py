@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from metatele.checks import above_zero, at_least
 from metatele.errors import ConfigError
-from metatele.evaluation.figures import COLOURS
+from metatele.figures import COLOURS
 from metatele.landscape import Landscape, LossFunction
 from metatele.params import Params
 from metatele.pictures.traces import Runs, Slice, Trace, losses, trace_runs

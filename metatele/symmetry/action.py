@@ -56,6 +56,16 @@ class GroupAction(abc.ABC):
     def inverse(self, g: Tensor) -> Tensor:
         """The element with compose(g, inverse(g)) the identity."""
 
+    def size(self, g: Tensor) -> Tensor:
+        """How far each task's element is from the identity, [B], detached, in units that groups share:
+        the root mean square of log g over the directions that it acts on (log-scales, angles).
+
+        This general version is that of g - 1 over its coordinates: exact where composition is +, else
+        right for small elements only.
+        """
+        change = (g - self.identity(g)).detach()
+        return change.flatten(1).square().mean(1).sqrt()
+
     @abc.abstractmethod
     def act(self, g: Tensor, params: Mapping[str, Tensor], inputs: Tensor) -> Params:
         """The moved parameters g . theta.

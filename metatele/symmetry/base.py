@@ -14,8 +14,9 @@ class Symmetry(GroupAction):
     maps are differentiable in T and in the parameters, and none changes its arguments.
 
     Only `algebra_shape`, `exp`, `compose`, `inverse` and `act` need to be written; the rest has
-    general versions: `name`; `residual`, which a group that depends on the data overrides; `dual` and
-    `dual_square`, which a group with a closed form overrides.
+    general versions: `name`; `size`, which a group whose composition is not + overrides; `residual`, which
+    a group that depends on the data overrides; `dual` and `dual_square`, which a group with a closed form
+    overrides.
     """
 
     @property

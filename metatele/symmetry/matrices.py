@@ -28,6 +28,23 @@ def singular_as_zero(matrix: Tensor) -> Tensor:
     return torch.where(singular.reshape(-1, 1, 1), 0.0, matrix)
 
 
+def matrix_size(matrix: Tensor) -> Tensor:
+    """How far invertible matrices [B, h, h] are from the identity, [B], detached: the root mean square of
+    the logarithms of their singular values and of the angles of their polar rotation, together.
+
+    A matrix M = R P stretches by P (positive definite) and rotates by R; mean(log(sigma)^2 + angle^2)
+    counts both, is 0 for the identity only, the same for M and M^-1, and |log M|^2 / h where M is normal
+    and turns by less than pi. Infinite for a singular matrix, NaN for one that is not finite.
+    """
+    matrix = matrix.detach()
+    finite = matrix.flatten(1).isfinite().all(1)
+    one = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    left, stretch, right = torch.linalg.svd(torch.where(finite.reshape(-1, 1, 1), matrix, one))
+    angles = torch.linalg.eigvals(left @ right).angle()
+    square = stretch.log().square().mean(1) + angles.square().mean(1)
+    return torch.where(finite, square.sqrt(), torch.nan)
+
+
 class MatrixGL(AtHiddenLayer, Symmetry):
     """GL(h) of a hidden layer, connected to the identity by exp; how it acts is left open.
 
@@ -43,6 +60,9 @@ class MatrixGL(AtHiddenLayer, Symmetry):
 
     def compose(self, g: Tensor, h: Tensor) -> Tensor:
         return g @ h
+
+    def size(self, g: Tensor) -> Tensor:
+        return matrix_size(g)
 
     def inverse(self, g: Tensor) -> Tensor:
         return solve(g, torch.eye(g.shape[-1], dtype=g.dtype, device=g.device).expand_as(g), True)

@@ -8,6 +8,7 @@ from torch import Tensor
 from metatele.params import Params
 from metatele.symmetry.discrete import DiscreteSymmetry
 from metatele.symmetry.layers import AtHiddenLayer
+from metatele.symmetry.matrices import matrix_size
 
 
 class Permutations(AtHiddenLayer, DiscreteSymmetry):
@@ -33,6 +34,10 @@ class Permutations(AtHiddenLayer, DiscreteSymmetry):
 
     def inverse(self, g: Tensor) -> Tensor:
         return g.argsort(1)
+
+    def size(self, g: Tensor) -> Tensor:
+        """That of the permutation as a rotation (with reflections) of the neurons."""
+        return matrix_size(torch.eye(self.layer.width, dtype=torch.float64, device=g.device)[g])
 
     def act(self, g: Tensor, params: Mapping[str, Tensor], inputs: Tensor) -> Params:
         layer, out = self.layer, dict(params)

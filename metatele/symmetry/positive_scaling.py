@@ -34,6 +34,10 @@ class PositiveScaling(AtHiddenLayer, Symmetry):
     def inverse(self, g: Tensor) -> Tensor:
         return g.reciprocal()
 
+    def size(self, g: Tensor) -> Tensor:
+        """The root mean square log-scale."""
+        return g.detach().log().square().mean(1).sqrt()
+
     def act(self, g: Tensor, params: Mapping[str, Tensor], inputs: Tensor) -> Params:
         return self.scale(g, g.reciprocal(), params)
 

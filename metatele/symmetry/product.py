@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from metatele.errors import ConfigError
@@ -41,6 +42,11 @@ class ProductGroup:
     def identity(self, like: Tensor) -> list[Tensor]:
         """The identity for as many tasks as `like` [B, ...] has, with its dtype and device."""
         return [f.identity(like) for f in self.factors]
+
+    def sizes(self, element: Element) -> Tensor:
+        """How far each factor's element is from the identity, [factors, B] (see `GroupAction.size`)."""
+        sizes = [f.size(g) for f, g in zip(self.factors, element, strict=True)]
+        return torch.stack(sizes) if sizes else torch.empty(0, 0)
 
     def act(self, element: Element, params: Mapping[str, Tensor], inputs: Tensor) -> Params:
         moved = dict(params)

@@ -8,6 +8,7 @@ from torch import Tensor
 from metatele.errors import SymmetryError
 from metatele.params import Params
 from metatele.symmetry.base import Symmetry
+from metatele.symmetry.matrices import matrix_size
 
 
 class QuadraticOrthogonal(Symmetry):
@@ -64,6 +65,10 @@ class QuadraticOrthogonal(Symmetry):
 
     def inverse(self, g: Tensor) -> Tensor:
         return g.mT
+
+    def size(self, g: Tensor) -> Tensor:
+        """The root mean square angle of the rotation."""
+        return matrix_size(g)
 
     def act(self, g: Tensor, params: Mapping[str, Tensor], inputs: Tensor) -> Params:
         return self._multiply(self.inverse_root, g, self.root, params)

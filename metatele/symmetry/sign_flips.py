@@ -34,5 +34,9 @@ class SignFlips(AtHiddenLayer, DiscreteSymmetry):
     def inverse(self, g: Tensor) -> Tensor:
         return g.clone()
 
+    def size(self, g: Tensor) -> Tensor:
+        """As a rotation: each flip turns its neuron by pi."""
+        return torch.pi * (g < 0).to(g).mean(1).sqrt()
+
     def act(self, g: Tensor, params: Mapping[str, Tensor], inputs: Tensor) -> Params:
         return self.scale(g, g, params)

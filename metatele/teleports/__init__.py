@@ -1,6 +1,6 @@
 """Teleports: moves inside a level set of the loss, by a rule, by optimisation, or learned."""
 
-from metatele.teleports.base import OrbitTeleport, Teleport
+from metatele.teleports.base import AlgebraTeleport, OrbitTeleport, Teleport
 from metatele.teleports.canonical import Balance, CanonicalTeleport, Svd, White, Wout
 from metatele.teleports.classical import RandomTeleport, Stay
 from metatele.teleports.climb import Climb
@@ -10,19 +10,24 @@ from metatele.teleports.moved import Moved
 from metatele.teleports.neuron import NeuronTeleport
 from metatele.teleports.null_space import NullSpaceTeleport
 from metatele.teleports.optimised import OptimisedTeleport
+from metatele.teleports.schedule import MeanSchedule, Recording, SizedRandom
 
 __all__ = [
+    "AlgebraTeleport",
     "Balance",
     "CanonicalTeleport",
     "Climb",
     "DenseTeleport",
     "LevelSetTeleport",
+    "MeanSchedule",
     "Moved",
     "NeuronTeleport",
     "NullSpaceTeleport",
     "OptimisedTeleport",
     "OrbitTeleport",
     "RandomTeleport",
+    "Recording",
+    "SizedRandom",
     "Stay",
     "Svd",
     "Teleport",

@@ -1,7 +1,8 @@
 """The bases of all teleports: where to go without a change of the loss."""
 
 import abc
-from typing import get_args
+from collections.abc import Callable
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,10 @@ from metatele.params import Params, per_task
 from metatele.part import OptimizerPart
 from metatele.point import Point, State
 from metatele.symmetry import Kind, ProductGroup, check_residual, group_of
+
+Observer = Callable[[int, ProductGroup, list[Tensor]], None]  # told of the step, the group and the element
+Recorder = Callable[[int, list[Tensor], Tensor | None], None]  # told of the step, T and which tasks are alive
+LISTENERS = ("observer", "recorder")
 
 
 class Teleport(OptimizerPart, abc.ABC):
@@ -92,9 +97,12 @@ class OrbitTeleport(Teleport):
 
     Attributes:
         residual: the largest such change (see `Symmetry.residual`), relative.
+        observer: told of every teleport: the step, the group, and the element that acts, which is the
+            identity for tasks that are not alive. No copy takes it along.
     """
 
     residual: float = 1e-3
+    observer: Observer | None = None
 
     def __init__(self, symmetry: Kind = "auto", first: int = 0, last: int | None = None, every: int = 1) -> None:
         super().__init__(first, last, every)
@@ -107,6 +115,9 @@ class OrbitTeleport(Teleport):
     @abc.abstractmethod
     def element(self, point: Point, group: ProductGroup, state: State) -> tuple[list[Tensor], State]:
         """One group element for each factor of the group, and the next state."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in LISTENERS}
 
     def look(self, point: Point, state: State) -> Point:
         """The point with the batch that the teleport looks at: by default the step's own one."""
@@ -126,6 +137,8 @@ class OrbitTeleport(Teleport):
         seen = self.look(point, state)
         element, state = self.element(seen, group, state)
         element = standing_still(element, group, alive)
+        if self.observer is not None:
+            self.observer(point.step, group, element)
         if any(factor.too_many(seen.inputs) for factor in group.factors):
             check_residual(group, element, point.params, seen.inputs, self.residual)
         params, (gradient, *covectors), squares = group.carry(
@@ -138,6 +151,42 @@ class OrbitTeleport(Teleport):
         if seen.inputs is not point.inputs and not group.exact and point.landscape is not None:
             gradient = point.landscape.gradient(params)  # what the group carries is right on its own data only
         return point.at(params, gradient), state, State(tuple(covectors), tuple(squares), moments.memory)
+
+
+class AlgebraTeleport(OrbitTeleport):
+    """A teleport that chooses g = exp(T) by its Lie algebra element T: learned, optimised, drawn or played.
+
+    Args:
+        symmetry, first, last, every: see `OrbitTeleport`.
+
+    Attributes:
+        recorder: told of every teleport, before it: the step, T, and which tasks are alive, [B] or None
+            for all (see `Recording`). No copy takes it along.
+    """
+
+    recorder: Recorder | None = None
+
+    @abc.abstractmethod
+    def choose(self, point: Point, group: ProductGroup, state: State) -> tuple[list[Tensor], State]:
+        """One Lie algebra element [B, *algebra_shape] for each factor of the group, and the next state."""
+
+    def element(self, point: Point, group: ProductGroup, state: State) -> tuple[list[Tensor], State]:
+        algebra, state = self.choose(point, group, state)
+        return group.exp(algebra), state
+
+    def move(
+        self,
+        point: Point,
+        group: ProductGroup,
+        state: State,
+        moments: State,
+        alive: Tensor | None = None,
+        onto: Params | None = None,
+    ) -> tuple[Point, State, State]:
+        if self.recorder is not None and (alive is None or bool(alive.any())):
+            # `choose` is pure, so asking it once more is the same T.
+            self.recorder(point.step, self.choose(self.look(point, state), group, state)[0], alive)
+        return super().move(point, group, state, moments, alive, onto)
 
 
 def standing_still(element: list[Tensor], group: ProductGroup, alive: Tensor | None) -> list[Tensor]:

@@ -8,7 +8,7 @@ from metatele.params import Params
 from metatele.point import Point, State
 from metatele.seeding import generator
 from metatele.symmetry import Kind, ProductGroup
-from metatele.teleports.base import OrbitTeleport, Teleport
+from metatele.teleports.base import AlgebraTeleport, Teleport
 
 
 class Stay(Teleport):
@@ -36,7 +36,7 @@ class Stay(Teleport):
         return point, state, moments
 
 
-class RandomTeleport(OrbitTeleport):
+class RandomTeleport(AlgebraTeleport):
     """T drawn anew at every step, normal with standard deviation `scale` in every coordinate.
 
     Each task draws from a stream of its own, seeded by the task, whatever the meta-batch.
@@ -52,11 +52,17 @@ class RandomTeleport(OrbitTeleport):
     def start(self, params: Params, group: ProductGroup, seeds: Tensor) -> State:
         return State(memory=(seeds,))
 
-    def element(self, point: Point, group: ProductGroup, state: State) -> tuple[list[Tensor], State]:
-        like = next(iter(point.params.values()))
-        streams = [generator("random teleport", int(s), point.step) for s in state.memory[0]]
-        draws = [
-            torch.stack([torch.randn(shape, generator=stream, dtype=like.dtype) for stream in streams])
-            for shape in group.algebra_shapes
-        ]
-        return group.exp([self.scale * draw.to(like.device) for draw in draws]), state
+    def choose(self, point: Point, group: ProductGroup, state: State) -> tuple[list[Tensor], State]:
+        return [self.scale * draw for draw in normal_draws(point, group, state.memory[0])], state
+
+
+def normal_draws(point: Point, group: ProductGroup, seeds: Tensor) -> list[Tensor]:
+    """A standard normal T [B, *algebra_shape] for each factor, from each task's own stream (seeds [B]),
+    anew at every step, whatever the meta-batch."""
+    like = next(iter(point.params.values()))
+    streams = [generator("random teleport", int(s), point.step) for s in seeds]
+    draws = (
+        torch.stack([torch.randn(shape, generator=stream, dtype=like.dtype) for stream in streams])
+        for shape in group.algebra_shapes
+    )
+    return [draw.to(like.device) for draw in draws]

@@ -12,10 +12,10 @@ from metatele.errors import CheckpointError
 from metatele.params import Params, per_task, smooth_norm
 from metatele.point import Point, State
 from metatele.symmetry import Kind, ProductGroup
-from metatele.teleports.base import OrbitTeleport
+from metatele.teleports.base import AlgebraTeleport
 
 
-class DenseTeleport(OrbitTeleport):
+class DenseTeleport(AlgebraTeleport):
     """LSTM(tele): the LSTM's output is the Lie algebra element T of every hidden layer.
 
     Args:
@@ -70,11 +70,11 @@ class DenseTeleport(OrbitTeleport):
     def start(self, params: Params, group: ProductGroup, seeds: Tensor) -> State:
         return State(memory=self.rule.start(params))
 
-    def element(self, point: Point, group: ProductGroup, state: State) -> tuple[list[Tensor], State]:
+    def choose(self, point: Point, group: ProductGroup, state: State) -> tuple[list[Tensor], State]:
         out, memory = self.rule(point.gradient, state.memory)
         parts = out.split(self._counts(), dim=1)
         algebra = [self._resize(t).reshape(-1, *s) for t, s in zip(parts, group.algebra_shapes, strict=True)]
-        return group.exp(algebra), State(memory=memory)
+        return algebra, State(memory=memory)
 
     def _counts(self) -> list[int]:
         assert self.algebra is not None

@@ -11,12 +11,12 @@ from metatele.params import Params
 from metatele.point import Point, State
 from metatele.recurrent import RecurrentCore
 from metatele.symmetry import PositiveScaling, ProductGroup
-from metatele.teleports.base import OrbitTeleport
+from metatele.teleports.base import AlgebraTeleport, OrbitTeleport
 
 TINY = 1e-20  # added to squared norms, so that logarithms stay smooth at zero
 
 
-class NeuronTeleport(OrbitTeleport):
+class NeuronTeleport(AlgebraTeleport):
     """LSTM(tele), size-free: one small LSTM shared by all neurons of all hidden layers.
 
     It sees each neuron's own weight and gradient norms and chooses its log-scale T = bound *
@@ -43,13 +43,13 @@ class NeuronTeleport(OrbitTeleport):
         first = next(iter(params.values()))
         return State(memory=self.core.start(len(first) * neurons, first))
 
-    def element(self, point: Point, group: ProductGroup, state: State) -> tuple[list[Tensor], State]:
+    def choose(self, point: Point, group: ProductGroup, state: State) -> tuple[list[Tensor], State]:
         factors = scalings(group, self)
         features = torch.cat([_features(f, point) for f in factors], dim=1)
         out, memory = self.core(features.flatten(0, 1), state.memory)
         algebra = self.bound * out.reshape(features.shape[:2]).tanh()
         widths = [f.layer.width for f in factors]
-        return group.exp(list(algebra.split(widths, dim=1))), State(memory=memory)
+        return list(algebra.split(widths, dim=1)), State(memory=memory)
 
 
 def _features(factor: PositiveScaling, point: Point) -> Tensor:

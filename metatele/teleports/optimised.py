@@ -13,11 +13,11 @@ from metatele.params import Params
 from metatele.point import Point, State
 from metatele.seeding import generator
 from metatele.symmetry import Kind, ProductGroup
-from metatele.teleports.base import OrbitTeleport
+from metatele.teleports.base import AlgebraTeleport
 from metatele.teleports.climb import Climb, Direction
 
 
-class OptimisedTeleport(OrbitTeleport):
+class OptimisedTeleport(AlgebraTeleport):
     """g = exp(T) with T found by gradient ascent (or descent) of an objective on the Lie algebra.
 
     With the gradient norm as objective this is the teleportation of Zhao et al. 2022, arXiv:2205.10637,
@@ -72,11 +72,11 @@ class OptimisedTeleport(OrbitTeleport):
         chosen = rows_of(known(point.whole, self), self.rows, state.memory[0], point.step)
         return replace(point, landscape=chosen, inputs=chosen.inputs)
 
-    def element(self, point: Point, group: ProductGroup, state: State) -> tuple[list[Tensor], State]:
+    def choose(self, point: Point, group: ProductGroup, state: State) -> tuple[list[Tensor], State]:
         landscape = replace(known(point.landscape, self), group=group)
         gradient = point.gradient if self.rows is None else None
         algebra, _ = self.climb.run(landscape, point.params, gradient)
-        return group.exp(algebra), state
+        return algebra, state
 
 
 def known(landscape: Landscape | None, teleport: object) -> Landscape:

@@ -61,7 +61,8 @@ def check_task_family(family: TaskFamily) -> None:
     """Check the contract of a task family.
 
     Equal seeds give equal tasks, others others; a task does not depend on the meta-batch it is in,
-    nor on any global random generator, which it leaves as it is; the loss of every part is finite.
+    nor on any global random generator, which it leaves as it is; the loss of every part is finite, and
+    the accuracy, where there is one, is in [0, 1]; `for_split` gives equal tasks for equal splits.
 
     Raises: AssertionError that names the broken law; TaskError as `sample_meta_batch` does.
     """
@@ -70,11 +71,7 @@ def check_task_family(family: TaskFamily) -> None:
     before = _global_generators()
     batch = sample_meta_batch(family, "train", [0, 1, 2])
     require(_global_generators() == before, f"{name}: the global random generators are left as they are")
-    draws = []
-    for global_seed in (1, 2):
-        with seeded(global_seed):
-            draws.append(family.sample(torch.Generator().manual_seed(0)))
-    same(draws[0], draws[1], 0, f"{name}: sample() draws from the generator passed in, not from torch's global one")
+    _check_draws(family)
     for part in PARTS:
         for field in (batch.inputs, batch.targets):
             require(len(field[part]) == 3, f"{name}: a meta-batch stacks its tasks")
@@ -82,8 +79,13 @@ def check_task_family(family: TaskFamily) -> None:
         same(alone.inputs[part][0], batch.inputs[part][2], 0, law)
         same(alone.targets[part][0], batch.targets[part][2], 0, law)
         x, y = batch.rows(part)
-        losses = batch.losses(stacked_forward(batch.network, batch.params, x), y)
+        predictions = stacked_forward(batch.network, batch.params, x)
+        losses = batch.losses(predictions, y)
         require(losses.shape == (3,) and bool(losses.isfinite().all()), f"{name}: the {part} losses are finite")
+        if batch.family.measures_accuracy:
+            right = batch.accuracies(predictions, y)
+            fractions = right.shape == (3,) and bool(((right >= 0) & (right <= 1)).all())
+            require(fractions, f"{name}: the accuracy of each task is a scalar in [0, 1]")
     same(one_task(alone.params, 0), one_task(batch.params, 2), 0, f"{name}: equal generator states give equal weights")
     others = [sample_meta_batch(family, split, [0], seed) for split in SPLITS for seed in (0, 1)]
     data = [
@@ -93,6 +95,21 @@ def check_task_family(family: TaskFamily) -> None:
     require(distinct, f"{name}: other generator states give other tasks")
     shapes = [{k: p.shape for k, p in build_network(family).named_parameters()} for _ in range(2)]
     require(shapes[0] == shapes[1], f"{name}: network() has the same parameters at every call")
+
+
+def _check_draws(family: TaskFamily) -> None:
+    """Equal generator states give equal tasks in every split, whatever the global generators."""
+    name = type(family).__name__
+    for split in SPLITS:
+        draws = []
+        for global_seed in (1, 2):
+            with seeded(global_seed):
+                restricted = family.for_split(split)
+                draws.append(restricted.sample(torch.Generator().manual_seed(0)))
+                draws.append(restricted.sample(torch.Generator().manual_seed(0)))
+        law = f"{name}: sample() draws from the generator passed in, not from torch's global one"
+        same(draws[0], draws[1], 0, law)
+        same(draws[0], draws[2], 0, f"{name}: for_split({split!r}) gives equal families at every call")
 
 
 def _global_generators() -> tuple[str, ...]:

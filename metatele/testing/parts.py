@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from metatele.landscape import Landscape
 from metatele.optimizer import FREE, InnerOptimizer, Moments, Order
@@ -15,7 +16,7 @@ from metatele.sampling import sample_meta_batch
 from metatele.seeding import seeded
 from metatele.symmetry import ProductGroup
 from metatele.task import MetaBatch
-from metatele.teleports import OrbitTeleport, Teleport
+from metatele.teleports import AlgebraTeleport, OrbitTeleport, Teleport
 from metatele.testing.families import ExampleFamily
 from metatele.testing.laws import one_task, require, same, same_shapes, untouched
 from metatele.unroll import Unroll
@@ -121,12 +122,22 @@ def check_teleport(teleport: Teleport, batch: MetaBatch | None = None) -> None:
 
 
 def _check_elements(teleport: OrbitTeleport, point: Point, group: ProductGroup, state: State) -> None:
-    """What an orbit teleport chooses are elements of the group."""
+    """What an orbit teleport chooses are elements of the group, and its observer is told of those that act."""
     name = type(teleport).__name__
     element, _ = teleport.element(teleport.look(point, state), group, state)
     require(len(element) == len(group.factors), f"{name}: one group element for each factor of the group")
     for g, factor in zip(element, group.factors, strict=True):
         require(g.shape == factor.identity(point.inputs).shape, f"{name}: elements have the group's shape")
+    if isinstance(teleport, AlgebraTeleport):
+        algebra, _ = teleport.choose(teleport.look(point, state), group, state)
+        same(group.exp(algebra), element, 0, f"{name}: its elements are exp of what it chooses")
+    seen: list[tuple[int, ProductGroup, list[Tensor]]] = []
+    told, one = copy.deepcopy(teleport), torch.arange(len(point.inputs)) == 0
+    told.observer = lambda *what: seen.append(what)
+    there = told.move(point, group, state, State(), one)[0]
+    require([s for s, *_ in seen] == [point.step], f"{name}: its observer is told of every move, once")
+    law = f"{name}: what its observer is told is the element that acts"
+    same(group.act(seen[0][2], point.params, teleport.look(point, state).inputs), there.params, 1e-12, law)
 
 
 def _in_float64(batch: MetaBatch | None) -> MetaBatch:

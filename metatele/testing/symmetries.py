@@ -44,6 +44,7 @@ def check_symmetry(
         same(symmetry.exp(torch.zeros_like(s)), unit, 1e-12, f"{name}: exp(0) is the identity")
         same(symmetry.compose(g, g), symmetry.exp(2 * s), 1e-10, f"{name}: exp(T) exp(T) = exp(2 T)")
         _check_group(symmetry, g, h, unit, 1e-10)
+        _check_size(symmetry, g, unit)
         _check_action(symmetry, g, h, unit, params, inputs)
         _check_loss(symmetry, g, unit, params, inputs, loss, rtol)
     _check_derivatives(symmetry, symmetry.exp, [s], params, inputs, gradient_of(loss, params))
@@ -74,6 +75,7 @@ def check_discrete_symmetry(
             law = f"{name}.sample: a task's element depends on its generator only, not on how tasks are stacked"
             same(draw(0, i), draws[0][i : i + 1], 0, law)
         _check_group(symmetry, g, h, unit, 0)
+        _check_size(symmetry, g, unit)
         _check_action(symmetry, g, h, unit, params, inputs)
         _check_loss(symmetry, g, unit, params, inputs, loss, rtol)
     _check_derivatives(symmetry, lambda: g, [], params, inputs, gradient_of(loss, params))
@@ -88,6 +90,24 @@ def _check_group(symmetry: GroupAction, g: Tensor, h: Tensor, unit: Tensor, tole
         same(compose(g, inverse(g)), unit, tolerance, f"{name}: g g^-1 = identity")
         same(compose(inverse(g), g), unit, tolerance, f"{name}: g^-1 g = identity")
         same(compose(compose(g, h), g), compose(g, compose(h, g)), tolerance, f"{name}: (g h) g = g (h g)")
+
+
+def _check_size(symmetry: GroupAction, g: Tensor, unit: Tensor) -> None:
+    """`size` is 0 at the identity only, and about the same for g and g^-1 (a factor of 4 is allowed: the
+    general version is right for small elements only)."""
+    name = type(symmetry).__name__
+    with untouched(f"{name}.size changes the group element", g, unit):
+        size, back = symmetry.size(g), symmetry.size(symmetry.inverse(g))
+        nothing = symmetry.size(unit)
+    require(size.shape == (len(g),), f"{name}: size is one number a task, got {tuple(size.shape)}")
+    require(bool((nothing.abs() <= 1e-10).all()), f"{name}: the size of the identity is 0, got {nothing.tolist()}")
+    moved = (g != unit).flatten(1).any(1)
+    good = torch.where(moved, (size > 1e-10) & size.isfinite(), size <= 1e-10)
+    require(bool(good.all()), f"{name}: size is finite, and above 0 but for the identity, got {size.tolist()}")
+    alike = (back <= 4 * size + 1e-10) & (size <= 4 * back + 1e-10)
+    require(bool(alike.all()), f"{name}: g and g^-1 have about the same size, got {size.tolist()} and {back.tolist()}")
+    for i in range(len(g)):
+        same(symmetry.size(g[i : i + 1]), size[i : i + 1], 1e-8, f"{name}: the size of a stack = that of each task")
 
 
 def _check_action(symmetry: GroupAction, g: Tensor, h: Tensor, unit: Tensor, params: Params, inputs: Tensor) -> None:

@@ -3,6 +3,8 @@
 from metatele.update.base import Update
 from metatele.update.classical import Adam, GradientDescent, Momentum
 from metatele.update.dense import DenseStepSize, DenseUpdate
+from metatele.update.from_learn2learn import LearnableTransform, MetaSGD
+from metatele.update.hand_designed import HandDesigned
 from metatele.update.size_free import CoordinateUpdate, GlobalStepSize
 from metatele.update.torch_update import TorchUpdate
 
@@ -13,6 +15,9 @@ __all__ = [
     "DenseUpdate",
     "GlobalStepSize",
     "GradientDescent",
+    "HandDesigned",
+    "LearnableTransform",
+    "MetaSGD",
     "Momentum",
     "TorchUpdate",
     "Update",

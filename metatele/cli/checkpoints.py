@@ -1,0 +1,62 @@
+"""Checkpoints as they are named on a command line."""
+
+import os
+from pathlib import Path
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+import metatele.tasks as shipped
+from metatele.checkpoint import TRAINING, find_checkpoint
+from metatele.errors import CheckpointError, ConfigError
+from metatele.evaluation import Learned
+
+Loaded = dict[str, list[Learned]]
+
+
+def load_all(sources: list[str]) -> Loaded:
+    """The meta-seeds of each contestant, by name. Raises: ConfigError, CheckpointError."""
+    loaded: Loaded = {}
+    for source in sources:
+        name, paths = _split_name(source)
+        folder = Path(paths[0])
+        name = name or (folder.parent.name if folder.name in ("best", "last") else folder.name) or paths[0]
+        if name in loaded:
+            raise ConfigError(
+                f"two checkpoints are called {name!r}; name them, as in {name}-2={paths[0]}, or take them as "
+                f"meta-seeds of one recipe, as in {name}=FOLDER,FOLDER"
+            )
+        loaded[name] = [Learned.load(path) for path in paths]
+    return loaded
+
+
+def _split_name(source: str) -> tuple[str, list[str]]:
+    """NAME=FOLDER,FOLDER to its parts; a folder whose own name has a = or a comma in it needs no name."""
+    if os.path.exists(source):
+        return "", [source]
+    marks = [i for i, letter in enumerate(source) if letter == "="]
+    for name, path in ((source[:i], source[i + 1 :]) for i in marks):
+        if os.path.exists(path):
+            return name, [path]
+        if all(map(os.path.exists, path.split(","))):
+            return name, path.split(",")
+    name, _, path = source.partition("=") if marks else ("", "", source)
+    return name, path.split(",")
+
+
+def family_of_training(parser: ArgumentParser, source: str) -> Namespace:
+    """The family that a checkpoint was meta-trained on, if it is a shipped one: the record of a
+    checkpoint must not make us import other code."""
+    path = find_checkpoint(_split_name(source)[1][0]) / TRAINING
+    hint = "name the task family with --family, for example --family metatele.tasks.TeacherStudent"
+    if not path.is_file():
+        raise ConfigError(f"{path.parent} does not record what it was meta-trained on; {hint}")
+    try:
+        recorded = yaml.safe_load(path.read_text(encoding="utf-8"))["family"]
+        family = recorded[0] if isinstance(recorded, list) else recorded
+        name, arguments = family["class_path"], family.get("init_args") or {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, yaml.YAMLError) as error:
+        raise CheckpointError(f"{path} is damaged and names no family; {hint}") from error
+    if name not in [f"metatele.tasks.{known}" for known in shipped.__all__]:
+        raise ConfigError(f"{path.parent} was meta-trained on {name}, which is not a shipped family; {hint}")
+    return parser.parse_object({"checkpoints": [source], "family": {"class_path": name, "init_args": arguments}}).family

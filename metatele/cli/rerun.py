@@ -1,0 +1,60 @@
+"""metatele evaluate --rerun: an evaluation made again from its results.json."""
+
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from metatele.cli.checkpoints import Loaded
+from metatele.cli.reporting import make_family, report
+from metatele.errors import CheckpointError, ConfigError
+from metatele.evaluation import Evaluation, Learned
+from metatele.evaluation.contestant import Origin
+
+OF_A_RERUN = ("checkpoints", "config", "rerun", "modules", "output")  # what does not contradict --rerun
+
+
+def rerun(parser: ArgumentParser, config: Namespace, settings_kept: tuple[str, ...]) -> int:
+    """Make an evaluation again from its results.json."""
+    old = Evaluation.load(config.rerun)
+    default = parser.get_defaults()
+    own = [key for key in default.keys() if key not in OF_A_RERUN]  # noqa: SIM118 - a Namespace is no mapping
+    given = [*config.checkpoints, *(f"--{key}" for key in own if config[key] != default[key])]
+    if given:
+        raise ConfigError(f"--rerun takes everything from {config.rerun}; leave {given[0]} out")
+    if old.family_spec is None:
+        raise ConfigError(f"{config.rerun} does not say how its task family was made; evaluate from Python again")
+    checkpoints: Loaded = {}
+    for entry in old.entries:
+        if entry.kind == "checkpoint":
+            checkpoints[entry.name] = [_same(entry.name, origin) for origin in entry.origins]
+    s = old.settings
+    settings = {name: getattr(s, name) for name in settings_kept}
+    family = make_family(parser, dict(old.family_spec))
+    report(
+        checkpoints,
+        family,
+        dict(old.family_spec),
+        Path(config.output),
+        title=old.title,
+        steps=s.steps,
+        tasks=s.tasks,
+        reference=old.reference,
+        strict=False,
+        **settings,
+    )
+    return 0
+
+
+def _same(name: str, origin: Origin | None) -> Learned:
+    """A checkpoint of an old evaluation, held to be the one that it was."""
+    if origin is None:
+        raise ConfigError(
+            f"the checkpoint {name!r} was handed over as an object, not read from a folder; evaluate from Python again"
+        )
+    learned = Learned.load(origin.source)
+    assert learned.origin is not None
+    if learned.origin.sha256 != origin.sha256:
+        raise CheckpointError(
+            f"{origin.source} is not the checkpoint that was evaluated as {name!r}: it has changed since"
+        )
+    return learned

@@ -1,0 +1,178 @@
+"""The work of an evaluation, piece by piece: tuning, playing, timing; each piece once, through a journal."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metatele.checkpoint import describe
+from metatele.errors import OutputError
+from metatele.evaluation.contestant import Contestant
+from metatele.evaluation.entry import Entry
+from metatele.evaluation.journal import Journal, code_of, fingerprint
+from metatele.evaluation.run import Run, play
+from metatele.evaluation.settings import Settings
+from metatele.evaluation.timing import Cost, clock
+from metatele.evaluation.tuning import Tuning, take, tune
+from metatele.optimizer import InnerOptimizer
+from metatele.stack import stacked_forward
+from metatele.task import MetaBatch
+from metatele.update import HandDesigned
+
+Progress = Callable[[str, int, int], None]
+T = TypeVar("T")
+
+Measured = tuple[NDArray[np.float64], int | None]
+GIGABYTE = 2**30
+LSTM_FLOATS = 160  # numbers that a coordinate-wise LSTM keeps for each parameter, about
+ROW_FLOATS = 8  # numbers that forward and backward pass keep for each row and neuron, about
+
+
+def choose_chunk(batch: MetaBatch) -> int:
+    """How many tasks like these to play together, so that they take about a gigabyte; at least 1."""
+    one = [p[0] for p in batch.params.values()]
+    neurons = sum(len(p) for p in one if p.dim() > 1)
+    rows = max(x.shape[1] for x in batch.inputs.values())
+    data = sum(x[0].numel() for x in batch.inputs.values())
+    floats = LSTM_FLOATS * sum(p.numel() for p in one) + ROW_FLOATS * rows * neurons + 2 * data
+    return max(1, min(1024, GIGABYTE // (4 * floats)))
+
+
+class Stages:
+    """Does the work for each contestant, and notes those that fail.
+
+    Args:
+        settings: of the evaluation.
+        journal: where finished pieces are kept.
+        train: tasks of the train split, to tune on.
+        progress: called with (what comes next, tasks done, tasks in all).
+
+    Attributes:
+        task_seeds: of the test tasks, once they have been played.
+    """
+
+    def __init__(self, settings: Settings, journal: Journal, train: MetaBatch, progress: Progress | None) -> None:
+        self.settings, self.journal, self.train, self.progress = settings, journal, train, progress
+        self.task_seeds: tuple[int, ...] = ()
+        self._failures: dict[str, str] = {}
+        self._done = self._total = 0
+
+    def recording(self, name: str) -> None:
+        """Say that a learned teleport is recorded."""
+        if self.progress is not None:
+            self.progress(f"recording the teleports of {name}", 0, 1)
+
+    def run(self, entrants: Sequence[Contestant], draw: Callable[[Iterable[int]], MetaBatch]) -> list[Entry]:
+        """Tune who is to be tuned, then play everybody on the test tasks, then time everybody in turn.
+
+        Args:
+            entrants: the contestants, with names of their own.
+            draw: gives the test tasks with the indices asked for; called only when all is tuned.
+        """
+        s = self.settings
+        timed = min(s.timing_tasks, s.tasks, s.chunk)
+        tuned = sum(c.kind == "baseline" for c in entrants)
+        played = sum(len(c.seeds) for c in entrants)
+        self._total = (tuned + played) * s.tasks + len(entrants) * s.timing_repeats * timed
+        contestants = [self._tuned(c) for c in entrants]
+        runs: dict[str, list[list[Run]]] = {c.name: [[] for _ in c.seeds] for c in contestants}
+        for begin in range(0, s.tasks, s.chunk):
+            batch = draw(range(begin, min(begin + s.chunk, s.tasks)))
+            self.task_seeds += tuple(batch.seeds.tolist())
+            for c in contestants:
+                for inner, mine in zip(c.seeds, runs[c.name], strict=True):
+                    mine.extend(self._played(c.name, inner, batch))
+        costs = self._timed(contestants, draw(range(timed)))
+        if self.progress is not None:
+            self.progress("done", self._total, self._total)
+        return [self._entry(c, runs[c.name], costs[c.name]) for c in contestants]
+
+    def _tuned(self, c: Contestant) -> Contestant:
+        """A baseline with the step size and schedule that are best on the train tasks; others as they are."""
+        if c.kind != "baseline":
+            return c
+        update, teleport, s = c.inner.update, c.inner.teleport, self.settings
+        assert isinstance(update, HandDesigned)
+        key = fingerprint("tune", self._code(c.inner), describe(c.inner), _data(self.train), s.steps, s.chunk)
+        work = partial(tune, update.rule, self.train, s.steps, teleport, s.chunk)
+        found = self._attempt(c.name, f"tuning {c.name}", s.tasks, partial(self.journal.once, key, Tuning, work))
+        if found is None:
+            return c
+        best = InnerOptimizer(HandDesigned(update.rule, found.lr, found.schedule, s.steps), teleport)
+        return replace(c, seeds=(best,), tuning=found)
+
+    def _played(self, name: str, inner: InnerOptimizer, batch: MetaBatch) -> list[Run]:
+        """The run of one seed on one chunk of tasks; nothing if it fails."""
+        at = self.settings.recorded
+        key = fingerprint("play", self._code(inner), describe(inner), inner, _data(batch), at)
+        work = partial(self.journal.once, key, Run, partial(play, inner, batch, at))
+        run = self._attempt(name, f"playing {name}", batch.tasks, work)
+        return [] if run is None else [run]
+
+    def _timed(self, contestants: Sequence[Contestant], batch: MetaBatch) -> dict[str, Cost | None]:
+        """What each contestant's first seed costs, alone and in turn, so that a machine that is busy for a while
+        does not hit one contestant only."""
+        at = self.settings.recorded
+        measured: dict[str, list[Measured]] = {c.name: [] for c in contestants}
+        for repeat in range(self.settings.timing_repeats):
+            for c in contestants:
+                key = fingerprint("time", self._code(c.inner), describe(c.inner), c.inner, _data(batch), at, repeat)
+                work = partial(clock, c.inner, batch, at)
+                cost = self._attempt(
+                    c.name, f"timing {c.name}", batch.tasks, partial(self.journal.once, key, Measured, work)
+                )
+                measured[c.name] += [] if cost is None else [cost]
+        return {name: Cost.of(costs, batch.tasks) if costs else None for name, costs in measured.items()}
+
+    def _code(self, inner: InnerOptimizer) -> str:
+        return code_of(self.train.family, inner.update, inner.teleport)
+
+    def _attempt(self, name: str, stage: str, tasks: int, work: Callable[[], T]) -> T | None:
+        """Do a piece of work for a contestant; None if it fails, or has failed before."""
+        if self.progress is not None:
+            self.progress(stage, self._done, self._total)
+        self._done += tasks
+        if name in self._failures:
+            return None
+        try:
+            return work()
+        except OutputError:  # the disk is full: that is nobody's fault
+            raise
+        except Exception as error:
+            first = (str(error).strip().splitlines() or [""])[0]
+            self._failures[name] = f"{type(error).__name__} while {stage.split(' ')[0]}: {first}"
+            return None
+
+    def _entry(self, c: Contestant, runs: Sequence[Sequence[Run]], cost: Cost | None) -> Entry:
+        failure = self._failures.get(c.name)
+        return Entry(
+            name=c.name,
+            kind=c.kind,
+            note=c.note,
+            source=c.source,
+            control=c.control,
+            budgets=c.budgets,
+            origins=c.origins,
+            tuning=c.tuning,
+            parts=c.description,
+            moves=c.inner.teleport.moves,
+            learned_teleport=c.learned_teleport,
+            runs=() if failure else tuple(Run.join(chunks) for chunks in runs),
+            cost=None if failure else cost,
+            failure=failure,
+        )
+
+
+def _data(batch: MetaBatch) -> str:
+    """A fingerprint of tasks: their data, initial weights, initial losses and accuracies."""
+    first = take(batch, list(range(min(2, batch.tasks))))
+    x, y = first.rows("inner")
+    predictions = stacked_forward(batch.network, first.params, x)
+    values = [batch.losses(predictions, y)]
+    if batch.family.measures_accuracy:
+        values.append(batch.accuracies(predictions, y))
+    size = batch.family.batch_size
+    return fingerprint(batch.params, dict(batch.inputs), dict(batch.targets), batch.seeds, *values, size)

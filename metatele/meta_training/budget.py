@@ -1,0 +1,70 @@
+"""How much meta-training a learned optimizer has had; comparisons at unequal budgets prove nothing."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from metatele.checkpoint import TRAINING, find_checkpoint
+from metatele.meta_training.settings import MetaSettings, UnrollSettings
+from metatele.task import TaskFamily
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a run of meta-training spends, and on what.
+
+    Attributes:
+        tasks: trajectories played: iterations x meta-batch.
+        steps: inner steps of each.
+        families: the names of the task families; and their arguments, where they are known.
+        seed: of the learned weights and of the tasks.
+    """
+
+    tasks: int
+    steps: int
+    families: tuple[tuple[str, str], ...]
+    seed: int
+
+    def differs_from(self, other: "Budget") -> str | None:
+        """In what, in words; None if the two are equal but for the seed."""
+        if (self.tasks, self.steps) != (other.tasks, other.steps):
+            return f"{self.tasks} trajectories of {self.steps} steps against {other.tasks} of {other.steps}"
+        mine, theirs = ([name for name, _ in b.families] for b in (self, other))
+        if mine != theirs:
+            return f"meta-trained on {', '.join(mine)} against {', '.join(theirs)}"
+        for (name, a), (_, b) in zip(self.families, other.families, strict=True):
+            if a and b and a != b:
+                return f"meta-trained on {name} with other arguments"
+        return None
+
+
+def budget_of(families: Sequence[TaskFamily], unroll: UnrollSettings, meta: MetaSettings, seed: int) -> Budget:
+    """The budget of a run with these settings."""
+    return Budget(meta.iterations * meta.tasks, unroll.steps, tuple((type(f).__name__, "") for f in families), seed)
+
+
+def read_budget(source: str | Path) -> Budget | None:
+    """The budget that the record beside a checkpoint tells; None where there is none, or it is damaged.
+
+    Args:
+        source: see `metatele.load_checkpoint`.
+    Raises: CheckpointError if there is no such checkpoint.
+    """
+    path = find_checkpoint(source) / TRAINING
+    try:
+        record: Mapping[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+        named = record["family"] if isinstance(record["family"], list) else [record["family"]]
+        families = tuple(
+            (str(f["class_path"]).rpartition(".")[2], json.dumps(f.get("init_args") or {}, sort_keys=True, default=str))
+            for f in named
+        )
+        meta, unroll = record["meta"], record["unroll"]
+        return Budget(
+            int(meta["iterations"]) * int(meta["tasks"]), int(unroll["steps"]), families, int(record.get("seed", 0))
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, yaml.YAMLError):
+        return None

@@ -1,0 +1,64 @@
+"""Writing a report."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from metatele.errors import ConfigError
+from metatele.evaluation import Evaluation
+from metatele.figures import save_figures
+from metatele.files import make_folder, write_atomic
+from metatele.report.changes import transfer
+from metatele.report.drawing import quiet
+from metatele.report.drawing_changes import draw_transfer
+from metatele.report.figures import Figures
+from metatele.report.page import make_page
+from metatele.report.rows import Numbers, results_csv
+from metatele.report.text import clean, slug
+
+PAGE, TABLE = "report.html", "results.csv"
+
+
+def write_report(evaluations: Sequence[Evaluation] | Evaluation, folder: Path | str) -> list[Path]:
+    """Write the report of one evaluation, or of several side by side, into a folder.
+
+    The page, `report.html`, is one file that needs nothing else: no network, no other file. Beside it are its
+    figures as PNG and PDF, and `results.csv` with every number. Of several evaluations the figures' names
+    begin with the evaluation's number and title. Equal evaluations give equal bytes.
+
+    Args:
+        evaluations: what to report on.
+        folder: where to write; it is made if it does not exist.
+    Returns: what was written, the page first.
+    Raises: ConfigError without any evaluation; OutputError if the folder cannot be written to.
+    """
+    given = [evaluations] if isinstance(evaluations, Evaluation) else list(evaluations)
+    if not given:
+        raise ConfigError("there is nothing to report: give at least one evaluation")
+    where = make_folder(Path(folder))
+    figures = [Figures(Numbers(e, title)) for e, title in zip(given, _titles(given), strict=True)]
+    numbers = [f.numbers for f in figures]
+    page, table = where / PAGE, where / TABLE
+    write_atomic(table, results_csv(numbers))
+    with quiet():
+        pictures = save_figures(_files(figures), where)
+    write_atomic(page, make_page(figures))
+    return [page, table, *pictures]
+
+
+def _files(figures: Sequence[Figures]) -> Mapping[str, Figure]:
+    """Every figure by its file's name."""
+    if len(figures) == 1:
+        return figures[0].files()
+    drawn = {"transfer": draw_transfer(transfer([f.numbers for f in figures]))}
+    for i, each in enumerate(figures, 1):
+        prefix = "-".join(filter(None, (str(i), slug(each.numbers.title))))
+        drawn |= {f"{prefix}-{name}": figure for name, figure in each.files().items()}
+    return drawn
+
+
+def _titles(evaluations: Sequence[Evaluation]) -> list[str]:
+    """What the evaluations are called, the same title numbered."""
+    plain = [clean(e.title or e.family) for e in evaluations]
+    return [f"{t} ({plain[: i + 1].count(t)})" if plain.count(t) > 1 else t for i, t in enumerate(plain)]
