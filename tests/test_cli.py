@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import need_learn2learn
 
 from metatele import CoordinateUpdate, InnerOptimizer, NeuronTeleport, save_checkpoint
 from metatele.cli import main
@@ -16,7 +17,8 @@ from metatele.experiments import Experiment
 
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = sorted((ROOT / "configs" / "experiments").glob("*.yaml"))
-CONFIGS = sorted({*(ROOT / "configs").rglob("*.yaml")} - {*EXPERIMENTS})
+TRANSFER = sorted((ROOT / "configs" / "transfer").glob("*.yaml"))  # tests/test_evaluate_command.py has those
+CONFIGS = sorted({*(ROOT / "configs").rglob("*.yaml")} - {*EXPERIMENTS, *TRANSFER})
 SMALL = ["--family", "TeacherStudent", "--family.rows=8", "--optimizer.update", "CoordinateUpdate",
          "--optimizer.update.hidden=3", "--unroll.steps=4", "--unroll.window=2", "--meta.iterations=2",
          "--meta.tasks=2", "--validation.tasks=2", "--validation.every=1"]  # fmt: skip
@@ -130,6 +132,7 @@ def test_a_name_with_an_equals_sign_and_markup_in_a_folder(checkpoint: Path) -> 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=[p.stem for p in CONFIGS])
 def test_every_shipped_config_runs(path: Path) -> None:
+    need_learn2learn(str(path.relative_to(ROOT)))
     short = ["--meta.iterations=1", "--meta.tasks=2", "--unroll.steps=2", "--unroll.window=1", "--validation.tasks=2"]
     small = []
     for part in ("update", "teleport"):
@@ -238,7 +241,7 @@ def test_help_names_what_a_newcomer_needs(command: str) -> None:
         capture_output=True, text=True, env={**os.environ, "COLUMNS": "100"},
     )  # fmt: skip
     assert done.returncode == 0
-    subject = "--experiment" if command == "experiment" else "--family"
+    subject = {"experiment": "--experiment", "report": "evaluations"}.get(command, "--family")
     expected = [subject, "--output"] if command else list(COMMANDS)
     assert all(word in done.stdout for word in expected)
     assert done.stderr == ""

@@ -23,7 +23,7 @@ from metatele import (
     sample_meta_batch,
     save_checkpoint,
 )
-from metatele.cli import checkpoints, evaluate_command, main
+from metatele.cli import checkpoints, evaluate_command, main, reporting
 from metatele.cli.transfer import Cell, Variant, base_variant, folder_name, variants_of
 from metatele.errors import ConfigError
 from metatele.evaluation import Tuning
@@ -50,7 +50,8 @@ def _in_tmp_path(tmp_path, monkeypatch):
 def reports(monkeypatch):
     """What is handed to the report, which has its own tests."""
     seen = []
-    monkeypatch.setattr(evaluate_command, "write_report", lambda evaluation, folder: seen.append((evaluation, folder)))
+    for module in (reporting, evaluate_command):
+        monkeypatch.setattr(module, "write_report", lambda evaluation, folder: seen.append((evaluation, folder)))
     return seen
 
 
@@ -63,7 +64,7 @@ def worked(monkeypatch):
         begun.append(type(family).__name__)
         return evaluate(checkpoints, family, **settings)
 
-    monkeypatch.setattr(evaluate_command, "evaluate", noted)
+    monkeypatch.setattr(reporting, "evaluate", noted)
     return begun
 
 
@@ -361,6 +362,7 @@ GRID = {
 }
 
 
+@pytest.mark.slow
 def test_a_transfer_grid(capsys, reports):
     assert main(["evaluate", "tele", *QUICK, f"--transfer={json.dumps(GRID)}", "--report_steps=[3]"]) == 0
     out = capsys.readouterr().out

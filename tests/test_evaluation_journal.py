@@ -428,7 +428,7 @@ def test_code_is_told_apart(tmp_path, monkeypatch):
 
 
 def test_the_types_of_pieces_come_back():
-    tuning = Tuning("cosine", 0.1, float("inf"), (), 2, 3)
+    tuning = Tuning("cosine", 0.1, float("inf"), (), 2, 3, False, 4.0)
     from metatele.evaluation.results import restore
 
     assert restore(Tuning, json.loads(json.dumps(plain(tuning)))) == tuning

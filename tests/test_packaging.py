@@ -40,6 +40,7 @@ def test_the_wheel_holds_code_configs_and_checkpoints(wheel: Path) -> None:
     assert not [n for n in names if not n.startswith(("metatele/", "metatele-"))], "no loose top-level packages"
 
 
+@pytest.mark.slow
 def test_the_wheel_works_in_an_environment_of_its_own(wheel: Path, tmp_path: Path) -> None:
     venv.create(tmp_path / "env", with_pip=True)
     python = tmp_path / "env" / "bin" / "python"

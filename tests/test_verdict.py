@@ -26,6 +26,7 @@ from metatele.evaluation import Entry, Evaluation, Run, Settings, Tuning, evalua
 from metatele.evaluation.claims import RULES, claims_of
 from metatele.evaluation.contestant import learned_contestants
 from metatele.evaluation.measures import measures_of
+from metatele.evaluation.table import percent
 from metatele.evaluation.timing import Cost
 from metatele.evaluation.verdict import FAMILY_WISE, best_baseline, paired_losses
 from metatele.meta_training import Budget
@@ -272,9 +273,9 @@ def test_confidence_is_divided_among_the_verdicts(monkeypatch):
     seen = []
     original = statistics.compare
 
-    def spy(losses, other, rng, confidence):
+    def spy(losses, other, rng, confidence, pool):
         seen.append(confidence)
-        return original(losses, other, rng, confidence)
+        return original(losses, other, rng, confidence, pool)
 
     monkeypatch.setattr("metatele.evaluation.verdict.compare", spy)
     stream = np.random.default_rng(0)
@@ -403,9 +404,9 @@ def test_every_pair_is_judged_once():
 @pytest.mark.parametrize(
     ("factor", "words"),
     [
-        (0.9, "good is better than base: -10% [-10, -10], lower loss on 100% of 16 tasks."),
-        (1.25, "good is worse than base: +25% [+25, +25], lower loss on 0% of 16 tasks."),
-        (1.0, "good is not distinguishable from base: +0% [+0, +0], lower loss on 50% of 16 tasks."),
+        (0.9, "good is better than base: -10.0% [-10.0, -10.0], lower loss on 100% of 16 tasks."),
+        (1.25, "good is worse than base: +25.0% [+25.0, +25.0], lower loss on 0% of 16 tasks."),
+        (1.0, "good is not distinguishable from base: +0.0% [+0.0, +0.0], lower loss on 50% of 16 tasks."),
     ],
 )
 def test_sentences_say_outcome_interval_and_numbers(factor, words):
@@ -416,7 +417,7 @@ def test_sentences_say_outcome_interval_and_numbers(factor, words):
 def test_sentences_say_how_many_seeds():
     losses = np.random.default_rng(0).lognormal(size=(3, 16))
     found = verdict([entry("base", losses[0]), entry("good", *losses)], "good", "base")
-    numbers = [f"{x:+.3g}" for x in (found.change.value, found.change.low, found.change.high)]
+    numbers = [percent(x) for x in (found.change.value, found.change.low, found.change.high)]
     assert f"{numbers[0]}% [{numbers[1]}, {numbers[2]}]" in found.sentence
     assert found.sentence.endswith("of 16 tasks, 3 against 1 meta-seeds.")
 

@@ -43,6 +43,8 @@ class Run:
         curves = [self.gradient_norm, *self.losses.values(), *self.accuracies.values()]
         if not self.losses or any(c.shape != (len(self.at), self.tasks) for c in curves):
             raise ValueError(f"a run needs curves of shape {(len(self.at), self.tasks)}")
+        if not np.isin(self.stopped_at, self.at).all():
+            raise ValueError(f"tasks stopped at {self.stopped_at}, not all of which are recorded steps")
 
     @property
     def tasks(self) -> int:
