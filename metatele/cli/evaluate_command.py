@@ -61,7 +61,7 @@ def make_parser() -> ArgumentParser:
         help="hand-designed optimizers: plain, teleports (each also with random and with optimised teleports), or none",
     )
     parser.add_argument(
-        "--tuning_tasks", type=int, default=16, help="training tasks to tune baselines and record controls on"
+        "--tuning_tasks", type=int, default=32, help="training tasks to tune baselines and record controls on"
     )
     parser.add_argument(
         "--report_steps", type=list[int] | None, help="steps that the table shows (default: 10, 30 and the last)"

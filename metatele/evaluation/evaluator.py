@@ -43,7 +43,7 @@ def evaluate(
     seed: int = 0,
     output: Path | str | None = None,
     baselines: Baselines | bool = "plain",
-    tuning_tasks: int = 16,
+    tuning_tasks: int = 32,
     report_steps: Sequence[int] | None = None,
     reference: str | None = None,
     timing_tasks: int = 32,
