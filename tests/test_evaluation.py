@@ -7,6 +7,7 @@ import io
 import json
 import math
 import random
+import time
 import typing
 import warnings
 
@@ -438,6 +439,16 @@ def test_accuracies_are_those_of_the_parameters():
     assert run.accuracies["inner"][1].mean() > run.accuracies["inner"][0].mean() + 0.1
 
 
+def test_diverging_on_hard_tasks_makes_no_accuracy_larger():
+    """The second task diverges after step 1, the third, which had become worse, too."""
+    accuracies = np.array([[0.2, 0.3, 0.5], [0.4, 0.6, 0.1], [0.9, np.nan, np.nan]], np.float32)
+    losses = np.where(np.isnan(accuracies), np.nan, 1 - accuracies)
+    run = Run(np.arange(3), {"inner": losses}, {"inner": accuracies}, losses, np.array([2, 1, 1]))
+    expected = [[0.2, 0.3, 0.5], [0.4, 0.6, 0.1], [0.9, 0.3, 0.1]]
+    np.testing.assert_allclose(run.scored_accuracy("inner"), expected, rtol=1e-6)
+    np.testing.assert_allclose(run.scored("inner")[2], [0.1, 0.7, 0.9], rtol=1e-6)
+
+
 def test_a_long_horizon_is_recorded_at_few_steps_with_the_same_values():
     at = Settings(3, 1000, 0, 2, 1, 1, (10, 77, 1000), "none", 3, "cpu").recorded
     assert len(at) < 150
@@ -690,6 +701,20 @@ def test_clock_counts_up(batch_size):
     assert (np.diff(seconds) > 0).all()
     assert memory is None or memory >= 0
     assert all(batch.inputs[p] is parts[p] for p in parts), "the batch is left alone"
+
+
+def test_nobody_is_timed_while_something_is_loaded():
+    class Loading(GradientDescent):
+        loaded = False
+
+        def propose(self, point, state):
+            if not self.loaded:
+                time.sleep(0.5)
+                self.loaded = True
+            return super().propose(point, state)
+
+    batch = sample_meta_batch(Noise(), "test", range(2))
+    assert clock(InnerOptimizer(Loading(0.1)), batch, (0, 3))[0][-1] < 0.4
 
 
 def test_costs_are_medians_of_the_repeats(monkeypatch):

@@ -267,6 +267,15 @@ def test_other_weights_do_not_take_the_pieces(tmp_path, played):
     assert plain(result["a"].runs) == plain(quick({"a": learned(2)}, None)["a"].runs)
 
 
+@pytest.mark.parametrize("what", ["hardware", "versions"])
+def test_another_machine_does_not_take_the_pieces(tmp_path, played, monkeypatch, what):
+    """Wall-clock of a GPU must not pass for that of the CPU that the evaluation goes on with."""
+    interrupt(played, {"a": gd(), "b": gd(0.9)}, tmp_path, 2)
+    monkeypatch.setattr(stages, what, lambda *_: {"device": "another"})
+    quick({"a": gd(), "b": gd(0.9)}, tmp_path)
+    assert len(played) == 3 * 2, "three contestants, two chunks, none of which is taken"
+
+
 def test_more_tasks_take_the_chunks_that_are_there(tmp_path, played):
     interrupt(played, {"a": gd(), "b": gd(0.9)}, tmp_path, 1)
     quick({"a": gd(), "b": gd(0.9)}, tmp_path, tasks=6, seed=0)

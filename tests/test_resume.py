@@ -28,7 +28,7 @@ from metatele import (
     ValidationSettings,
     meta_train,
 )
-from metatele.meta_training import Monitor
+from metatele.meta_training import Monitor, read_budget
 from metatele.meta_training.state import read_state
 
 ITERATIONS = 8
@@ -67,6 +67,24 @@ def weights(folder: Path) -> dict[str, str]:
     """A digest of every file that the results consist of."""
     files = [folder / part / "model.safetensors" for part in ("best", "last")]
     return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+def test_a_run_that_was_stopped_has_the_budget_that_it_has_spent(tmp_path: Path) -> None:
+    """Its record tells how many iterations were planned."""
+    family = {"class_path": "metatele.tasks.TeacherStudent"}
+    plan = {"family": family, "meta": {"iterations": ITERATIONS, "tasks": 3}, "unroll": {"steps": 7}}
+    whole, part = (
+        train(tmp_path / name, stop_after=after, config=json.dumps(plan))
+        for name, after in (("whole", None), ("part", 5))
+    )
+    for name, result, iterations in (("whole", whole, ITERATIONS), ("part", part, 5)):
+        assert result.budget.tasks == 3 * iterations
+        for source in (tmp_path / name, tmp_path / name / "last"):
+            budget = read_budget(source)
+            assert budget is not None
+            assert budget.tasks == 3 * iterations
+    (tmp_path / "part" / "state.safetensors").write_bytes(b"damaged")
+    assert read_budget(tmp_path / "part") is None
 
 
 def test_stop_and_resume_is_bit_identical(tmp_path: Path) -> None:

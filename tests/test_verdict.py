@@ -28,7 +28,7 @@ from metatele.evaluation.contestant import learned_contestants
 from metatele.evaluation.measures import measures_of
 from metatele.evaluation.table import percent
 from metatele.evaluation.timing import Cost
-from metatele.evaluation.verdict import FAMILY_WISE, best_baseline, paired_losses
+from metatele.evaluation.verdict import FAMILY_WISE, best_baseline, paired_losses, pool_of
 from metatele.meta_training import Budget
 from metatele.testing import ExampleFamily
 
@@ -430,6 +430,12 @@ def rule_parts(rule: str, last: int | None = None, every: int = 1, update=PARTS[
     return PARTS | {"update": update, "teleport": {"class": rule, "arguments": arguments}}
 
 
+def controls_of(source: str, losses) -> list[Entry]:
+    own = {"kind": "control", "source": source, "budgets": (), "origins": ()}
+    named = {"off": "teleports off", "mean schedule": "mean schedule", "random": "random"}
+    return [entry(f"{source}, {words}", losses(), control=c, **own) for c, words in named.items()]
+
+
 def claimed(stream=None, rules=RULES) -> list[Entry]:
     """A learned teleport with everything that its claim needs."""
     stream = np.random.default_rng(0) if stream is None else stream
@@ -439,8 +445,7 @@ def claimed(stream=None, rules=RULES) -> list[Entry]:
 
     neuron = PARTS | {"teleport": {"class": "NeuronTeleport", "arguments": {"hidden": 4}}}
     out = [entry("tele", losses(), parts=neuron, moves=True, learned_teleport=True), entry("twin", losses())]
-    for control in ("teleports off", "mean schedule"):
-        out.append(entry(f"tele, {control}", losses(), kind="control", source="tele", budgets=(), origins=()))
+    out += controls_of("tele", losses)
     for rule in rules:
         out.append(entry(f"{rule} once", losses(), parts=rule_parts(rule, 0), moves=True))
         out.append(entry(f"{rule} always", losses(), parts=rule_parts(rule), moves=True))
@@ -500,6 +505,22 @@ def test_each_absent_one_is_named(absent, how):
     assert all(v.incomplete == (ALL[absent],) for v in judged)
 
 
+@pytest.mark.parametrize(
+    ("control", "words"),
+    [("mean schedule", "the mean schedule of its teleports"), ("random", "random teleports of the same size")],
+)
+@pytest.mark.parametrize("how", ["not there", "failed", "another's"])
+def test_an_absent_control_is_named(control, words, how):
+    """A teleport that cannot be recorded has none, and a control may fail."""
+    entries = claimed()
+    if how == "not there":
+        entries = [e for e in entries if e.control != control]
+    else:
+        fields = {"runs": (), "failure": "crashed"} if how == "failed" else {"source": "twin"}
+        entries = change(entries, f"tele, {control}", **fields)
+    assert the_claim(entries).missing == (words,)
+
+
 def test_only_rules_that_can_act_are_asked_for():
     entries = claimed(rules=("Balance",))
     assert the_claim(entries, ("Balance",)).missing == ()
@@ -553,7 +574,7 @@ def test_only_learned_teleports_that_ran_make_claims():
     entries = claimed()
     assert claims_of([e for e in entries if e.name != "tele"], RULES) == []
     assert claims_of(change(entries, "tele", runs=()), RULES) == []
-    two = [*entries, replace(entries[0], name="tele again")]
+    two = [*entries, replace(entries[0], name="tele again"), *controls_of("tele again", lambda: np.ones(8))]
     assert [c.name for c in claims_of(two, RULES)] == ["tele", "tele again"]
     assert all(c.missing == () for c in claims_of(two, RULES))
     assert "tele, teleports off" not in claims_of(two, RULES)[1].against
@@ -576,9 +597,51 @@ def test_real_parts_make_a_complete_claim():
         )
         for c in learned_contestants(given, "cpu")
     ]
-    claim = the_claim(entries)
+    claim = the_claim([*entries, *controls_of("tele", lambda: np.ones(2))])
     assert (claim.twin, claim.missing) == ("twin", ())
-    assert set(claim.against) == set(given) - {"tele"}
+    assert set(claim.against) >= set(given) - {"tele"}
+
+
+# --- which recipes are pooled --------------------------------------------------------------------
+
+
+def trained(name: str, seeds: tuple[int, ...], level: float = 1.0, **fields):
+    """A checkpoint with a meta-seed for each number, whose losses tell the numbers."""
+    losses = [level + np.array([0.1, 0.2]) * (1 + s) for s in seeds]
+    return entry(name, *losses, budgets=tuple(replace(BUDGET, seed=s) for s in seeds), **fields)
+
+
+def pooled(*others, ours=(0, 1), theirs=(0, 1)) -> tuple[int, bool]:
+    """How many recipes are pooled for a comparison of two, and whether it is paired."""
+    a, b = trained("a", ours), trained("b", theirs, 2.0)
+    pool = pool_of([a, *others, b], a, b, "inner", 1)
+    return len(pool.recipes), pool.paired
+
+
+def test_equal_seeds_are_paired():
+    assert pooled() == (0, True)
+    assert pooled(theirs=(1, 0)) == (0, False), "in the same order"
+    assert pooled(theirs=(0, 2)) == (0, False)
+    assert pooled(ours=(0,), theirs=(0,)) == (0, False)
+
+
+def test_recipes_of_other_seeds_are_pooled_for_unpaired_ones_only():
+    others = [trained("c", (0, 1), 3), trained("d", (1, 2), 4), trained("e", (5,), 5)]
+    assert pooled(*others) == (1, True)
+    assert pooled(*others, theirs=(7, 8, 9)) == (2, False)
+
+
+def test_only_checkpoints_that_ran_and_tell_something_new_are_pooled():
+    c = trained("c", (0, 1), 3)
+    assert pooled(c, replace(c, name="c again")) == (1, True)
+    assert pooled(replace(c, kind="control")) == (0, True)
+    assert pooled(replace(c, runs=())) == (0, True)
+    assert pooled(trained("c", (0, 1), -9)) == (0, True), "its losses have no logarithm"
+
+
+def test_unknown_seeds_are_not_paired():
+    a, b = (replace(trained(name, (0, 1)), budgets=(None, None)) for name in "ab")
+    assert not pool_of([a, b], a, b, "inner", 1).paired
 
 
 # --- measures ------------------------------------------------------------------------------------

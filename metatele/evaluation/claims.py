@@ -3,17 +3,22 @@
 A gain over the same update without teleports proves little: closed-form rules get most of such gains
 for nothing, and unequal meta-training was once mistaken for one. So a claim is complete only if the same
 update was meta-trained, at equal budget, with each rule that the network allows, at step 0 and at
-every step.
+every step; and only if what remains of the teleports without their feedback took part too.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from metatele.evaluation.contestant import Control
 from metatele.evaluation.entry import Entry
 
 RULES = ("Balance", "Svd", "White", "Wout")
 WHEN = ("at step 0", "at every step")
+OWN: Mapping[Control, str] = {
+    "mean schedule": "the mean schedule of its teleports",
+    "random": "random teleports of the same size",
+}
 SIZES = ("shapes",)  # arguments that say what a part was fitted to
 
 
@@ -54,6 +59,7 @@ def _claim(entry: Entry, entries: Sequence[Entry], applicable: Sequence[str]) ->
     held = [e for e in same if e is twin or _rule(e) is not None]
     missing += [text for e in held for text in _unequal(entry, e)]
     own = [e for e in entries if e.source == entry.name]
+    missing += [text for control, text in OWN.items() if control not in [e.control for e in own]]
     against = tuple(e.name for e in [*held, *own])
     return Claim(entry.name, None if twin is None else twin.name, against, tuple(missing))
 

@@ -43,7 +43,8 @@ def with_controls(
     for c in checkpoints:
         out.append(c)
         if c.inner.teleport.moves and not isinstance(c.inner.teleport, RULES):
-            off = _control(c, "off", "teleports off", [InnerOptimizer(inner.update) for inner in c.seeds], ALONE)
+            note = ALONE if c.learned_teleport else "the same update"
+            off = _control(c, "off", "teleports off", [InnerOptimizer(inner.update) for inner in c.seeds], note)
             out += [off] if not any(_equal(off, other) for other in resting) else []
         if c.learned_teleport:
             begin(c.name)

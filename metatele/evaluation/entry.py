@@ -69,9 +69,9 @@ class Entry:
         return np.stack([run.scored(part)[at] for run in self.runs])
 
     def accuracies(self, part: Part, step: int) -> NDArray[np.float64]:
-        """The accuracies at a recorded step, [seeds, B]; NaN for tasks that had diverged."""
+        """The accuracies at a recorded step as statistics count them (see `Run.scored_accuracy`), [seeds, B]."""
         at = self.runs[0].row(step)
-        return np.stack([np.asarray(run.accuracies[part][at], np.float64) for run in self.runs])
+        return np.stack([run.scored_accuracy(part)[at] for run in self.runs])
 
     def summary(self, part: Part, step: int) -> Summary:
         """The losses at one recorded step."""

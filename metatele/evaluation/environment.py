@@ -18,12 +18,17 @@ def environment(device: str) -> dict[str, Any]:
     return {
         "versions": versions(),
         "commit": git_commit(),
-        "hardware": {
-            "machine": platform.machine(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
-        },
+        "hardware": hardware(device),
+    }
+
+
+def hardware(device: str) -> dict[str, Any]:
+    """What the wall-clock depends on, and the rounding of numbers."""
+    return {
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
     }
 
 

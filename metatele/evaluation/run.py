@@ -76,11 +76,17 @@ class Run:
         """The losses on a part as statistics count them, [R, B]: after a task has diverged it goes on
         with the larger of its initial loss and its last one in order, so that diverging on hard tasks
         never makes a mean smaller."""
-        loss = np.asarray(self.losses[part], np.float64)
-        position = np.searchsorted(self.at, self.stopped_at)
-        last = loss[position, np.arange(self.tasks)]
-        stays = np.fmax(last, loss[0])
-        return np.where(self.at[:, None] > self.stopped_at, stays, loss)
+        return self._staying(self.losses[part], np.fmax)
+
+    def scored_accuracy(self, part: Part) -> NDArray[np.float64]:
+        """The accuracies on a part as statistics count them, [R, B]: likewise with the smaller of the two."""
+        return self._staying(self.accuracies[part], np.fmin)
+
+    def _staying(self, curves: Floats, worse: np.ufunc) -> NDArray[np.float64]:
+        """The curves [R, B] with the worse of a task's first and last value from its divergence on."""
+        values = np.asarray(curves, np.float64)
+        last = values[np.searchsorted(self.at, self.stopped_at), np.arange(self.tasks)]
+        return np.where(self.at[:, None] > self.stopped_at, worse(last, values[0]), values)
 
     @staticmethod
     def join(runs: Sequence["Run"]) -> "Run":

@@ -3,6 +3,10 @@
 Two or three seeds of a recipe say little about their own spread: Student's t for two degrees of freedom is
 huge. But the recipes of an evaluation are much alike, so their spreads are pooled; and recipes that were
 meta-trained with the same seeds, so with the same tasks and initial weights, are compared seed by seed.
+
+That the spreads are alike is assumed, and three seeds cannot tell: the pool's many degrees of freedom go with
+the own spread of two or three seeds, too. Among ten equal recipes of which one has five times the spread of
+the others, its intervals at 99% miss 7% (unpaired) or 9% (paired) of the time with three seeds.
 """
 
 from collections.abc import Callable

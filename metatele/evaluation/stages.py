@@ -12,6 +12,7 @@ from metatele.checkpoint import describe
 from metatele.errors import OutputError
 from metatele.evaluation.contestant import Contestant
 from metatele.evaluation.entry import Entry
+from metatele.evaluation.environment import hardware, versions
 from metatele.evaluation.journal import Journal, code_of, fingerprint
 from metatele.evaluation.run import Run, play
 from metatele.evaluation.settings import Settings
@@ -57,6 +58,7 @@ class Stages:
     def __init__(self, settings: Settings, journal: Journal, train: MetaBatch, progress: Progress | None) -> None:
         self.settings, self.journal, self.train, self.progress = settings, journal, train, progress
         self.task_seeds: tuple[int, ...] = ()
+        self._made_with = fingerprint(versions(), hardware(settings.device))
         self._failures: dict[str, str] = {}
         self._done = self._total = 0
 
@@ -128,7 +130,8 @@ class Stages:
         return {name: Cost.of(costs, batch.tasks) if costs else None for name, costs in measured.items()}
 
     def _code(self, inner: InnerOptimizer) -> str:
-        return code_of(self.train.family, inner.update, inner.teleport)
+        """A fingerprint of the code, the versions and the hardware that a contestant's numbers are made with."""
+        return self._made_with + code_of(self.train.family, inner.update, inner.teleport)
 
     def _attempt(self, name: str, stage: str, tasks: int, work: Callable[[], T]) -> T | None:
         """Do a piece of work for a contestant; None if it fails, or has failed before."""

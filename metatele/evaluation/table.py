@@ -91,10 +91,9 @@ def milliseconds(entry: Entry) -> float:
 
 
 def percent_right(entry: Entry, part: Part, step: int) -> str:
-    """The mean accuracy, of the tasks that have not diverged."""
-    values = entry.accuracies(part, step)
-    values = values[np.isfinite(values)]
-    return f"{100 * values.mean():.1f}%" if len(values) else NONE
+    """The mean accuracy; a dash if one is not a number."""
+    mean = float(entry.accuracies(part, step).mean())
+    return f"{100 * mean:.1f}%" if np.isfinite(mean) else NONE
 
 
 def _caption(evaluation: Evaluation) -> Text:

@@ -1,6 +1,7 @@
 """How much meta-training a learned optimizer has had; comparisons at unequal budgets prove nothing."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any
 import yaml
 
 from metatele.checkpoint import TRAINING, find_checkpoint
+from metatele.errors import CheckpointError
 from metatele.meta_training.settings import MetaSettings, UnrollSettings
+from metatele.meta_training.state import STATE, read_state
 from metatele.task import TaskFamily
 
 
@@ -48,7 +51,8 @@ def budget_of(families: Sequence[TaskFamily], unroll: UnrollSettings, meta: Meta
 
 
 def read_budget(source: str | Path) -> Budget | None:
-    """The budget that the record beside a checkpoint tells; None where there is none, or it is damaged.
+    """The budget that the record beside a checkpoint tells, and of a run that was stopped what it has spent of
+    it; None where there is none, or it is damaged.
 
     Args:
         source: see `metatele.load_checkpoint`.
@@ -63,8 +67,22 @@ def read_budget(source: str | Path) -> Budget | None:
             for f in named
         )
         meta, unroll = record["meta"], record["unroll"]
-        return Budget(
-            int(meta["iterations"]) * int(meta["tasks"]), int(unroll["steps"]), families, int(record.get("seed", 0))
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, yaml.YAMLError):
+        iterations = int(min(int(meta["iterations"]), _done(path.parent.parent)))
+        return Budget(iterations * int(meta["tasks"]), int(unroll["steps"]), families, int(record.get("seed", 0)))
+    except (
+        CheckpointError,
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+        yaml.YAMLError,
+    ):
         return None
+
+
+def _done(run: Path) -> float:
+    """How many iterations the state of a run tells; infinite without one. Raises: CheckpointError, KeyError."""
+    return int(read_state(run / STATE)[0]["done"]) if (run / STATE).is_file() else math.inf

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ class MetaTraining:
         optimizer: the inner optimizer with the best validation score.
         history: one record an iteration.
         finished: whether all iterations were done.
-        budget: what the run spends in all, for comparisons at equal budgets.
+        budget: what the run has spent, for comparisons at equal budgets.
     """
 
     optimizer: InnerOptimizer
@@ -98,7 +98,7 @@ def meta_train(
                 monitor.update(iteration)
             if stopping:
                 break
-    budget = budget_of(families, unroll, meta, seed)
+    budget = budget_of(families, unroll, replace(meta, iterations=trainer.done), seed)
     return MetaTraining(run.best(), run.history, trainer.done >= trainer.meta.iterations, budget)
 
 

@@ -75,11 +75,13 @@ def accuracy_against_step(evaluation: Evaluation) -> Frame | None:
         return None
     lines = []
     for e in evaluation.ran:
-        values = np.concatenate([np.asarray(run.accuracies[part], np.float64) for run in e.runs], axis=1)
+        values = np.concatenate([run.scored_accuracy(part) for run in e.runs], axis=1)
         lines.append(Line(e.name, np.asarray(e.runs[0].at, np.float64), mean(values), *quartiles(values)))
     words = {"inner": "accuracy on training rows", "meta": "accuracy", "test": "accuracy on unseen rows"}[part]
     panel = Panel("", "step", words, "linear", "linear", tuple(lines))
-    caption = "Lines: means over the tasks that have not diverged by then."
+    caption = "Lines: means over tasks."
+    if any(e.diverged for e in evaluation.ran):
+        caption += " A task that diverged goes on with its last accuracy or its first, whichever is lower."
     return Frame("accuracy_against_step", "Accuracy against step", caption, (panel,))
 
 

@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import numpy as np
-
 from metatele.evaluation import Comparison, Entry, Evaluation, Measures
 from metatele.evaluation.measures import measures_of
 from metatele.evaluation.table import has_accuracy, milliseconds
@@ -55,12 +53,10 @@ class Numbers:
         return self._paired[key]
 
     def accuracy(self, entry: Entry, part: Part, step: int) -> float:
-        """The mean accuracy of the tasks that have not diverged; NaN if there is none."""
+        """The mean accuracy; NaN if there is none."""
         if not entry.runs or not has_accuracy(self.evaluation, part):
             return NAN
-        values = entry.accuracies(part, step)
-        known = values[np.isfinite(values)]
-        return float(known.mean()) if len(known) else NAN
+        return float(entry.accuracies(part, step).mean())
 
 
 def worst_loss_change(entry: Entry) -> float:

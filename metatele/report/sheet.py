@@ -101,7 +101,12 @@ def _headings(numbers: Numbers, part: Part) -> list[Heading]:
         Heading(f"median @{s.steps}", f"median loss at step {s.steps}"),
     ]
     if has_accuracy(numbers.evaluation, part):
-        found.append(Heading(f"accuracy @{s.steps}", "mean over the tasks that have not diverged"))
+        found.append(
+            Heading(
+                f"accuracy @{s.steps}",
+                "mean over tasks; one that diverged counts with its last or its first, whichever is lower",
+            )
+        )
     return [
         *found,
         Heading("log area", "mean of the log loss over the whole trajectory: lower is faster"),
