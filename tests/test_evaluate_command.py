@@ -196,6 +196,20 @@ def test_baselines(monkeypatch, given, count, stored):
     assert found["settings"]["baselines"] == stored
 
 
+def test_another_evaluation_in_the_folder_is_not_written_over(capsys):
+    assert main(["evaluate", "tele", *QUICK]) == 0
+    before = Path("evaluation/results.json").read_text()
+    assert main(["evaluate", "tele", *QUICK]) == 0, "the same one may be made again"
+    capsys.readouterr()
+    for other in (["other=tele", *QUICK], ["tele", *QUICK, "--seed=5"], ["tele", *QUICK, "--family.hidden=7"]):
+        assert main(["evaluate", *other]) == 2
+        assert "evaluation holds another evaluation (TeacherStudent, 2 tasks, " in capsys.readouterr().err
+    assert json.loads(Path("evaluation/results.json").read_text())["entries"][0]["name"] == "tele"
+    assert len(before) > 0
+    assert main(["evaluate", "other=tele", *QUICK, "--overwrite=true"]) == 0
+    assert results()["entries"][0]["name"] == "other"
+
+
 def test_chunks_and_other_settings_arrive():
     more = ["--chunk=1", "--seed=4", "--report_steps=[1]", "--reference=tele"]
     assert main(["evaluate", "tele", *QUICK, *more]) == 0
@@ -204,7 +218,7 @@ def test_chunks_and_other_settings_arrive():
     assert stored["settings"] == stored["settings"] | expected
     assert stored["reference"] == "tele"
     Path("settings.yaml").write_text(yaml.safe_dump({"chunk": 2, "tasks": 3, "family": RECORD["family"]}))
-    assert main(["evaluate", "tele", "--config=settings.yaml", *FEW[1:], "--baselines=none"]) == 0
+    assert main(["evaluate", "tele", "--config=settings.yaml", *FEW[1:], "--baselines=none", "--overwrite=true"]) == 0
     assert results()["settings"] == results()["settings"] | {"chunk": 2, "tasks": 3}
 
 

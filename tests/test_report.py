@@ -18,17 +18,20 @@ from torch import nn
 
 from metatele import ConfigError, CoordinateUpdate, InnerOptimizer, NeuronTeleport, OutputError, TaskFamily, Update
 from metatele.cli import report_command
-from metatele.evaluation import Evaluation, evaluate
-from metatele.figures import save_figures
+from metatele.evaluation import Evaluation, Interval, evaluate
+from metatele.evaluation.claims import RULES
+from metatele.figures import COLOURS, save_figures
 from metatele.params import map_params
 from metatele.point import State
 from metatele.report import write, write_report
-from metatele.report.changes import strength
+from metatele.report.changes import interval_text, strength, transfer
 from metatele.report.curves import loss_against_step
 from metatele.report.looks import looks_of
 from metatele.report.measured import private
 from metatele.report.moves import group_elements
 from metatele.report.palette import diverging
+from metatele.report.rows import Numbers
+from metatele.report.sheet import sheet
 from metatele.report.text import clean, slug
 
 EVIL = "<script>alert(1)</script> & \"q\" 'a'"
@@ -95,7 +98,7 @@ def quick(checkpoints, family, **settings) -> Evaluation:
 class Reader(html.parser.HTMLParser):
     """What a page holds: its elements, identifiers and text, and whether every element is closed in order."""
 
-    VOID = ("meta", "link", "br")
+    VOID = ("meta", "link", "br", "input")
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -209,13 +212,16 @@ def test_what_the_page_says(ordinary, written):
         assert e.label in reader.words
         assert e.note in reader.words
     for verdict in ordinary.verdicts:
-        assert reader.words.count(verdict.sentence) == 1
+        assert reader.words.count(f"{verdict.name} against {verdict.against}: ") == 1
+        assert verdict.sentence not in reader.words, "the verb stands before the row already"
     for claim in ordinary.claims:
-        assert "INCOMPLETE" in reader.words
+        assert f"Do the learned teleports of {claim.name} help?" in reader.words
+        conclusion, stamp = ordinary.conclusions[claim.name], f"INCOMPLETE: {len(claim.missing)} missing"
+        assert reader.words.index(conclusion) < reader.words.index(stamp)
         assert all(text in reader.words for text in claim.missing)
     for text in ("4 held-out tasks, 6 steps each, seed 0", "family-wise level of\n99%", "0.1%", "reference"):
         assert text in reader.words
-    assert "metatele evaluate --rerun results.json" in reader.words
+    assert "metatele evaluate --rerun PATH/results.json --output NEW" in reader.words
     assert ordinary.environment["versions"]["torch"] in reader.words
     assert reader.words.index("Verdicts") < reader.words.index("All contestants") < reader.words.index("Figures")
 
@@ -334,6 +340,46 @@ def test_looks(ordinary):
     assert len({(k.colour, k.marker) for k in many.values()}) == 14, "all checkpoints can be told apart"
 
 
+def test_the_strongest_colours_are_for_the_learned_teleport_and_the_reference(ordinary):
+    def ruled(name, rule, last):
+        arguments = {"first": 0, "last": last, "every": 1, "symmetry": "scaling"}
+        parts = {**ordinary["plain"].parts, "teleport": {"class": rule, "arguments": arguments}}
+        return dataclasses.replace(ordinary["plain"], name=name, parts=parts)
+
+    rules = [ruled(f"{rule} {last}", rule, last) for rule in RULES for last in (0, None, 5)]
+    copies = [dataclasses.replace(ordinary["plain"], name=f"c{i}") for i in range(3)]
+    repeated = [dataclasses.replace(e, name=f"{e.name} again") for e in rules]
+    looks = looks_of([*rules, *copies, *repeated, *ordinary.entries], "plain")
+    assert (looks["tele"].colour, looks["plain"].colour) == COLOURS[:2]
+    assert looks["tele, teleports off"].colour == COLOURS[0]
+    first, every, some = (looks[f"Balance {last}"] for last in (0, None, 5))
+    assert first.colour == every.colour not in COLOURS[:2]
+    assert len({x.dashes for x in (first, every, some)}) == 3
+    assert first.width < looks["plain"].width
+    assert len({looks[f"{rule} 0"].colour for rule in RULES}) == 4
+    shown = [looks[e.name] for e in (*rules, *repeated, *copies, ordinary["tele"], ordinary["plain"])]
+    assert len({(k.colour, k.dashes, k.width, k.marker) for k in shown}) == len(shown)
+    assert len({(k.colour, k.dashes) for k in shown[:12]}) == 12
+
+
+def test_columns(ordinary, written):
+    text, _ = page(written)
+    shown = sheet(Numbers(ordinary, ""), "test")
+    few = [h.text for h in shown.headings if not h.more]
+    means = [f"mean @{step}" for step in ordinary.settings.report_steps]
+    assert few == ["change @6", "wins", *means, "accuracy @6", "ms/step", "diverged"]
+    assert all(len(line.cells) == len(shown.headings) for line in shown.lines)
+    assert text.count('<p class="columns" hidden>') == len(ordinary.parts), "the script shows it"
+    assert all(f"<dt>{h.text}</dt><dd>" in text for h in shown.headings)
+
+
+def test_changes_in_words():
+    assert interval_text(Interval(-3.0, -20.0, 1e48), True) == "-3.0% [-20.0, > +10000]"
+    assert interval_text(Interval(2e4, math.nan, math.nan), True) == "> +10000%"
+    assert interval_text(Interval(9999.0, 5.0, math.inf), True) == "+9999% [+5.0, > +10000]"
+    assert interval_text(Interval(1e48, 0.0, 1e50), False) == "1.00e48 [0, 1.00e50]"
+
+
 # --- odd input -----------------------------------------------------------------------------------
 
 
@@ -432,6 +478,29 @@ def test_several_evaluations(odd, tmp_path, only_pages):
     assert (tmp_path / "transfer.pdf").stat().st_size > 500
 
 
+def test_names_tell_evaluations_apart(ordinary, tmp_path):
+    own = dataclasses.replace(ordinary, title="own")
+    assert write._titles([ordinary, ordinary], None) == ["Digits (1)", "Digits (2)"]
+    assert write._titles([ordinary, ordinary], ["a", "b\n"]) == ["Digits (a)", "Digits (b )"]
+    assert write._titles([ordinary, own], ["a", "b"]) == ["Digits (a)", "own"]
+    assert write._titles([own, own], ["a", "b"]) == ["own (a)", "own (b)"]
+    assert write._titles([own, own], ["a", "a"]) == ["own (a) (1)", "own (a) (2)"]
+    assert write._titles([ordinary], ["a"]) == ["Digits"], "alone it needs none"
+    with pytest.raises(ConfigError, match="one for each of the 1"):
+        write_report(ordinary, tmp_path, names=["a", "b"])
+
+
+def test_a_verdict_for_the_reference_counts_for_the_other(ordinary):
+    best = next(v for v in ordinary.verdicts if v.name == ordinary.reference)
+    known = dataclasses.replace(best, outcome="better")
+    numbers = Numbers(ordinary, "")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(vars(ordinary), "verdicts", (known,))
+        heat = transfer([numbers])
+    cells = dict(zip(heat.contestants, heat.cells, strict=True))
+    assert cells[best.against][0][0].startswith("▼ ")
+
+
 def test_the_colours_of_the_heat_map():
     assert strength(0) == 0
     assert strength(-100) == strength(-99.9) == -1
@@ -469,8 +538,9 @@ def test_the_command_reports_in_place_and_equal_evaluations_give_equal_bytes(ord
 def test_what_the_command_reports_on_and_where(ordinary, tmp_path, monkeypatch):
     calls: list[tuple[list[str], Path]] = []
 
-    def write(evaluations, output):
+    def write(evaluations, output, *, names):
         calls.append(([e.title for e in evaluations], output))
+        assert names == [e.title for e in evaluations]
         return [output / "report.html"]
 
     monkeypatch.setattr(report_command, "write_report", write)
@@ -481,6 +551,14 @@ def test_what_the_command_reports_on_and_where(ordinary, tmp_path, monkeypatch):
     command("all/b", "all", "all/a/results.json", "--output", "out")
     command("all/b/results.json")
     assert calls == [(["a", "b"], Path("report")), (["b", "a"], Path("out")), (["b"], Path("all/b"))]
+
+
+def test_folders_with_the_same_name_are_told_apart(tmp_path):
+    def names(*folders):
+        return report_command._names([tmp_path / folder / "results.json" for folder in folders])
+
+    assert names("a/ev") == ["ev"]
+    assert names("a/ev", "b/ev", "c") == ["a/ev", "b/ev", f"{tmp_path.name}/c"]
 
 
 @pytest.mark.parametrize(

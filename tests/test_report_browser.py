@@ -38,6 +38,12 @@ answers.letters = Math.min(...[...document.querySelectorAll(".plot text")].map((
   const svg = t.closest("svg");
   return parseFloat(style(t).fontSize) * svg.getBoundingClientRect().width / svg.viewBox.baseVal.width;
 }));
+const captions = [...document.querySelectorAll("caption span")];
+answers.captions = Math.max(...captions.map((e) => e.getBoundingClientRect().right));
+const frames = [...document.querySelectorAll(".scroll")].filter((e) => e.checkVisibility());
+const faded = () => frames.filter((e) => style(e).maskImage !== "none").length;
+const hidden = () => frames.filter((e) => e.scrollWidth > e.clientWidth + 2).length;
+answers.few = [faded(), hidden(), [...document.querySelectorAll("th.more")].filter((e) => e.checkVisibility()).length];
 const table = document.querySelector("section.evaluation table.sortable");
 const names = () => [...table.tBodies[0].rows].map((r) => r.cells[0].textContent.trim());
 const column = (k) => [...table.tBodies[0].rows].map((r) => r.cells[k].getAttribute("data-v"));
@@ -57,6 +63,9 @@ const opacity = (c) => [...document.querySelectorAll(`.plot .line[data-c="${c}"]
 answers.chosen = [key.getAttribute("aria-pressed"), opacity(key.dataset.c), opacity("1")];
 key.click();
 answers.released = [key.getAttribute("aria-pressed"), opacity("1")];
+document.querySelector(".columns input").click();
+answers.more = [...table.querySelectorAll("th.more")].every((e) => e.checkVisibility());
+answers.choice = document.querySelector(".columns").checkVisibility();
 document.getElementById("theme").click();
 answers.theme = [document.documentElement.dataset.theme, style(document.documentElement).backgroundColor];
 """
@@ -156,12 +165,21 @@ def test_a_contestant_is_highlighted(desktop):
     assert desktop["released"] == ["false", ["1"] * len(other)]
 
 
+def test_fewer_columns_fit_and_more_can_be_had(desktop):
+    assert desktop["few"] == [0, 0, 0], "nothing is wider than its box"
+    assert desktop["choice"]
+    assert desktop["more"]
+
+
 @pytest.mark.parametrize("which", ["one", "two"])
 def test_fits_on_a_phone(report, which):
     phone = ask(report / which, 360)
     assert phone["view"] == 360
     assert phone["wide"] == 0, "it scrolls sideways"
     assert all(200 < width < 360 for width, _ in phone["pictures"])
+    faded, hidden, _ = phone["few"]
+    assert faded == hidden > 0, "what scrolls sideways fades at its edge"
+    assert phone["captions"] <= 360, "captions wrap"
     assert phone["letters"] > 7, "letters of figures must stay legible"
 
 

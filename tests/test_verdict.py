@@ -22,7 +22,7 @@ from metatele import (
     White,
     Wout,
 )
-from metatele.evaluation import Entry, Evaluation, Run, Settings, Tuning, evaluate, statistics
+from metatele.evaluation import Entry, Evaluation, Run, Settings, Tuning, claims, evaluate, statistics
 from metatele.evaluation.claims import RULES, claims_of
 from metatele.evaluation.contestant import learned_contestants
 from metatele.evaluation.measures import measures_of
@@ -423,6 +423,46 @@ def test_sentences_say_how_many_seeds():
 
 
 # --- claims --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def one_seed_is_enough(monkeypatch):
+    """What claims need besides meta-seeds is told by recipes with one."""
+    monkeypatch.setattr(claims, "ENOUGH", 1)
+
+
+def test_a_claim_needs_three_meta_seeds_of_everybody(monkeypatch):
+    monkeypatch.setattr(claims, "ENOUGH", 3)
+    entries = claimed()
+    missing = the_claim(entries).missing
+    assert len(missing) == sum(e.kind == "checkpoint" for e in entries)
+    assert "3 meta-seeds of 'twin', not 1" in missing
+    more = [replace(e, runs=e.runs * 3, budgets=e.budgets * 3) if e.kind == "checkpoint" else e for e in entries]
+    assert the_claim(more).missing == ()
+
+
+@pytest.mark.parametrize(
+    ("twin", "rest", "begins"),
+    [
+        (0.5, 0.5, "Yes: tele is better than all"),
+        (0.5, 1.0, "It helps its update, but tele is not better than 'Balance once', "),
+        (1.0, 0.5, "Not shown: tele is not distinguishable from its update"),
+        (2.0, 0.5, "Not shown: tele is worse than its update"),
+    ],
+)
+def test_conclusions(twin, rest, begins):
+    losses = np.random.default_rng(0).lognormal(size=64)
+    entries = [
+        replace(
+            e, runs=entry(e.name, losses if e.name == "tele" else losses / (twin if e.name == "twin" else rest)).runs
+        )
+        for e in claimed()
+    ]
+    found = replace(evaluation(entries, "twin"), applicable_rules=RULES)
+    assert found.conclusions["tele"].startswith(begins)
+    if begins.startswith("Yes"):
+        fewer = replace(found, entries=tuple(e for e in entries if e.name != "Svd once"))
+        assert fewer.conclusions["tele"].startswith("Not shown: the comparison is incomplete; tele is better than ")
 
 
 def rule_parts(rule: str, last: int | None = None, every: int = 1, update=PARTS["update"]) -> dict:

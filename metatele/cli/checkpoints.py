@@ -48,7 +48,7 @@ def family_of_training(parser: ArgumentParser, source: str) -> Namespace:
     """The family that a checkpoint was meta-trained on, if it is a shipped one: the record of a
     checkpoint must not make us import other code."""
     path = find_checkpoint(_split_name(source)[1][0]) / TRAINING
-    hint = "name the task family with --family, for example --family metatele.tasks.TeacherStudent"
+    hint = "name the task family with --family, as in --family metatele.tasks.TeacherStudent or --family sine.Sine"
     if not path.is_file():
         raise ConfigError(f"{path.parent} does not record what it was meta-trained on; {hint}")
     try:

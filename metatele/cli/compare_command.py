@@ -43,7 +43,7 @@ def make_parser() -> ArgumentParser:
         default=["balance"],
         help="closed-form rules to meta-train with: at step 0, or at every step",
     )
-    parser.add_argument("--seeds", type=int, default=1, help="meta-train each so often: with seed, seed + 1, ...")
+    parser.add_argument("--seeds", type=int, default=1, help="meta-train each with so many seeds: seed, seed + 1, ...")
     parser.add_argument("--output", type=str | None, help="folder (default: runs/NAME of the config)")
     parser.add_argument("--evaluation.tasks", type=int, default=64, help="held-out tasks")
     parser.add_argument("--evaluation.steps", type=int | None, help="inner steps (default: unroll.steps)")
@@ -67,7 +67,7 @@ def run(parser: ArgumentParser, config: Namespace) -> int:
     for number, (family, spec) in enumerate(zip(families, specs, strict=True)):
         where = output / "evaluation" if len(families) == 1 else output / f"evaluation-{number}-{type(family).__name__}"
         settings = {"tasks": config.evaluation.tasks, "steps": steps, "seed": config.seed, "device": config.device}
-        report(trained, family, family_spec(spec), where, **settings)
+        report(trained, family, family_spec(spec), where, overwrite=True, **settings)
     return 0
 
 

@@ -19,7 +19,7 @@ from metatele.evaluation.settings import Baselines
 from metatele.optimizer import InnerOptimizer
 from metatele.report import write_report
 from metatele.sampling import sample_meta_batch
-from metatele.task import TaskFamily
+from metatele.task import Split, TaskFamily
 
 
 def make_parser() -> ArgumentParser:
@@ -88,11 +88,15 @@ def make_parser() -> ArgumentParser:
         "--rerun", type=str | None, metavar="RESULTS", help="results.json of an evaluation that is to be made again"
     )
     parser.add_argument("--output", type=str, default="evaluation", help="folder for results, report and figures")
+    parser.add_argument(
+        "--overwrite", type=bool, default=False, help="write over another evaluation that is in the folder"
+    )
     parser.add_argument("--device", type=str, default="cpu", help="cpu, cuda, ...")
     return parser
 
 
 # What an evaluation's settings are called on the command line and in `evaluate`.
+TRIED: tuple[Split, ...] = ("train", "validation")  # a test task is not for trying out
 SETTINGS = ("seed", "baselines", "tuning_tasks", "report_steps", "timing_tasks", "timing_repeats", "chunk", "device")
 
 
@@ -114,7 +118,7 @@ def run(parser: ArgumentParser, config: Namespace) -> int:
         if name in contestants:
             raise ConfigError(f"two contestants are called {name!r}; give one of them another name")
         contestants[name] = inner
-    settings = {name: config[name] for name in (*SETTINGS, "reference")}
+    settings = {name: config[name] for name in (*SETTINGS, "reference", "overwrite")}
     if len(cells) > 1:
         return _run_grid(parser, config, contestants, cells, settings)
     numbers = {"steps": config.steps, "tasks": config.tasks}
@@ -154,7 +158,7 @@ def _usable_family(parser: ArgumentParser, cell: Cell, seed: int) -> TaskFamily:
     """The family of a cell, with its errors told before any work."""
     try:
         family = make_family(parser, cell.family)
-        for split in ("train", "test"):
+        for split in TRIED:
             sample_meta_batch(family, split, range(1), seed)
     except (MetateleError, ArgumentError) as error:
         raise ConfigError(f"transfer {cell.name!r}: {one_line(error)}") from error

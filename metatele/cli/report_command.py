@@ -38,9 +38,20 @@ def run(parser: ArgumentParser, config: Namespace) -> int:
     paths = list(dict.fromkeys(path for given in config.evaluations for path in _results(Path(given))))
     evaluations = [Evaluation.load(path) for path in paths]
     output = Path(config.output or (paths[0].parent if len(paths) == 1 else DEFAULT))
-    page, *_ = write_report(evaluations, output)
+    page, *_ = write_report(evaluations, output, names=_names(paths))
     print(f"report: {page}")
     return 0
+
+
+def _names(paths: list[Path]) -> list[str]:
+    """The folders' names, with as many of the folders above them as tell them apart."""
+    parts = [path.resolve().parent.parts[1:] for path in paths]
+    names: list[str] = []
+    for n in range(1, max(map(len, parts), default=0) + 1):
+        names = ["/".join(p[-n:]) for p in parts]
+        if len({*names}) == len(names):
+            break
+    return names
 
 
 def _results(given: Path) -> list[Path]:

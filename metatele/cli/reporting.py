@@ -11,8 +11,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.text import Text
 
 from metatele.cli.arguments import instantiate
+from metatele.errors import ConfigError
 from metatele.evaluation import Evaluation, Verdict, evaluate
 from metatele.evaluation.contestant import Given
+from metatele.evaluation.record import RESULTS
+from metatele.evaluation.results import plain
 from metatele.report import write_report
 from metatele.task import TaskFamily
 
@@ -22,23 +25,47 @@ def report(
     family: TaskFamily,
     spec: dict[str, Any],
     output: Path,
+    overwrite: bool = False,
     **settings: Any,
 ) -> Evaluation:
-    """Evaluate, write the report, print the table and the verdicts, and name what was written."""
+    """Evaluate, write the report, print the table and the verdicts, and name what was written.
+
+    Raises: ConfigError if the folder holds the results of another evaluation that are not to be overwritten.
+    """
+    if not overwrite:
+        _check_free(output, spec, sorted(checkpoints), settings)
     with progress_bar("evaluate") as progress:
         evaluation = evaluate(checkpoints, family, output=output, family_spec=spec, progress=progress, **settings)
     write_report(evaluation, output)
     console = Console(highlight=False)
     console.print(evaluation.table())
-    print()
+    console.print("\nVerdicts (intervals that hold for all of them at once, at 99%: wider than the table's):")
     for verdict in evaluation.verdicts:
         console.print(_spoken(verdict), soft_wrap=True)
     for claim in evaluation.claims:
+        answer = evaluation.conclusions[claim.name]
+        console.print(Text(f"\nDo the learned teleports of {claim.name} help? {answer}", "bold"))
         if claim.missing:
-            text = f"INCOMPLETE: a claim about the teleports of {claim.name} lacks {'; '.join(claim.missing)}"
-            console.print(Text(text, "yellow"), soft_wrap=True)
+            lacking = f"INCOMPLETE, this is lacking: {'; '.join(claim.missing)}."
+            hint = "`metatele compare --controls all --seeds 3` makes all of it."
+            console.print(Text(f"{lacking} {hint}", "yellow"), soft_wrap=True)
     print(f"\nreport: {output / 'report.html'}")
     return evaluation
+
+
+def _check_free(output: Path, spec: Mapping[str, Any], names: Sequence[str], settings: Mapping[str, Any]) -> None:
+    """Raises: ConfigError if a folder holds the results of an evaluation of other contestants, tasks or settings."""
+    if not (output / RESULTS).is_file():
+        return
+    old = Evaluation.load(output)
+    same = old.family_spec is not None and plain(spec) == plain(old.family_spec)
+    same = same and sorted(e.name for e in old.entries if e.kind == "checkpoint") == list(names)
+    kept = {"tasks", "steps", "seed", "tuning_tasks"} & settings.keys()
+    if not same or any(getattr(old.settings, key) != settings[key] for key in kept):
+        raise ConfigError(
+            f"{output} holds another evaluation ({old.family}, {old.settings.tasks} tasks, {len(old.entries)} "
+            "contestants); choose another --output, or give --overwrite true"
+        )
 
 
 def _spoken(verdict: Verdict) -> Text:

@@ -2,15 +2,16 @@
 
 from pathlib import Path
 
+import numpy as np
 from jsonargparse import ArgumentParser, Namespace
 
 from metatele.cli.checkpoints import Loaded
 from metatele.cli.reporting import make_family, report
 from metatele.errors import CheckpointError, ConfigError
-from metatele.evaluation import Evaluation, Learned
+from metatele.evaluation import Entry, Evaluation, Learned
 from metatele.evaluation.contestant import Origin
 
-OF_A_RERUN = ("checkpoints", "config", "rerun", "modules", "output")  # what does not contradict --rerun
+OF_A_RERUN = ("checkpoints", "config", "rerun", "modules", "output", "overwrite")  # what does not contradict --rerun
 
 
 def rerun(parser: ArgumentParser, config: Namespace, settings_kept: tuple[str, ...]) -> int:
@@ -30,11 +31,12 @@ def rerun(parser: ArgumentParser, config: Namespace, settings_kept: tuple[str, .
     s = old.settings
     settings = {name: getattr(s, name) for name in settings_kept}
     family = make_family(parser, dict(old.family_spec))
-    report(
+    new = report(
         checkpoints,
         family,
         dict(old.family_spec),
         Path(config.output),
+        config.overwrite,
         title=old.title,
         steps=s.steps,
         tasks=s.tasks,
@@ -42,7 +44,20 @@ def rerun(parser: ArgumentParser, config: Namespace, settings_kept: tuple[str, .
         strict=False,
         **settings,
     )
+    differing = [e.name for e in old.entries if not _same_curves(e, new[e.name])]
+    print(f"the losses differ for {', '.join(differing)}" if differing else "the losses are equal, bit for bit")
+    if differing and old.environment != new.environment:
+        print(f"before: {dict(old.environment)}\nnow:    {dict(new.environment)}")
     return 0
+
+
+def _same_curves(a: Entry, b: Entry) -> bool:
+    """Whether two entries have the same losses."""
+    return len(a.runs) == len(b.runs) and all(
+        np.array_equal(one.losses[part], other.losses[part], equal_nan=True)
+        for one, other in zip(a.runs, b.runs, strict=True)
+        for part in one.losses
+    )
 
 
 def _same(name: str, origin: Origin | None) -> Learned:

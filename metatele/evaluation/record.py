@@ -17,7 +17,7 @@ from metatele.evaluation.results import load_results, save_results
 from metatele.evaluation.settings import Settings
 from metatele.evaluation.statistics import Comparison, compare
 from metatele.evaluation.table import make_table
-from metatele.evaluation.verdict import Verdict, best_baseline, paired_losses, pool_of, verdicts_of
+from metatele.evaluation.verdict import Verdict, best_baseline, conclusion_of, paired_losses, pool_of, verdicts_of
 from metatele.files import make_folder
 from metatele.seeding import derive_seed
 from metatele.task import Part
@@ -111,6 +111,11 @@ class Evaluation:
         """See `verdicts_of`."""
         seed = self.settings.seed
         return tuple(verdicts_of(self.entries, self.claims, self.reference, self.part, self.last, seed))
+
+    @cached_property
+    def conclusions(self) -> Mapping[str, str]:
+        """{checkpoint with a learned teleport: whether its teleports help, in a sentence}."""
+        return {claim.name: conclusion_of(claim, self.verdicts) for claim in self.claims}
 
     def table(self, part: Part | None = None) -> Table:
         """A table for the terminal (`rich.print` shows it)."""

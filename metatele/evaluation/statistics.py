@@ -102,7 +102,8 @@ def compare(
 
 def as_change(logs: Interval) -> Interval:
     """An interval of a difference of logarithms as a change in percent."""
-    return Interval(*(100 * float(np.expm1(x)) for x in (logs.value, logs.low, logs.high)))
+    with np.errstate(over="ignore"):  # few tasks and seeds give intervals without end
+        return Interval(*(100 * float(np.expm1(x)) for x in (logs.value, logs.low, logs.high)))
 
 
 def mean_interval(values: Values, rng: np.random.Generator, confidence: float = CONFIDENCE) -> Interval:

@@ -129,8 +129,10 @@ def change(interval: Interval) -> str:
 
 def percent(x: float) -> str:
     """A signed percentage in few characters; a dash for NaN."""
-    if not np.isfinite(x):
+    if np.isnan(x):
         return NONE
+    if x > 1e6:
+        return ">+1e6"  # of so few tasks or seeds that nothing is known
     if abs(x) < 1e5:
         return f"{x:+.1f}" if abs(x) < 100 else f"{x:+.0f}"
     return f"+{number(x)}" if x > 0 else number(x)

@@ -94,6 +94,23 @@ def verdicts_of(
     ]
 
 
+def conclusion_of(claim: Claim, verdicts: Sequence[Verdict]) -> str:
+    """What the verdicts on a claim say together, in a sentence: does the learned teleport help?"""
+    own = [v for v in verdicts if v.name == claim.name and v.against in claim.against]
+    better = [v.against for v in own if v.outcome == "better"]
+    others = [v for v in own if v.outcome != "better"]
+    twin = next((v for v in own if v.against == claim.twin), None)
+    if twin is not None and twin.outcome != "better":
+        verb = {"worse": "worse than", "not decided": "not compared with"}.get(twin.outcome, "not distinguishable from")
+        return f"Not shown: {claim.name} is {verb} its update meta-trained without teleports."
+    if claim.missing:
+        return f"Not shown: the comparison is incomplete; {claim.name} is better than {len(better)} of {len(own)}."
+    if others:
+        names = ", ".join(repr(v.against) for v in others)
+        return f"It helps its update, but {claim.name} is not better than {names}."
+    return f"Yes: {claim.name} is better than all {len(own)} that it is held against."
+
+
 def best_baseline(entries: Sequence[Entry]) -> Entry | None:
     """The baseline with the lowest score on its tuning tasks: chosen without a look at the test tasks."""
     tuned = [(e.tuning, e) for e in entries if e.tuning is not None and e.runs]
@@ -162,7 +179,7 @@ def _verdict(
 
 
 def _outcome(change: Interval, margin: float) -> Outcome:
-    if not (np.isfinite(change.low) and np.isfinite(change.high)):
+    if np.isnan(change.low) or np.isnan(change.high):
         return "not decided"
     if change.high < -margin:
         return "better"

@@ -12,6 +12,7 @@ from metatele.report.rows import NAN, Numbers
 from metatele.report.text import Cell, to_csv
 
 STRONGEST = np.log(3.0)  # a ratio of losses at which the colours of the heat map end
+MOST = 1e4  # percent: a larger change is only said to be larger
 SIGNS = {"better": "▲ ", "worse": "▼ "}  # of verdicts
 
 
@@ -68,7 +69,7 @@ class Transfer:
     cells: tuple[tuple[tuple[str, float], ...], ...]
     states: tuple[tuple[str, ...], ...]
     name: str = "transfer"
-    title: str = "Transfer: change of the final loss against the reference"
+    title: str = "Change of the final loss, side by side"
 
     @property
     def csv(self) -> str:
@@ -104,10 +105,20 @@ def _cell(numbers: Numbers, name: str) -> tuple[str, float, str]:
     paired = numbers.paired(entry)
     if paired is None or not np.isfinite(paired.change.value):
         return NONE, NAN, "none"
-    verdict = next((v.outcome for v in e.verdicts if (v.name, v.against) == (name, e.reference)), "")
-    sign = SIGNS.get(verdict, "")
+    sign = SIGNS.get(_outcome(numbers, name), "")
     stopped = f" ({entry.diverged} diverged)" if entry.diverged else ""
-    return f"{sign}{percent(paired.change.value)}%{stopped}", paired.change.value, "changed"
+    return f"{sign}{percent_text(paired.change.value)}%{stopped}", paired.change.value, "changed"
+
+
+def _outcome(numbers: Numbers, name: str) -> str:
+    """The verdict on a contestant against the reference, whichever of the two it is given for."""
+    e = numbers.evaluation
+    for v in e.verdicts:
+        if (v.name, v.against) == (name, e.reference):
+            return v.outcome
+        if (v.name, v.against) == (e.reference, name):
+            return {"better": "worse", "worse": "better"}.get(v.outcome, v.outcome)
+    return ""
 
 
 def strength(change: float) -> float:
@@ -117,10 +128,15 @@ def strength(change: float) -> float:
     return float(np.clip(np.log1p(change / 100) / STRONGEST, -1, 1))
 
 
+def percent_text(x: float) -> str:
+    """A signed percentage in few characters; a dash for NaN."""
+    return f"> {MOST:+.0f}" if x > MOST else percent(x)
+
+
 def interval_text(interval: Interval, relative: bool) -> str:
     """A change with its interval in few characters."""
     if not relative:
         value, low, high = (number(x) for x in (interval.value, interval.low, interval.high))
-        return f"{value} [{low}, {high}]"
-    value, low, high = (percent(x) for x in (interval.value, interval.low, interval.high))
+        return value + (f" [{low}, {high}]" if low != NONE else "")
+    value, low, high = (percent_text(x) for x in (interval.value, interval.low, interval.high))
     return f"{value}%" + (f" [{low}, {high}]" if low != NONE else "")

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from metatele.report.frames import BANDS, Frame, Panel
-from metatele.report.looks import Look
+from metatele.report.looks import MAIN, Look
 from metatele.report.text import clean
 
 # Colours that the page replaces by its own.
@@ -68,9 +68,9 @@ def draw_frame(frame: Frame, looks: Mapping[str, Look], labels: Mapping[str, str
 
 
 def banded(known: Sequence[Look], names: Sequence[str], looks: Mapping[str, Look]) -> set[str]:
-    """The contestants whose bands are shown from the start: the checkpoints, if they are few."""
-    checkpoints = sum(look.order == 5 for look in known)
-    return {n for n in names if looks[n].order == 5} if checkpoints <= FEW_CHECKPOINTS else set()
+    """The contestants whose bands are shown from the start: the checkpoints without a rule, if they are few."""
+    checkpoints = sum(look.order == MAIN for look in known)
+    return {n for n in names if looks[n].order == MAIN} if checkpoints <= FEW_CHECKPOINTS else set()
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -1,12 +1,14 @@
 """The forest plot and the heat map as matplotlib figures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
+from matplotlib.transforms import Transform, blended_transform_factory
 
 from metatele.report.changes import Forest, Transfer, interval_text, strength
 from metatele.report.drawing import FAINT, GRID, INK, new_figure, style
@@ -16,23 +18,31 @@ from metatele.report.text import clean
 
 FARTHEST = 100.0  # times better or worse; beyond stands an arrow
 PERCENT = (-99, -98, -95, -90, -80, -50, -20, 0, 25, 100, 400, 900, 1900, 4900, 9900)
-TICKS = 6  # at most so many
+GAP = 0.17  # between ticks, of the axis: they are read on phones too
 NOTE = "Blue: a lower loss, orange: a higher one, up to a third and three times. ▲ better and ▼ worse: verdicts."
 LONGEST = 46  # letters of a name
+CHARACTER = 0.108  # inches of width; pages write larger on phones
 
 
 def draw_forest(forest: Forest, looks: Mapping[str, Look], index: Mapping[str, int], title: str = "") -> Figure:
     """A dot with its interval for each contestant, its name above."""
     n = len(forest.names)
-    figure = new_figure(6.7 if not title else 8, 0.44 * n + (1.0 if not title else 1.4))
+    width, height = (6.7, 0.44 * n + 1.0) if not title else (8.6, 0.44 * n + 1.4)
+    figure = new_figure(width, height)
+    texts = [interval_text(change, forest.relative) for change in forest.changes]
+    column = min(0.5, CHARACTER * max(map(len, texts)) / width)  # on the right, for the numbers
+    engine = figure.get_layout_engine()
+    if isinstance(engine, ConstrainedLayoutEngine):
+        engine.set(rect=(0, 0, 1 - column, 1))
     axes = figure.subplots()
     style(axes)
     axes.grid(False, axis="y")
     axes.spines["left"].set_visible(False)
     low, high = _limits(forest)
-    axes.axvline(_place(forest, 0.0), color=FAINT, linewidth=1)
+    zero = _place(forest, 0.0)
     for row, (name, change) in enumerate(zip(forest.names, forest.changes, strict=True)):
         y = n - 1 - row
+        axes.plot([zero, zero], [y - 0.34, y + 0.2], color=FAINT, linewidth=1, zorder=1)  # not through the names
         colour, gid = looks[name].colour, f"line-{index[name]}" if name in index else None
         ends = np.clip([_place(forest, x) for x in (change.low, change.high)], low, high)
         middle = float(np.clip(_place(forest, change.value), low, high))
@@ -42,8 +52,10 @@ def draw_forest(forest: Forest, looks: Mapping[str, Look], index: Mapping[str, i
         (dot,) = axes.plot([middle], [y], marker, color=colour, markersize=7, clip_on=False)
         bar.set_gid(gid)
         dot.set_gid(gid)
-        _write(axes, 0.0, y + 0.24, _short(name), "left")
-        _write(axes, 1.0, y + 0.24, interval_text(change, forest.relative), "right")
+        _write(axes, 0.0, y + 0.24, _short(name), axes.get_yaxis_transform(), ha="left", va="bottom")
+        beside = blended_transform_factory(figure.transFigure, axes.transData)
+        written = _write(axes, 0.995, y, texts[row], beside, ha="right", va="center")
+        written.set_in_layout(False)
     axes.set_ylim(-0.6, n - 0.2)
     axes.set_yticks([])
     axes.set_xlim(low, high)
@@ -107,14 +119,24 @@ def _label(axes: Axes, forest: Forest, low: float, high: float) -> None:
             ticks = [t for t in axes.get_xticks() if low <= t <= high]
             axes.set_xticks(ticks, [f"{100 * np.expm1(t):+.3g}%" for t in ticks])
         return
-    while len(inside) > TICKS + 1:
-        zero = inside.index(0)
-        inside = [p for i, p in enumerate(inside) if (i - zero) % 2 == 0]
+    inside = _spaced(inside, GAP * (high - low))
     axes.set_xticks([float(np.log1p(p / 100)) for p in inside], [f"{p:+d}%" if p else "0" for p in inside])
 
 
-def _write(axes: Axes, x: float, y: float, text: str, side: str) -> Text:
-    written = axes.text(x, y, text, ha=side, va="bottom", fontsize=10, color=INK, transform=axes.get_yaxis_transform())
+def _spaced(changes: Sequence[int], gap: float) -> list[int]:
+    """Zero, and on both sides of it those that are far enough from the one before."""
+    kept = [0]
+    for side in ([c for c in changes if c > 0], [c for c in reversed(changes) if c < 0]):
+        last = 0.0
+        for c in side:
+            if abs(np.log1p(c / 100) - last) >= gap:
+                kept.append(c)
+                last = float(np.log1p(c / 100))
+    return sorted(kept)
+
+
+def _write(axes: Axes, x: float, y: float, text: str, place: Transform, *, ha: str, va: str) -> Text:
+    written = axes.text(x, y, text, ha=ha, va=va, fontsize=10, color=INK, transform=place)
     written.set_parse_math(False)
     return written
 

@@ -19,6 +19,7 @@ from metatele.report.svg import to_svg
 from metatele.report.text import as_link, clean
 
 CHOOSE = "Choose a contestant in the legend to bring it out with its band."
+SIGNS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚", "X": "✖"}  # of markers, in legends
 SMALL = (4.6, 3.4)  # inches of a panel that stands beside others
 
 
@@ -33,6 +34,7 @@ class Key:
     colour: str
     dashes: str
     width: float
+    marker: str
     banded: bool
 
 
@@ -65,7 +67,7 @@ class Figures:
     @cached_property
     def looks(self) -> Mapping[str, Look]:
         """How each contestant is drawn."""
-        return looks_of(self.numbers.evaluation.entries)
+        return looks_of(self.numbers.evaluation.entries, self.numbers.evaluation.reference)
 
     @cached_property
     def frames(self) -> Sequence[Frame]:
@@ -143,7 +145,8 @@ class Figures:
                 continue
             look = self.looks[e.name]
             shown = e.name in bands
-            found.append(Key(i, clean(e.label), e.kind, trouble(e), look.variable, look.dash_array, look.width, shown))
+            drawn = look.variable, look.dash_array, look.width, SIGNS.get(look.marker, "")
+            found.append(Key(i, clean(e.label), e.kind, trouble(e), *drawn, shown))
         return tuple(found)
 
 

@@ -14,10 +14,11 @@ from metatele.task import Part
 
 @dataclass(frozen=True)
 class Heading:
-    """A column: its name, and what it means."""
+    """A column: its name, what it means, and whether it is shown only when more columns are asked for."""
 
     text: str
     meaning: str
+    more: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,6 @@ def _headings(numbers: Numbers, part: Part) -> list[Heading]:
         ),
         Heading("wins", "tasks with a lower loss than the reference"),
         *(Heading(f"mean @{step}", f"mean loss over tasks at step {step}") for step in s.report_steps),
-        Heading(f"geo. mean @{s.steps}", f"geometric mean of the loss at step {s.steps}"),
-        Heading(f"median @{s.steps}", f"median loss at step {s.steps}"),
     ]
     if has_accuracy(numbers.evaluation, part):
         found.append(
@@ -109,15 +108,19 @@ def _headings(numbers: Numbers, part: Part) -> list[Heading]:
         )
     return [
         *found,
-        Heading("log area", "mean of the log loss over the whole trajectory: lower is faster"),
-        Heading("reached", "tasks that reach the best baseline's final loss"),
-        Heading("steps to it", "median steps until then"),
-        Heading("seconds to it", "median wall-clock until then"),
-        Heading("ms/step", "wall-clock of one step of the tasks that were timed together"),
-        Heading("memory", "by how much the process grew, at most"),
-        Heading("loss moved", "largest relative change of a loss by a teleport"),
-        Heading("step size", "tuned, of a baseline"),
-        Heading("schedule", "tuned, of a baseline"),
+        Heading("ms/step", "wall-clock of one step of the tasks that were timed together, in milliseconds"),
+        Heading("diverged", "tasks, over all meta-seeds, that did not run all steps"),
+        Heading(f"geo. mean @{s.steps}", f"geometric mean of the loss at step {s.steps}", more=True),
+        Heading(f"median @{s.steps}", f"median loss at step {s.steps}", more=True),
+        Heading(f"IQM @{s.steps}", f"interquartile mean of the loss at step {s.steps}", more=True),
+        Heading("log area", "mean of the log loss over the whole trajectory: lower is faster", more=True),
+        Heading("reached", "tasks that reach the best baseline's final loss", more=True),
+        Heading("steps to it", "median steps until then", more=True),
+        Heading("seconds to it", "median wall-clock until then", more=True),
+        Heading("memory", "by how much the process grew, at most", more=True),
+        Heading("loss moved", "largest relative change of a loss by a teleport", more=True),
+        Heading("step size", "tuned, of a baseline", more=True),
+        Heading("schedule", "tuned, of a baseline", more=True),
     ]
 
 
@@ -127,16 +130,16 @@ def _cells(numbers: Numbers, entry: Entry, part: Part) -> list[Cell]:
     means = [entry.summary(part, step).mean for step in s.report_steps]
     last = entry.summary(part, s.steps)
     cells = _compared(numbers, entry, part)
-    cells += [_number(x) for x in (*means, last.geometric_mean, last.median)]
+    cells += map(_number, means)
     if has_accuracy(e, part):
         cells.append(_percent(numbers.accuracy(entry, part, s.steps), 1))
-    m = numbers.measures.get(part, {}).get(entry.name)
-    cells += [_number(NAN if m is None else m.log_area), _percent(NAN if m is None else m.reached, 0)]
-    cells += [
-        _reached(NAN if m is None else x) for x in ((m.steps_to_target, m.seconds_to_target) if m else (NAN, NAN))
-    ]
     cost, tuning = entry.cost, entry.tuning
     cells.append(_number(milliseconds(entry) if entry.runs else NAN, 2))
+    cells.append(Cell(str(entry.diverged), str(entry.diverged)) if entry.runs else Cell(NONE))
+    cells += [_number(x) for x in (last.geometric_mean, last.median, last.iqm)]
+    m = numbers.measures.get(part, {}).get(entry.name)
+    cells += [_number(NAN if m is None else m.log_area), _percent(NAN if m is None else m.reached, 0)]
+    cells += [_reached(x) for x in ((m.steps_to_target, m.seconds_to_target) if m else (NAN, NAN))]
     cells.append(_memory(None if cost is None else cost.memory))
     cells.append(_number(worst_loss_change(entry), 2))
     cells.append(_number(tuning.lr if tuning else NAN))

@@ -20,7 +20,9 @@ from metatele.report.text import clean, slug
 PAGE, TABLE = "report.html", "results.csv"
 
 
-def write_report(evaluations: Sequence[Evaluation] | Evaluation, folder: Path | str) -> list[Path]:
+def write_report(
+    evaluations: Sequence[Evaluation] | Evaluation, folder: Path | str, *, names: Sequence[str] | None = None
+) -> list[Path]:
     """Write the report of one evaluation, or of several side by side, into a folder.
 
     The page, `report.html`, is one file that needs nothing else: no network, no other file. Beside it are its
@@ -30,14 +32,19 @@ def write_report(evaluations: Sequence[Evaluation] | Evaluation, folder: Path | 
     Args:
         evaluations: what to report on.
         folder: where to write; it is made if it does not exist.
+        names: one for each evaluation, such as its folder's; of several evaluations those without a title of
+            their own, or with the same one, have it in parentheses.
     Returns: what was written, the page first.
-    Raises: ConfigError without any evaluation; OutputError if the folder cannot be written to.
+    Raises: ConfigError without any evaluation, or with more or fewer names than evaluations; OutputError if the
+        folder cannot be written to.
     """
     given = [evaluations] if isinstance(evaluations, Evaluation) else list(evaluations)
     if not given:
         raise ConfigError("there is nothing to report: give at least one evaluation")
+    if names is not None and len(names) != len(given):
+        raise ConfigError(f"names needs one for each of the {len(given)} evaluations, got {len(names)}")
     where = make_folder(Path(folder))
-    figures = [Figures(Numbers(e, title)) for e, title in zip(given, _titles(given), strict=True)]
+    figures = [Figures(Numbers(e, title)) for e, title in zip(given, _titles(given, names), strict=True)]
     numbers = [f.numbers for f in figures]
     page, table = where / PAGE, where / TABLE
     write_atomic(table, results_csv(numbers))
@@ -58,7 +65,11 @@ def _files(figures: Sequence[Figures]) -> Mapping[str, Figure]:
     return drawn
 
 
-def _titles(evaluations: Sequence[Evaluation]) -> list[str]:
-    """What the evaluations are called, the same title numbered."""
+def _titles(evaluations: Sequence[Evaluation], names: Sequence[str] | None) -> list[str]:
+    """What the evaluations are called: with their names where titles do not tell them apart, else numbered."""
     plain = [clean(e.title or e.family) for e in evaluations]
+    if names is not None and len(plain) > 1:
+        unclear = [not e.title or plain.count(t) > 1 for e, t in zip(evaluations, plain, strict=True)]
+        given = zip(plain, map(clean, names), unclear, strict=True)
+        plain = [f"{t} ({name})" if add and name else t for t, name, add in given]
     return [f"{t} ({plain[: i + 1].count(t)})" if plain.count(t) > 1 else t for i, t in enumerate(plain)]

@@ -26,6 +26,24 @@
     });
   }
 
+  // Wide tables: fewer columns until more are asked for, and an edge that fades while there is more to the right.
+  for (const choice of document.querySelectorAll(".columns")) {
+    const table = choice.nextElementSibling.querySelector("table");
+    const box = choice.querySelector("input");
+    const show = () => table.classList.toggle("few", !box.checked);
+    box.addEventListener("change", show);
+    choice.hidden = false;
+    show();
+  }
+  for (const frame of document.querySelectorAll(".scroll")) {
+    const fade = () => frame.classList.toggle("fades", frame.scrollLeft + frame.clientWidth < frame.scrollWidth - 2);
+    const watch = new ResizeObserver(fade);
+    watch.observe(frame);
+    watch.observe(frame.firstElementChild);
+    frame.addEventListener("scroll", fade, { passive: true });
+    fade();
+  }
+
   // Highlighting: point at a contestant in a legend, or click to keep it; the others fade in all figures.
   for (const section of document.querySelectorAll("section.evaluation")) {
     const buttons = [...section.querySelectorAll(".legend button")];
