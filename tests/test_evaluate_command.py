@@ -315,7 +315,9 @@ def test_a_real_ctrl_c():
         time.sleep(0.05)
     child.send_signal(signal.SIGINT)
     out, err = child.communicate()
-    assert (child.returncode, out, err) == (130, "", "metatele: interrupted\n")
+    assert (out, err) == ("", "metatele: interrupted\n")
+    # Python ends by the signal itself if it came while a string was executed (as dataclasses do): 130 to a shell, too.
+    assert child.returncode in (130, -signal.SIGINT)
 
 
 def test_a_full_disk_is_one_line(capsys, monkeypatch):
