@@ -58,6 +58,7 @@ from metatele.update import (
     Momentum,
     TorchUpdate,
     Update,
+    import_learn2learn,
 )
 from metatele.version import __version__
 
@@ -121,6 +122,7 @@ __all__ = [
     "discrete_symmetries_of",
     "draw_orbit",
     "evaluate",
+    "import_learn2learn",
     "load_checkpoint",
     "load_images",
     "measure",

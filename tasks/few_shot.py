@@ -3,10 +3,7 @@
 import abc
 import contextlib
 import copy
-import importlib
-import io
 import random
-import warnings
 from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
@@ -14,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metatele import TaskError, TaskFamily, load_images
+from metatele import TaskError, TaskFamily, import_learn2learn, load_images
 
 from .classification import Digits, images_of_split
 from .mlp import check_activation, mlp
@@ -237,24 +234,6 @@ class FewShotMnist(FewShotImages):
 
     def images(self) -> tuple[Tensor, Tensor]:
         return load_images("mnist", self.folder, "train" if self.subset == "train" else "test")
-
-
-def import_learn2learn() -> Any:
-    """The package learn2learn, imported without the notices that it and gym print.
-
-    Raises: TaskError if that fails.
-    """
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                return importlib.import_module("learn2learn")
-        except Exception as error:  # also what a torchvision for another torch raises
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise TaskError(
-                f"few-shot tasks need learn2learn, which cannot be imported ({reason}); install it with: "
-                "pip install -r requirements.txt"
-            ) from error
 
 
 def _draw(tasks: Any, seed: int) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ pytest.importorskip("learn2learn", reason="few-shot tasks need learn2learn")
 import learn2learn
 from metatele.tasks import Digits, FewShot, FewShotDigits, FewShotMnist
 
-from metatele import GradientDescent, InnerOptimizer, TaskError, Unroll, sample_meta_batch
+from metatele import ConfigError, GradientDescent, InnerOptimizer, TaskError, Unroll, sample_meta_batch
 from metatele.stack import stacked_forward
 from metatele.testing import check_task_family
 
@@ -255,6 +255,6 @@ def test_learn2learn_is_imported_quietly_and_when_it_is_used():
 def test_without_learn2learn_one_line_names_the_way_out(monkeypatch):
     # With None in sys.modules, Python says that there is no such module.
     monkeypatch.setitem(sys.modules, "learn2learn", None)
-    with pytest.raises(TaskError, match=r"few-shot tasks need learn2learn.*halted.*pip install -r") as caught:
+    with pytest.raises(ConfigError, match=r"needs learn2learn.*halted.*pip install -r") as caught:
         sample_meta_batch(FewShotDigits(), "train", [0])
     assert "\n" not in str(caught.value)

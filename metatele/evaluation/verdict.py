@@ -40,7 +40,6 @@ class Verdict:
         win_rate: fraction of tasks on which `name` has the lower loss.
         tasks: how many tasks they were compared on.
         meta_seeds: seeds of the two recipes (1 for what is not meta-trained).
-        incomplete: what the comparison lacks to support a claim about teleports, in words.
     """
 
     name: str
@@ -51,7 +50,6 @@ class Verdict:
     win_rate: float
     tasks: int
     meta_seeds: tuple[int, int]
-    incomplete: tuple[str, ...] = ()
 
     @property
     def sentence(self) -> str:
@@ -76,22 +74,19 @@ def verdicts_of(
     """Every contestant against the reference, every claim's own comparisons, and every checkpoint against
     the baseline that was best on its tuning tasks; each pair once."""
     known = {e.name: e for e in entries}
-    pairs: dict[tuple[str, str], tuple[str, ...]] = {}
+    pairs: dict[tuple[str, str], None] = {}  # in order, each once
     for claim in claims:
         for other in claim.against:
-            pairs[claim.name, other] = claim.missing
+            pairs[claim.name, other] = None
     best = best_baseline(entries)
     for e in entries:
         if best is not None and e.kind == "checkpoint":
-            pairs.setdefault((e.name, best.name), ())
+            pairs.setdefault((e.name, best.name))
     for e in entries:
         if e.name != reference and (reference, e.name) not in pairs:
-            pairs.setdefault((e.name, reference), ())
+            pairs.setdefault((e.name, reference))
     confidence = 1 - (1 - FAMILY_WISE) / max(1, len(pairs))
-    return [
-        _verdict(entries, known[name], known[other], part, step, confidence, missing, seed)
-        for (name, other), missing in pairs.items()
-    ]
+    return [_verdict(entries, known[name], known[other], part, step, confidence, seed) for name, other in pairs]
 
 
 def conclusion_of(claim: Claim, verdicts: Sequence[Verdict]) -> str:
@@ -162,12 +157,11 @@ def _verdict(
     part: Part,
     step: int,
     confidence: float,
-    missing: tuple[str, ...],
     seed: int,
 ) -> Verdict:
     none, seeds = Interval(np.nan, np.nan, np.nan), (entry.meta_seeds, other.meta_seeds)
     if not entry.runs or not other.runs:
-        return Verdict(entry.name, other.name, "not decided", none, True, np.nan, 0, seeds, missing)
+        return Verdict(entry.name, other.name, "not decided", none, True, np.nan, 0, seeds)
     rng = np.random.default_rng(derive_seed("verdict", seed))
     losses, others = paired_losses(entry, other, part, step)
     paired = compare(losses, others, rng, confidence, pool_of(entries, entry, other, part, step))
@@ -175,7 +169,7 @@ def _verdict(
     change = paired.change if relative else paired.difference
     unit = 1.0 if relative else (np.abs(losses).mean() + np.abs(others).mean()) / 200
     outcome = _outcome(change, MARGIN * unit)
-    return Verdict(entry.name, other.name, outcome, change, relative, paired.win_rate, losses.shape[1], seeds, missing)
+    return Verdict(entry.name, other.name, outcome, change, relative, paired.win_rate, losses.shape[1], seeds)
 
 
 def _outcome(change: Interval, margin: float) -> Outcome:

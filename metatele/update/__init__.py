@@ -3,7 +3,7 @@
 from metatele.update.base import Update
 from metatele.update.classical import Adam, GradientDescent, Momentum
 from metatele.update.dense import DenseStepSize, DenseUpdate
-from metatele.update.from_learn2learn import LearnableTransform, MetaSGD
+from metatele.update.from_learn2learn import LearnableTransform, MetaSGD, import_learn2learn
 from metatele.update.hand_designed import HandDesigned
 from metatele.update.size_free import CoordinateUpdate, GlobalStepSize
 from metatele.update.torch_update import TorchUpdate
@@ -21,4 +21,5 @@ __all__ = [
     "Momentum",
     "TorchUpdate",
     "Update",
+    "import_learn2learn",
 ]

@@ -186,6 +186,6 @@ def import_learn2learn() -> Any:
         except Exception as error:  # also what a torchvision for another torch raises
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ConfigError(
-                f"this update needs learn2learn, which cannot be imported ({reason}); install it with: "
+                f"this needs learn2learn, which cannot be imported ({reason}); install it with: "
                 "pip install -r requirements.txt"
             ) from error
