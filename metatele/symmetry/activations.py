@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from metatele.stack import ELEMENTWISE, is_plain
+
 RECTIFIERS = (nn.ReLU, nn.LeakyReLU)
 
 # sigma(c z) = c sigma(z) for c > 0; dropout whatever it drops.
@@ -14,31 +16,6 @@ HOMOGENEOUS = (*RECTIFIERS, nn.Dropout)
 
 # sigma(-z) = -sigma(z), whatever the module's settings (see `is_odd` for nn.Hardtanh).
 ODD = (nn.Tanh, nn.Softsign, nn.Tanhshrink, nn.Softshrink, nn.Hardshrink)
-
-# The same function at every neuron, without parameters or chance; that leaves out PReLU and RReLU.
-ELEMENTWISE = (
-    *RECTIFIERS,
-    *ODD,
-    nn.Hardtanh,
-    nn.ReLU6,
-    nn.Sigmoid,
-    nn.Hardsigmoid,
-    nn.LogSigmoid,
-    nn.ELU,
-    nn.SELU,
-    nn.CELU,
-    nn.GELU,
-    nn.SiLU,
-    nn.Mish,
-    nn.Hardswish,
-    nn.Softplus,
-    nn.Threshold,
-)
-
-
-def is_plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
-    """Whether a module does what one of torch's kinds does: a subclass may have another forward."""
-    return any(isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds)
 
 
 def is_homogeneous(activations: Sequence[nn.Module]) -> bool:

@@ -1,7 +1,9 @@
 """The paper's data-dependent GL(h) for a bijective activation."""
 
+import weakref
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
@@ -36,21 +38,43 @@ class BijectiveGL(MatrixGL):
                 "the data-dependent GL(h) needs a slope above 0"
             )
         self.slope = slope
+        nothing = torch.empty(0)
+        self._inverse = weakref.ref(nothing), 0, nothing  # the data, their version, and their inverse
 
     def act(self, g: Tensor, params: Mapping[str, Tensor], inputs: Tensor) -> Params:
         layer, out = self.layer, dict(params)
-        columns, shift = layer.columns(params, inputs), layer.shift(params)
+        columns = layer.columns(params, inputs)
         inside, rows = columns.shape[1:]
         if rows != inside:
             raise SymmetryError(
                 f"{layer.name}: the data-dependent GL(h) needs as many data rows as the layer has inputs, "
                 f"got rows x inputs = {(rows, inside)}; change the batch, or use symmetry 'scaling' or 'pseudo_inverse'"
             )
-        hidden = g @ leaky_relu(params[layer.weight_in] @ columns + shift, self.slope)
-        new_pre = leaky_relu(hidden, 1 / self.slope) - shift
-        out[layer.weight_in] = solve(singular_as_zero(columns), new_pre, False)
-        out[layer.weight_out] = solve(g, params[layer.weight_out], False)
+        new_pre = leaky_relu(torch.bmm(g, self._hidden(params, inputs)), 1 / self.slope)
+        if layer.bias_in is not None:
+            new_pre = new_pre - layer.shift(params)
+        out[layer.weight_in] = self._divide_by_data(new_pre, columns, inputs)
+        out[layer.weight_out] = self.divide(params[layer.weight_out], g)
         return out
+
+    def _hidden(self, params: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        return leaky_relu(self.layer.pre_activations(params, inputs), self.slope)
+
+    def _divide_by_data(self, new_pre: Tensor, columns: Tensor, inputs: Tensor) -> Tensor:
+        """new_pre H^-1. The inverse of the data themselves is made once, as long as they are the same tensor."""
+        if not self.layer.sees_data or inputs.is_inference():
+            return solve(singular_as_zero(columns), new_pre, False)
+        of, made, inverse = self._inverse
+        if of() is not inputs or made != inputs._version:
+            one = torch.eye(columns.shape[-1], dtype=torch.float64, device=columns.device).expand_as(columns)
+            exact = solve(singular_as_zero(columns.detach()).double(), one, True)  # in float64, as it has to last
+            with torch.inference_mode(False):  # it may have to serve outside, too
+                inverse = exact.to(columns.dtype, copy=True)
+            self._inverse = weakref.ref(inputs), inputs._version, inverse
+        singular = inverse.isnan().any(2, keepdim=True).any(1, keepdim=True)
+        if not bool(singular.any()):
+            return torch.bmm(new_pre, inverse)
+        return torch.where(singular, torch.nan, new_pre @ torch.where(singular, 0.0, inverse))
 
     def residual(self, g: Tensor, params: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         return self.change(nn.LeakyReLU(self.slope), params, self.act(g, params, inputs), inputs)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from metatele.params import Params
-from metatele.symmetry.matrices import MatrixGL, solve
+from metatele.symmetry.matrices import MatrixGL
 
 
 class GeneralLinear(MatrixGL):
@@ -22,7 +22,7 @@ class GeneralLinear(MatrixGL):
 
     def act(self, g: Tensor, params: Mapping[str, Tensor], inputs: Tensor) -> Params:
         out = self.left(g, params)
-        out[self.layer.weight_out] = solve(g, params[self.layer.weight_out], False)
+        out[self.layer.weight_out] = self.divide(params[self.layer.weight_out], g)
         return out
 
     def dual(

@@ -25,6 +25,7 @@ class HiddenLayer:
         weight_out: name of W_out, [B, d_out, h].
         layer_input: (params, inputs [B, n, ...]) -> the layer's own input [B, n, d_in], for what
             depends on the data; None if it is not known.
+        sees_data: whether the layer's own input is the network's.
     """
 
     name: str
@@ -33,6 +34,7 @@ class HiddenLayer:
     bias_in: str | None
     weight_out: str
     layer_input: LayerInput | None = None
+    sees_data: bool = False
 
     def columns(self, params: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """The layer's own input H with data as columns, [B, d_in, n].
@@ -56,7 +58,8 @@ class HiddenLayer:
 
         Raises: SymmetryError if `layer_input` is None.
         """
-        return params[self.weight_in] @ self.columns(params, inputs) + self.shift(params)
+        product = torch.bmm(params[self.weight_in], self.columns(params, inputs))
+        return product if self.bias_in is None else product + self.shift(params)
 
 
 class AtHiddenLayer(GroupAction):
@@ -82,7 +85,7 @@ class AtHiddenLayer(GroupAction):
     def left(self, matrix: Tensor, values: Mapping[str, Tensor]) -> Params:
         """W_in <- M W_in,  b_in <- M b_in, for matrices M [B, h, h]; the rest is passed on."""
         layer, out = self.layer, dict(values)
-        out[layer.weight_in] = matrix @ values[layer.weight_in]
+        out[layer.weight_in] = torch.bmm(matrix, values[layer.weight_in])
         if layer.bias_in is not None:
             out[layer.bias_in] = (matrix @ values[layer.bias_in].unsqueeze(2)).squeeze(2)
         return out

@@ -45,6 +45,7 @@ def hidden_layers(network: nn.Module) -> Iterator[Between]:
                 bias_in=_bias(name, source),
                 weight_out=f"{next_name}.weight",
                 layer_input=_input_of(layers[:i]),
+                sees_data=i == 0,
             )
             yield Between(hidden, _active(layers[i + 1 : j]))
 

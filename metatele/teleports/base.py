@@ -141,14 +141,13 @@ class OrbitTeleport(Teleport):
             self.observer(point.step, group, element)
         if any(factor.too_many(seen.inputs) for factor in group.factors):
             check_residual(group, element, point.params, seen.inputs, self.residual)
-        params, (gradient, *covectors), squares = group.carry(
-            element,
-            point.params if onto is None else onto,
-            seen.inputs,
-            [point.gradient, *moments.covectors],
-            moments.squares,
+        # Nobody looks at the gradient where other parameters are moved by the element.
+        own = [point.gradient] if onto is None else []
+        params, covectors, squares = group.carry(
+            element, point.params if onto is None else onto, seen.inputs, [*own, *moments.covectors], moments.squares
         )
-        if seen.inputs is not point.inputs and not group.exact and point.landscape is not None:
+        gradient = covectors.pop(0) if own else point.gradient
+        if own and seen.inputs is not point.inputs and not group.exact and point.landscape is not None:
             gradient = point.landscape.gradient(params)  # what the group carries is right on its own data only
         return point.at(params, gradient), state, State(tuple(covectors), tuple(squares), moments.memory)
 

@@ -16,7 +16,7 @@ from metatele.errors import SymmetryError
 from metatele.params import Params, per_task
 from metatele.point import Point, State
 from metatele.symmetry import GeneralLinear, HiddenLayer, Kind, PositiveScaling, ProductGroup, Symmetry
-from metatele.symmetry.general_linear import solve
+from metatele.symmetry.matrices import solve
 from metatele.teleports.base import OrbitTeleport
 from metatele.teleports.spd import gram_root, spd_root
 
