@@ -52,6 +52,14 @@ class TaskFamily(abc.ABC):
         """
         return self
 
+    def losses(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """`loss` of B tasks at once, [B], of predictions and targets [B, n, ...].
+
+        This general version maps `loss` over the tasks. A family may override it, with a faster form of the same; a
+        subclass that overrides `loss` alone is not held to it.
+        """
+        return vmap(self.loss)(predictions, targets)
+
     def accuracy(self, prediction: Tensor, target: Tensor) -> Tensor:
         """The fraction of one task's rows that is predicted right: a scalar in [0, 1].
 
@@ -122,6 +130,11 @@ class MetaBatch:
 
     def losses(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """The family's loss of each task, [B]."""
+        # Where a subclass has another loss than the one that `losses` was written for, that loss counts.
+        kind = type(self.family)
+        stacked = next(c for c in kind.__mro__ if "loss" in vars(c) or "losses" in vars(c))
+        if "losses" in vars(stacked) and "loss" not in vars(self.family):
+            return self.family.losses(predictions, targets)
         return vmap(self.family.loss)(predictions, targets)
 
     def accuracies(self, predictions: Tensor, targets: Tensor) -> Tensor:

@@ -48,6 +48,10 @@ class Classification(TaskFamily):
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         return nn.functional.cross_entropy(prediction, target)
 
+    def losses(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        each = nn.functional.cross_entropy(predictions.flatten(0, 1), targets.flatten(), reduction="none")
+        return each.reshape(targets.shape).mean(1)
+
     def accuracy(self, prediction: Tensor, target: Tensor) -> Tensor:
         """The fraction of rows whose largest logit is that of their label."""
         return (prediction.argmax(-1) == target).float().mean()

@@ -36,6 +36,9 @@ class PaperRegression(TaskFamily):
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         return 0.5 * (prediction - target).square().sum()
 
+    def losses(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        return 0.5 * (predictions - targets).square().sum((1, 2))
+
     def initialise(self, network: nn.Module, generator: torch.Generator) -> None:
         for p in network.parameters():
             p.data.uniform_(generator=generator)

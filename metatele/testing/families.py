@@ -81,6 +81,8 @@ def check_task_family(family: TaskFamily) -> None:
         x, y = batch.rows(part)
         predictions = stacked_forward(batch.network, batch.params, x)
         losses = batch.losses(predictions, y)
+        one_by_one = torch.stack([family.loss(p, t) for p, t in zip(predictions, y, strict=True)])
+        same(losses, one_by_one, 1e-5, f"{name}: losses() gives each task's loss()")
         require(losses.shape == (3,) and bool(losses.isfinite().all()), f"{name}: the {part} losses are finite")
         if batch.family.measures_accuracy:
             right = batch.accuracies(predictions, y)
