@@ -13,7 +13,7 @@ with warnings.catch_warnings():
 
 from metatele.landscape import Landscape
 from metatele.optimizer import InnerOptimizer, InnerState
-from metatele.params import Params, select_tasks, task_norm
+from metatele.params import Params, map_params, select_tasks, task_norm
 from metatele.point import Point
 from metatele.stack import StackedNetwork
 from metatele.symmetry import ProductGroup
@@ -103,7 +103,9 @@ class DifferentiableInnerStep(higher.optim.DifferentiableOptimizer):
         self._gate.close(losses.detach() <= bar)  # a NaN is not <= either
         self.stopped_at = torch.where(self.alive, step, self.stopped_at)
 
-    def step(self, losses: Tensor, landscape: Landscape, second_order: bool, held: Params | None = None) -> Params:
+    def step(
+        self, losses: Tensor, landscape: Landscape, second_order: bool, held: Params | None = None
+    ) -> tuple[Params, Tensor]:
         """Take one step for all tasks.
 
         Args:
@@ -111,7 +113,7 @@ class DifferentiableInnerStep(higher.optim.DifferentiableOptimizer):
             landscape: what gave the losses.
             second_order: whether to differentiate through the inner gradient.
             held: a gradient to use in place of that of the losses.
-        Returns: the gradient that was used.
+        Returns: the gradient that was used, and its norm for each task, [B], detached.
         """
         params = self.params
         if held is None:
@@ -124,12 +126,14 @@ class DifferentiableInnerStep(higher.optim.DifferentiableOptimizer):
                 materialize_grads=True,  # zeros for parameters that the loss does not depend on
             )
             held = dict(zip(params, grads, strict=True))
-        self._gate.close(task_norm(held).detach().isfinite())
+        norm = task_norm(map_params(torch.detach, held))
+        self._gate.close(norm.isfinite())
         if not bool(self.alive.all()):
             held = select_tasks(self.alive, held, {k: torch.zeros_like(g) for k, g in held.items()})
+            norm = torch.where(self.alive, norm, 0)
         self._landscape = landscape
         self._update([list(held.values())])
-        return held
+        return held, norm
 
     def _update(self, grouped_grads: list[Iterable[Tensor]], **kwargs: Any) -> None:
         params = self.params
@@ -139,7 +143,7 @@ class DifferentiableInnerStep(higher.optim.DifferentiableOptimizer):
         with torch.set_grad_enabled(self._track_higher_grads):
             new, self.inner_state = self.inner.step(point, self.group, self.inner_state, self.alive)
         # Whatever parameters a step starts from, their squares are finite: so are all features.
-        self._gate.close(task_norm(new).detach().isfinite())
+        self._gate.close(task_norm(map_params(torch.detach, new)).isfinite())
         if not bool(self.alive.all()):
             new = select_tasks(self.alive, new, params)
         self.step_count += 1

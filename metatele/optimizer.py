@@ -1,5 +1,7 @@
 """An inner optimizer: a teleport composed with an update, theta <- g . (theta + f)."""
 
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -10,6 +12,7 @@ from metatele.checks import one_of
 from metatele.errors import ConfigError
 from metatele.params import Params, map_params
 from metatele.point import Point, State
+from metatele.recurrent import RecurrentCore
 from metatele.seeding import seeded
 from metatele.symmetry import ProductGroup
 from metatele.teleports import OrbitTeleport, Stay, Teleport
@@ -36,8 +39,16 @@ class InnerState:
     teleport: State
     since: int = 0
 
+    def map(self, fn: Callable[[Tensor], Tensor]) -> "InnerState":
+        """Apply fn to every tensor."""
+        return replace(self, update=self.update.map(fn), teleport=self.teleport.map(fn))
+
     def detach(self) -> "InnerState":
-        return replace(self, update=self.update.detach(), teleport=self.teleport.detach())
+        return self.map(torch.detach)
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors, in one order."""
+        return [*self.update.tensors(), *self.teleport.tensors()]
 
 
 class InnerOptimizer(nn.Module):
@@ -114,6 +125,15 @@ class InnerOptimizer(nn.Module):
     def start(self, params: Params, group: ProductGroup, seeds: Tensor) -> InnerState:
         """The state before the first step."""
         return InnerState(self.update.start(params), self.teleport.start(params, group, seeds))
+
+    @contextmanager
+    def window(self, steps: int) -> Iterator[None]:
+        """For so many steps, the learned weights stay as they are: see `RecurrentCore.window`."""
+        with ExitStack() as stack:
+            for module in self.modules():
+                if isinstance(module, RecurrentCore):
+                    stack.enter_context(module.window(steps))
+            yield
 
     def step(
         self, point: Point, group: ProductGroup, state: InnerState, alive: Tensor | None = None

@@ -56,5 +56,9 @@ class State:
             tuple(fn(t) for t in self.memory),
         )
 
+    def tensors(self) -> list[Tensor]:
+        """All tensors, in one order."""
+        return [t for params in (*self.covectors, *self.squares) for t in params.values()] + [*self.memory]
+
     def detach(self) -> "State":
         return self.map(lambda t: t.detach())

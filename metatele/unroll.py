@@ -1,9 +1,10 @@
 """A differentiable trajectory of the inner loop, window by window."""
 
 import enum
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from metatele.checks import at_least
 from metatele.inner_loop import DifferentiableInnerStep, InnerStep, higher
 from metatele.landscape import Landscape
 from metatele.optimizer import InnerOptimizer, InnerState
-from metatele.params import Params, map_params, task_norm
+from metatele.params import Params, map_params
 from metatele.stack import StackedNetwork, stacked_forward
 from metatele.symmetry import ProductGroup
 from metatele.task import MetaBatch, Part
@@ -64,6 +65,8 @@ class Window:
         gradient_norms: norm of the inner gradient at each step, [K, B]; detached.
         gradients: the inner gradients of the window, detached; only when recorded.
         end: where the window ends.
+        incoming, outgoing: the floating-point tensors of the positions at which the window begins and ends, in one
+            order, that gradients can pass in and out by; only when linked.
     """
 
     meta_losses: Tensor
@@ -71,6 +74,8 @@ class Window:
     gradient_norms: Tensor
     gradients: list[Params]
     end: Position
+    incoming: tuple[Tensor, ...] = ()
+    outgoing: tuple[Tensor, ...] = ()
 
 
 class Unroll:
@@ -116,6 +121,7 @@ class Unroll:
         differentiable: bool = True,
         record: bool = False,
         replay: Sequence[Params] | None = None,
+        linked: bool = False,
     ) -> Window:
         """Play `length` steps from a position.
 
@@ -125,20 +131,23 @@ class Unroll:
             differentiable: keep the graph from the meta-losses to the learned weights.
             record: keep the inner gradients in the result.
             replay: inner gradients to use in place of those of the losses, one for each step.
+            linked: give the ends of the graph, too, so that windows can be chained by hand.
         """
+        if linked:
+            begin = replace(begin, state=begin.state.map(_leaf))
         shared = self.batch.shares_meta
         bar = DIVERGENCE * (begin.initial_loss.abs() + 1)
         meta_losses, inner_losses, norms, gradients = [], [], [], []
-        with self._patched(begin, differentiable) as (patched, diffopt):
+        with self.inner.window(length), self._patched(begin, differentiable) as (patched, diffopt):
             for k in range(length):
                 step = begin.step + k
                 if k == 0 or not shared:
                     losses, here = self._losses(patched, "inner", step)
                 diffopt.watch(losses, bar, step)
                 held = None if replay is None else replay[k]
-                used = diffopt.step(losses, here, self.second_order and differentiable, held)
+                used, norm = diffopt.step(losses, here, self.second_order and differentiable, held)
                 inner_losses.append(losses.detach())
-                norms.append(task_norm(used).detach())
+                norms.append(norm)
                 if record:
                     gradients.append(map_params(torch.detach, used))
                 if shared:  # the next step's inner losses are this step's meta-losses
@@ -147,6 +156,9 @@ class Unroll:
                 else:
                     meta_losses.append(self._losses(patched, "meta", step + 1)[0])
                 diffopt.watch(meta_losses[-1], bar, step + 1)
+            if linked:
+                incoming = _floating(cast(list[Tensor], patched.init_fast_params), begin.state)
+                outgoing = _floating(diffopt.params.values(), diffopt.inner_state)
             end = Position(
                 params=map_params(torch.detach, diffopt.params),
                 state=diffopt.inner_state.detach(),
@@ -157,7 +169,8 @@ class Unroll:
             )
         scored = torch.stack(meta_losses)
         scored = scored if differentiable else scored.detach()
-        return Window(scored, torch.stack(inner_losses), torch.stack(norms), gradients, end)
+        ends = (incoming, outgoing) if linked else ()
+        return Window(scored, torch.stack(inner_losses), torch.stack(norms), gradients, end, *ends)
 
     @contextmanager
     def _patched(self, begin: Position, differentiable: bool) -> Iterator[tuple[nn.Module, DifferentiableInnerStep]]:
@@ -184,3 +197,13 @@ class Unroll:
 
     def _landscape(self, inputs: Tensor, targets: Tensor) -> Landscape:
         return Landscape(self.batch.network, self.batch.family.loss, inputs, targets)
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    """A tensor that a gradient can be asked of, where it has numbers that have one."""
+    return tensor.detach().requires_grad_() if tensor.is_floating_point() else tensor
+
+
+def _floating(params: Iterable[Tensor], state: InnerState) -> tuple[Tensor, ...]:
+    """The tensors of a position that gradients pass through."""
+    return tuple(t for t in (*params, *state.tensors()) if t.is_floating_point())

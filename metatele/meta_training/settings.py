@@ -19,14 +19,20 @@ class UnrollSettings:
         window: steps that a meta-gradient reaches back over; the learned weights are updated after
             each window, and the inner loop goes on from where it is (truncation).
         second_order: whether the meta-gradient passes through the inner gradients.
+        checkpoint: keep the state of the inner loop only at every so-manieth step of a window, and play the steps
+            between again in the backward pass: memory for window / checkpoint states and `checkpoint` steps in place
+            of `window` steps, for up to half as much time again. None keeps all.
     """
 
     steps: int = 100
     window: int = 20
     second_order: bool = True
+    checkpoint: int | None = None
 
     def __post_init__(self) -> None:
         at_least(1, **{"unroll.steps": self.steps, "unroll.window": self.window})
+        if self.checkpoint is not None:
+            at_least(1, **{"unroll.checkpoint": self.checkpoint})
         if self.window > self.steps:
             raise ConfigError(
                 f"unroll.window must not be longer than the trajectory, got window={self.window}, steps={self.steps}; "

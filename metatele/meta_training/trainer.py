@@ -11,13 +11,14 @@ from torch import Tensor
 
 from metatele.device import check_device
 from metatele.errors import ConfigError
+from metatele.meta_training.meta_gradient import play_window
 from metatele.meta_training.meta_loss import meta_loss, trajectory_score
 from metatele.meta_training.settings import MetaSettings, UnrollSettings, ValidationSettings
 from metatele.optimizer import InnerOptimizer
 from metatele.sampling import sample_meta_batch
 from metatele.seeding import derive_seed
 from metatele.task import MetaBatch, TaskFamily
-from metatele.unroll import DIVERGENCE, Unroll
+from metatele.unroll import DIVERGENCE, Unroll, Window
 
 DTYPE = torch.float32  # of meta-training
 
@@ -90,7 +91,7 @@ class MetaTrainer:
         groups = [
             {"params": [p for p in part.parameters() if p.requires_grad], "lr": lr, "base_lr": lr} for part, lr in parts
         ]
-        self.adam = torch.optim.Adam([g for g in groups if g["params"]])
+        self.adam = torch.optim.Adam([g for g in groups if g["params"]], fused=True)
         return self.adam
 
     def iterations(self) -> Iterator[Iteration]:
@@ -130,23 +131,24 @@ class MetaTrainer:
         position, losses, norms, skipped = play.start(), [], [], 0
         while position.step < self.unroll.steps and bool(position.alive.any()):
             length = min(self.unroll.window, self.unroll.steps - position.step)
-            window = play.window(position, length)
+            self.adam.zero_grad()
+            window, loss = play_window(play, position, length, self._score, self.unroll.checkpoint)
             position = window.end
-            loss = meta_loss(window, self.meta.loss, self.meta.normalise)
             if loss is None:
                 break
-            norm = self._meta_update(loss)
-            losses.append(loss.item())
+            norm = self._meta_update()
+            losses.append(loss)
             norms.append(norm)
             skipped += not math.isfinite(norm)
         finite = [n for n in norms if math.isfinite(n)]
         mean = sum(losses) / len(losses) if losses else None
         return mean, sum(finite) / max(len(finite), 1), int((~position.alive).sum()), skipped
 
-    def _meta_update(self, loss: Tensor) -> float:
+    def _score(self, window: Window) -> Tensor | None:
+        return meta_loss(window, self.meta.loss, self.meta.normalise)
+
+    def _meta_update(self) -> float:
         """One step of Adam; returns the norm of the meta-gradient before clipping."""
-        self.adam.zero_grad()
-        loss.backward()
         weights = [p for p in self.inner.parameters() if p.grad is not None]
         clip = math.inf if self.meta.clip is None else self.meta.clip
         norm = float(torch.nn.utils.clip_grad_norm_(weights, clip))

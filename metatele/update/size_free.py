@@ -42,36 +42,41 @@ class CoordinateUpdate(Update):
         return State((zeros,), (zeros,), self.core.start(flat.numel(), flat))
 
     def propose(self, point: Point, state: State) -> tuple[Params, State]:
-        mean, square, m, v = adam_moments(point.gradient, state, point.step, self.BETAS)
-        direction, features = self._features(point, m, v)
-        out, memory = self.core(features.flatten(0, 1), state.memory)
-        out = out.reshape(*direction.shape, 2)
-        step = -self.lr * (3 * out[..., 1].tanh()).exp() * (direction + 3 * out[..., 0])
-        return unflatten(step, point.params), State((mean,), (square,), memory)
+        # On all parameters as one tensor: a network has many small ones.
+        gradient = {"all": flatten(point.gradient)}
+        moments = State(({"all": flatten(state.covectors[0])},), ({"all": flatten(state.squares[0])},))
+        mean, square, m, v = (moment["all"] for moment in adam_moments(gradient, moments, point.step, self.BETAS))
+        direction, features = self._features(point, gradient["all"], m, v)
+        out, memory = self.core(features, state.memory)
+        correction, log_size = out.t().reshape(2, *direction.shape)
+        step = -self.lr * (3 * log_size.tanh()).exp() * torch.add(direction, correction, alpha=3)
+        like = point.params
+        return unflatten(step, like), State((unflatten(mean, like),), (unflatten(square, like),), memory)
 
-    def _features(self, point: Point, mean: Params, square: Params) -> tuple[Tensor, Tensor]:
-        """Adam's direction [B, n] and the LSTM's inputs [B, n, FEATURES], all of order one."""
-        g, m, v = flatten(point.gradient), flatten(mean), flatten(square)
-        w = flatten(point.params)
+    def _features(self, point: Point, g: Tensor, m: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Adam's direction [B, n], and the LSTM's inputs [B * n, FEATURES], all of order one.
+
+        g, m, v: gradient and Adam's corrected moments, [B, n].
+        """
         root = (v + TINY).sqrt()
         direction = m / root
         size = (g.square().mean(1, keepdim=True) + TINY).sqrt()
-        scale = _layer_scale(point.params)
         columns = [
             direction,
             g / root,
             (root / size).log() / 3,
             (size.log() / 5).expand_as(g),
-            w / scale,
+            flatten(point.params) / _layer_scale(point.params),
             torch.full_like(g, math.log1p(point.step) / 3),
         ]
-        return direction, torch.stack(columns, dim=2)
+        return direction, torch.stack(columns).flatten(1).t()
 
 
 def _layer_scale(params: Params) -> Tensor:
     """Root mean square of each parameter tensor, repeated for its entries, [B, n]."""
-    scales = map_params(lambda p: per_task((p.flatten(1).square().mean(1) + TINY).sqrt(), p).expand_as(p), params)
-    return flatten(scales)
+    squares = torch.stack([p.flatten(1).square().mean(1) for p in params.values()], 1)
+    scales = (squares + TINY).sqrt().split(1, dim=1)
+    return torch.cat([s.expand(-1, p[0].numel()) for s, p in zip(scales, params.values(), strict=True)], 1)
 
 
 class GlobalStepSize(Update):
