@@ -1,70 +1,139 @@
-"""Seconds of meta-training for one task's trajectory of 100 steps, meta-updates included.
+"""Seconds and memory of meta-training, of metatele and of others on the same problems, in one run on one machine.
 
-    python -m benchmarks [--repeats 3] [--threads 1]
+    python -m benchmarks [--threads 1,all] [--batches 1,8,32,128] [--before DIR] [--output results.json]
 
-Workloads: the paper's dense LSTM(update,tele) on its regression task (20 x 20, hidden size 300,
-first order, windows of 10), and the size-free one on teacher-student tasks (second order, windows of
-20). Each figure is the median of the repeats, with the smallest and the largest.
+Workloads: those of `benchmarks.workloads`. A task-trajectory is one trajectory of 100 steps of one task, meta-updates
+included. Each contestant runs in a process of its own (with one thread: on one core); they are warmed up, then timed
+in turns. Shown are the median and the largest deviation from it; ratios are paired by turn.
 """
 
 import argparse
-import statistics
+import dataclasses
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
 
-import torch
-from metatele.tasks import PaperRegression, TeacherStudent
+from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as RichTable
 
-from metatele import (
-    CoordinateUpdate,
-    DenseTeleport,
-    DenseUpdate,
-    InnerOptimizer,
-    MetaSettings,
-    NeuronTeleport,
-    TaskFamily,
-    UnrollSettings,
-    ValidationSettings,
-)
-from metatele.meta_training.trainer import MetaTrainer
+from benchmarks.cells import Plan, run
+from benchmarks.crew import Record, cores
+from benchmarks.tables import Table, failures, tables
+from benchmarks.worker import CONTESTANTS
+from benchmarks.workloads import WORKLOADS
+from metatele.files import write_atomic
 
-BATCHES = (1, 8, 32)
+T = TypeVar("T")
 
 
-def workloads() -> dict[str, tuple[InnerOptimizer, TaskFamily, UnrollSettings]]:
-    """What is timed, by name."""
-    dense = InnerOptimizer(DenseUpdate(), DenseTeleport(symmetry="data_dependent"), "after")
-    free = InnerOptimizer(CoordinateUpdate(), NeuronTeleport())
-    return {
-        "dense": (dense, PaperRegression(), UnrollSettings(100, 10, False)),
-        "size-free": (free, TeacherStudent(spread=10), UnrollSettings(100, 20, True)),
-    }
+def several(one: Callable[[str], T]) -> Callable[[str], list[T]]:
+    """What parses a list with commas, each entry with `one`."""
+
+    def parse(text: str) -> list[T]:
+        return list(dict.fromkeys(one(word.strip()) for word in text.split(",")))
+
+    return parse
 
 
-def measure(inner: InnerOptimizer, family: TaskFamily, unroll: UnrollSettings, tasks: int, repeats: int) -> list[float]:
-    """Seconds per task-trajectory of each repeat; one more before and after them is not counted."""
-    meta = MetaSettings(iterations=repeats + 2, tasks=tasks)
-    trainer = MetaTrainer(inner, [family], unroll, meta, ValidationSettings(1, repeats + 2))
-    trainer.initialise()
-    trainer.make_adam()
-    iterations = list(trainer.iterations())
-    return [i.seconds / tasks for i in iterations[1:-1]]  # the last one is validated
+def among(*allowed: str) -> Callable[[str], str]:
+    """What lets only these words through."""
+
+    def check(word: str) -> str:
+        if word not in allowed:
+            raise argparse.ArgumentTypeError(f"expected some of {', '.join(allowed)}, got {word!r}")
+        return word
+
+    return check
+
+
+def number(word: str) -> int:
+    """A whole number of at least 1."""
+    if not word.isdigit() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"expected whole numbers of at least 1, got {word!r}")
+    return int(word)
+
+
+def thread_count(word: str) -> int:
+    """A number of threads; "all" for as many as there are cores."""
+    return cores() if word == "all" else number(word)
+
+
+def change(word: str) -> tuple[str, int]:
+    """A size to be changed, as name=number."""
+    name, _, value = word.partition("=")
+    return name, number(value)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    plan = Plan()
+    out = argparse.ArgumentParser(
+        "python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = out.add_argument
+    add("--workloads", type=several(among(*WORKLOADS)), default=plan.workloads, help=",".join(WORKLOADS))
+    add("--orders", type=several(among("first", "second")), default=plan.orders, help="first,second")
+    add("--batches", type=several(number), default=plan.batches, help="sizes of the meta-batch: 1,8,32,128")
+    add("--threads", type=several(thread_count), default=plan.threads, help="e.g. 1,all")
+    add("--contestants", type=several(among(*CONTESTANTS)), help=",".join(CONTESTANTS))
+    add("--repeats", type=number, default=plan.repeats, help="rounds of a cell")
+    add(
+        "--budget",
+        type=float,
+        default=plan.budget,
+        help="seconds of a cell's rounds; at least 3 rounds",
+    )
+    add("--steps-batch", type=int, default=plan.steps_batch, help="meta-batch of the inner steps compared; 0: none")
+    add("--engine", help="engine of metatele's unroll; its default if not given")
+    add("--before", help="folder of another checkout of metatele, to compare with")
+    add("--output", type=Path, help="file for all raw timings, JSON")
+    add("--change", type=several(change), default=[], help=argparse.SUPPRESS)  # other sizes, for tests
+    return out
+
+
+def plan_of(options: argparse.Namespace) -> Plan:
+    """What the options ask for."""
+    names = options.contestants or [*Plan().contestants, *(["before"] if options.before else [])]
+    if "before" in names and not options.before:
+        raise SystemExit("the contestant before needs --before DIR")
+    given = {f.name: getattr(options, f.name) for f in dataclasses.fields(Plan) if hasattr(options, f.name)}
+    before = None if options.before is None else str(Path(options.before).resolve())
+    return Plan(**given | {"contestants": names, "before": before, "changes": dict(options.change)})
+
+
+def show(console: Console, table: Table) -> None:
+    """Print a table."""
+    out = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in table.header:
+        out.add_column(name)
+    for row in table.rows:
+        out.add_row(*row)
+    console.print(out)
 
 
 def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    table = Table("workload", "meta-batch", "s / task-trajectory", "range")
-    for name, (inner, family, unroll) in workloads().items():
-        for tasks in BATCHES:
-            seconds = measure(inner, family, unroll, tasks, arguments.repeats)
-            span = f"{min(seconds):.3f} to {max(seconds):.3f}"
-            table.add_row(name, str(tasks), f"{statistics.median(seconds):.3f}", span)
-    Console().print(table)
+    """Measure, and print the tables."""
+    options = parser().parse_args()
+    plan, progress, done = plan_of(options), Console(stderr=True), Record(cells=[])
+
+    def keep(results: Record) -> None:
+        done.update(results)
+        if options.output is not None:
+            write_atomic(options.output, json.dumps(results, indent=1) + "\n")
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is done is shown then, too
+    try:
+        with progress.status("") as status:
+            run(plan, lambda text: status.update(text), keep)
+    except KeyboardInterrupt:
+        progress.print("interrupted; what is done follows")
+    for table in tables(done):
+        show(Console(), table)
+    for line in failures(done):
+        Console().print(line)
 
 
 if __name__ == "__main__":
