@@ -87,7 +87,6 @@ def parser() -> argparse.ArgumentParser:
         help="seconds of a cell's rounds; at least 3 rounds",
     )
     add("--steps-batch", type=int, default=plan.steps_batch, help="meta-batch of the inner steps compared; 0: none")
-    add("--engine", help="engine of metatele's unroll; its default if not given")
     add("--before", help="folder of another checkout of metatele, to compare with")
     add("--output", type=Path, help="file for all raw timings, JSON")
     add("--change", type=several(change), default=[], help=argparse.SUPPRESS)  # other sizes, for tests

@@ -23,7 +23,6 @@ class Plan:
         workloads, orders, batches, threads, contestants: in all combinations.
         repeats, budget: see `benchmarks.crew.measure`.
         steps_batch: the meta-batch at which inner steps are compared; 0 to leave that out.
-        engine: of metatele, or None for its default.
         before: folder of another checkout of metatele, or None.
         changes: see `benchmarks.variants.varied`.
     """
@@ -36,7 +35,6 @@ class Plan:
     repeats: int = 5
     budget: float = 120
     steps_batch: int = 8
-    engine: str | None = None
     before: str | None = None
     changes: Mapping[str, int] = field(default_factory=dict)
 
@@ -75,7 +73,7 @@ class Plan:
     ) -> Job:
         checkout = self.before if contestant == "before" else None
         changes = self.changes if changes is None else changes
-        return Job(contestant, workload, order == "second", tasks, threads, self.engine, checkout, changes)
+        return Job(contestant, workload, order == "second", tasks, threads, checkout, changes)
 
 
 def run(plan: Plan, tell: Callable[[str], None], keep: Callable[[Record], None]) -> Record:

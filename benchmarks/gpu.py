@@ -64,12 +64,12 @@ def jax_run(workload: Workload, tasks: int, precision: str) -> Callable[[], obje
     return jax_contestant.prepare(workload, tasks)
 
 
-def measure(tasks: int, repeats: int, engine: str | None) -> list[dict[str, Any]]:
+def measure(tasks: int, repeats: int) -> list[dict[str, Any]]:
     """One record a precision and contestant."""
     workload = WORKLOADS["dense"].ordered(False)
     windows, work = workload.unroll.steps / workload.unroll.window, flops(workload, tasks)
     makers: dict[str, Callable[[str], Callable[[], object]]] = {
-        "metatele": lambda precision: OwnTraining(workload, tasks, engine, device="cuda"),
+        "metatele": lambda precision: OwnTraining(workload, tasks, device="cuda"),
         "JAX": lambda precision: jax_run(workload, tasks, precision),
     }
     records: list[dict[str, Any]] = []
@@ -91,13 +91,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, default=4096)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--engine", help="engine of metatele's unroll; its default if not given")
     parser.add_argument("--output", type=Path, help="file for the raw timings, JSON")
     options = parser.parse_args()
     if not torch.cuda.is_available():
         print("no CUDA device: this benchmark needs a GPU", file=sys.stderr)
         sys.exit(2)
-    records = measure(options.tasks, options.repeats, options.engine)
+    records = measure(options.tasks, options.repeats)
     if options.output is not None:
         made = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "tasks": options.tasks}
         write_atomic(options.output, json.dumps(made | {"records": records}, indent=1) + "\n")

@@ -1,8 +1,6 @@
 """metatele itself, as a contestant: one iteration of meta-training, or one trajectory without a meta-gradient."""
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
 
 import torch
 
@@ -23,15 +21,12 @@ class OwnTraining:
         self,
         workload: Workload,
         tasks: int,
-        engine: str | None = None,
         dtype: torch.dtype = DTYPE,
         device: str = "cpu",
     ) -> None:
         inner, batch = workload.problem(tasks)
-        unroll = replace(workload.unroll, **_engine(engine))
-        self.trainer = MetaTrainer(
-            inner, [workload.family], unroll, workload.meta(tasks), ValidationSettings(1, 1), device=device
-        )
+        settings = (workload.unroll, workload.meta(tasks), ValidationSettings(1, 1))
+        self.trainer = MetaTrainer(inner, [workload.family], *settings, device=device)
         inner.to(dtype)  # the trainer has made it float32
         self.trainer.make_adam()
         self.batch = batch.to(dtype, device)
@@ -40,23 +35,18 @@ class OwnTraining:
         self.trainer._iterate(self.batch)
 
 
-def prepare(workload: Workload, tasks: int, engine: str | None = None) -> OwnTraining:
+def prepare(workload: Workload, tasks: int) -> OwnTraining:
     """Meta-training of this workload by metatele."""
-    return OwnTraining(workload, tasks, engine)
+    return OwnTraining(workload, tasks)
 
 
-def prepare_evaluation(workload: Workload, tasks: int, engine: str | None = None) -> Callable[[], None]:
+def prepare_evaluation(workload: Workload, tasks: int) -> Callable[[], None]:
     """The same trajectory as an evaluation plays it."""
     inner, batch = workload.problem(tasks)
     steps = workload.unroll.steps
 
     def run() -> None:
-        play = Unroll(inner, batch, steps, **_engine(engine))
+        play = Unroll(inner, batch, steps)
         play.window(play.start(), steps, differentiable=False)
 
     return run
-
-
-def _engine(engine: str | None) -> dict[str, Any]:
-    """The setting that says which engine unrolls; none for versions that know only one."""
-    return {} if engine is None else {"engine": engine}

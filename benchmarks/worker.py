@@ -26,7 +26,6 @@ MODULES = {  # contestant: module with a `prepare(workload, tasks)`
     "evaluation": "benchmarks.own",
 }
 CONTESTANTS = tuple(name for name in MODULES if name != "evaluation")
-OURS = ("metatele", "evaluation")  # that know the setting `engine`
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,6 @@ class Job:
         second: whether second order.
         tasks: of a meta-batch.
         threads: of the computation; with 1, the process keeps to one core.
-        engine: of metatele, or None for its default.
         checkout: folder of another checkout that `metatele` is to come from, or None.
         changes: sizes other than the workload's, see `benchmarks.variants.varied`.
     """
@@ -49,7 +47,6 @@ class Job:
     second: bool
     tasks: int
     threads: int = 1
-    engine: str | None = None
     checkout: str | None = None
     changes: Mapping[str, int] = field(default_factory=dict)
 
@@ -92,8 +89,7 @@ def prepared(job: Job) -> tuple[Callable[[], object], float | None]:
     prepare = module.prepare_evaluation if job.contestant == "evaluation" else module.prepare
     workload = varied(WORKLOADS[job.workload].ordered(job.second), job.changes)
     base = clear_peak()
-    extra = {"engine": job.engine} if job.contestant in OURS and job.engine is not None else {}
-    return prepare(workload, job.tasks, **extra), base
+    return prepare(workload, job.tasks), base
 
 
 def load_late_parts() -> None:

@@ -35,8 +35,7 @@ class StackedShares(Shares):
 
     def clear(self) -> None:
         for page in self.pages:
-            for gradient in (*page.d_gates, page.d_outputs):
-                gradient.zero_()
+            page.returned = [False] * self.steps
 
     def gradients(self) -> list[Tensor | None]:
         out: list[Tensor] = []
@@ -47,7 +46,7 @@ class StackedShares(Shares):
 
 
 class CellSlot(NamedTuple):
-    """Room for one cell in one step: what it multiplies, its gates, tanh(c), and the gradient of its gates."""
+    """Room for one cell in one step: what it multiplies, its gates, tanh(c), the gradient of its gates."""
 
     x: Tensor
     h: Tensor
@@ -57,8 +56,9 @@ class CellSlot(NamedTuple):
 
 
 class Slot(NamedTuple):
-    """Room for one step; `d_outputs` is 0, as are the gradients of the gates, until a backward pass comes by."""
+    """Room for one step of a page."""
 
+    step: int
     cells: list[CellSlot]
     top: Tensor
     d_outputs: Tensor
@@ -74,9 +74,9 @@ class _Page:
         shape = (shares.steps, len(features))
         hidden = [u.shape[1] for _, u, _ in shares.cells]
         self.inputs = [[features.new_empty(*shape, m.shape[1]) for m in cell[:2]] for cell in shares.cells]
-        self.d_gates = [features.new_zeros(*shape, 4 * h) for h in hidden]
+        self.d_gates = [features.new_empty(*shape, 4 * h) for h in hidden]
         self.top = features.new_empty(*shape, hidden[-1])
-        self.d_outputs = features.new_zeros(*shape, len(shares.head[0]))
+        self.d_outputs = features.new_empty(*shape, len(shares.head[0]))
         cells = [
             zip(
                 *(stack.unbind() for stack in inputs),
@@ -87,20 +87,22 @@ class _Page:
             )
             for inputs, d_gates, h in zip(self.inputs, self.d_gates, hidden, strict=True)
         ]
-        steps = zip(*cells, strict=True)
-        self.free = [
-            Slot([CellSlot(*views) for views in step], top, d_outputs)
-            for step, top, d_outputs in zip(steps, self.top.unbind(), self.d_outputs.unbind(), strict=True)
-        ][::-1]
-        self.steps, self.rows = shares.steps, len(features)
+        views = zip(zip(*cells, strict=True), self.top.unbind(), self.d_outputs.unbind(), strict=True)
+        self.free = [Slot(k, [CellSlot(*c) for c in step], *rest) for k, (step, *rest) in enumerate(views)][::-1]
+        self.rows = len(features)
+        self.returned = [False] * shares.steps  # whether a backward pass came by
 
     def gradients(self) -> list[Tensor]:
-        used = slice(0, self.steps - len(self.free))
+        used = slice(0, len(self.returned) - len(self.free))
+        for step, returned in enumerate(self.returned[used]):
+            if not returned:
+                for gradient in (*self.d_gates, self.d_outputs):
+                    gradient[step] = 0
         out = []
-        for d_gates, inputs in zip(self.d_gates, self.inputs, strict=True):
-            gradient = d_gates[used].flatten(0, 1).t()
-            bias = gradient.sum(1)
-            out += [*(gradient @ rows[used].flatten(0, 1) for rows in inputs), bias, bias.clone()]
+        for inputs, d_gates in zip(self.inputs, self.d_gates, strict=True):
+            gradient = d_gates[used].flatten(0, 1)
+            bias = gradient.sum(0)
+            out += [*(gradient.t() @ rows[used].flatten(0, 1) for rows in inputs), bias, bias.clone()]
         gradient = self.d_outputs[used].flatten(0, 1)
         return [*out, gradient.t() @ self.top[used].flatten(0, 1), gradient.sum(0)]
 
@@ -114,13 +116,14 @@ class RowsStep(Function):
     ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         ctx.shares, ctx.slot = shares, shares.slot(features)
+        ctx.page = shares.pages[-1]
         x, after = features, []
         for i, (w_t, u_t, bias) in enumerate(shares.transposed):
-            slot, h, c = ctx.slot.cells[i], memory[2 * i], memory[2 * i + 1]
+            slot = ctx.slot.cells[i]
             slot.x.copy_(x)
-            slot.h.copy_(h)
-            torch.addmm(bias, x, w_t, out=slot.gates.all).addmm_(h, u_t)
-            x, c_after, _ = advance(slot.gates, c, tanh=slot.tanh)
+            slot.h.copy_(memory[2 * i])
+            torch.addmm(bias, slot.x, w_t, out=slot.gates.all).addmm_(slot.h, u_t)
+            x, c_after, _ = advance(slot.gates, memory[2 * i + 1], tanh=slot.tanh)
             after += [x, c_after]
         ctx.slot.top.copy_(x)
         ctx.save_for_backward(*memory[1::2])
@@ -133,15 +136,19 @@ class RowsStep(Function):
         shares, step, before = ctx.shares, ctx.slot, ctx.saved_tensors
         shares.enter()
         d_memory: list[Tensor | None] = [None] * len(d_after)
+        ctx.page.returned[step.step] = True
         d_h = None
-        if d_out is not None:
+        if d_out is None:
+            step.d_outputs.zero_()
+        else:
             step.d_outputs.copy_(d_out)
             d_h = d_out @ shares.head[0]
         for i in reversed(range(len(shares.cells))):
             d_h, d_c = add(d_h, d_after[2 * i]), d_after[2 * i + 1]
-            if d_h is None and d_c is None:
-                continue
             slot, (w_ih, w_hh, _) = step.cells[i], shares.cells[i]
+            if d_h is None and d_c is None:
+                slot.d_gates.all.zero_()
+                continue
             d_memory[2 * i + 1] = retreat(slot.gates, before[i], slot.tanh, d_h, d_c, slot.d_gates)
             if ctx.needs_input_grad[3 + 2 * i]:
                 d_memory[2 * i] = slot.d_gates.all @ w_hh
