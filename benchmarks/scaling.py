@@ -56,7 +56,7 @@ def point(workload: str, variable: str, value: int, repeats: int, engine: str | 
     """
     changes = {} if variable == "tasks" else {variable: value}
     tasks = value if variable == "tasks" else TASKS
-    job = Job("metatele", workload, False, tasks, engine=engine, changes=changes)
+    job = Job("metatele", workload, False, tasks, changes=changes)
     (record,) = measure({"metatele": job}, repeats, float("inf"), lambda text: None).values()
     problem = varied(WORKLOADS[workload].ordered(False), changes)
     window = flops(problem, tasks)
