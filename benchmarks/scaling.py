@@ -48,7 +48,7 @@ NAMES = {
 }
 
 
-def point(workload: str, variable: str, value: int, repeats: int, engine: str | None = None) -> Record:
+def point(workload: str, variable: str, value: int, repeats: int) -> Record:
     """Measure meta-training with one size of its own.
 
     Returns: what varies, the repeats' "seconds" of an iteration with "base" and "peak" memory, or an "error"; and how
@@ -107,7 +107,6 @@ def parser() -> argparse.ArgumentParser:
     """The options."""
     out = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     out.add_argument("--repeats", type=int, default=3)
-    out.add_argument("--engine", help="engine of metatele's unroll; its default if not given")
     out.add_argument("--variables", default=",".join(NAMES), help="which sizes to vary")
     out.add_argument("--output", type=Path, help="file for the raw timings, JSON")
     out.add_argument("--from", dest="source", type=Path, help="file of raw timings to draw, instead of measuring")
@@ -124,7 +123,7 @@ def main() -> None:
     ]
     for i, (workload, variable, value) in enumerate([] if options.source else wanted):
         progress.print(f"{i + 1}/{len(wanted)} {workload}: {value} {NAMES[variable]}")
-        points.append(point(workload, variable, value, options.repeats, options.engine))
+        points.append(point(workload, variable, value, options.repeats))
         if options.output is not None:
             results = {"environment": environment(), "points": points}
             write_atomic(options.output, json.dumps(results, indent=1) + "\n")

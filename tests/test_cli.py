@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from conftest import need_learn2learn
 
-from metatele import CoordinateUpdate, InnerOptimizer, NeuronTeleport, save_checkpoint
+from metatele import CoordinateUpdate, InnerOptimizer, NeuronTeleport, load_checkpoint, save_checkpoint
 from metatele.cli import main
 from metatele.cli.main import COMMANDS
 from metatele.experiments import Experiment
@@ -45,6 +46,18 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     assert err.count("\n") == 1, err
     assert "Traceback" not in err
     return err
+
+
+def test_windows_in_pieces_train_alike(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, extra in (("whole", []), ("pieces", ["--unroll.checkpoint=1"])):
+        assert main(["meta-train", *SMALL, *extra, "--output", name]) == 0
+    resolved = yaml.safe_load(Path("pieces/training.yaml").read_text())
+    assert resolved["unroll"]["checkpoint"] == 1
+    whole, pieces = (load_checkpoint(f"{name}/last").state_dict() for name in ("whole", "pieces"))
+    for key in whole:
+        torch.testing.assert_close(pieces[key], whole[key], rtol=1e-3, atol=1e-5)
+    capsys.readouterr()
+    assert "unroll.checkpoint" in refused(capsys, "meta-train", *SMALL, "--unroll.checkpoint=0", "--output=none")
 
 
 def test_meta_train_writes_what_it_promises(tmp_path: Path) -> None:

@@ -40,7 +40,11 @@ STEPS = 12
 
 
 def family(name):
-    return PaperRegression(size=4) if name == "dense" else TeacherStudent(4, 5, 2, rows=12, batch_size=6)
+    if name == "dense":
+        return PaperRegression(size=4)
+    # Enough coordinates for the LSTM to run in blocks, or few.
+    sizes = (10, 16, 4) if name == "size-free" else (4, 5, 2)
+    return TeacherStudent(*sizes, rows=12, batch_size=6)
 
 
 def play(name, second_order=True, tasks=3):

@@ -68,7 +68,8 @@ def _backward(play: Unroll, begins: list[Position], slopes: tuple[Tensor, ...]) 
         )
         adjoint = list(grads[len(weights) :])
         for weight, grad in zip(weights, grads, strict=False):
-            weight.grad = grad if weight.grad is None else weight.grad.add_(grad)
+            # A copy, because weights that are added to each other may be given one tensor.
+            weight.grad = grad.clone() if weight.grad is None else weight.grad.add_(grad)
 
 
 def _without_graph(window: Window) -> Window:

@@ -57,7 +57,7 @@ class SummedShares(Shares):
         out: list[Tensor | None] = []
         for joint, (inputs, _) in zip(cells, self.back, strict=True):
             w_ih, w_hh, bias = joint.split([len(inputs), self.hidden, 1], dim=1)
-            out += [w_ih, w_hh, bias.squeeze(1), bias.squeeze(1)]
+            out += [w_ih, w_hh, bias.squeeze(1), bias.squeeze(1).clone()]
         return [*out, head, head_bias.squeeze(1)]
 
 
