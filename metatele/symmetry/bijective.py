@@ -39,7 +39,8 @@ class BijectiveGL(MatrixGL):
             )
         self.slope = slope
         nothing = torch.empty(0)
-        self._inverse = weakref.ref(nothing), 0, nothing  # the data, their version, and their inverse
+        # The data, their version, their inverse, and which tasks' data have none: None if all have one.
+        self._inverse: tuple[weakref.ref[Tensor], int, Tensor, Tensor | None] = weakref.ref(nothing), 0, nothing, None
 
     def act(self, g: Tensor, params: Mapping[str, Tensor], inputs: Tensor) -> Params:
         layer, out = self.layer, dict(params)
@@ -64,17 +65,18 @@ class BijectiveGL(MatrixGL):
         """new_pre H^-1. The inverse of the data themselves is made once, as long as they are the same tensor."""
         if not self.layer.sees_data or inputs.is_inference():
             return solve(singular_as_zero(columns), new_pre, False)
-        of, made, inverse = self._inverse
+        of, made, inverse, singular = self._inverse
         if of() is not inputs or made != inputs._version:
             one = torch.eye(columns.shape[-1], dtype=torch.float64, device=columns.device).expand_as(columns)
             exact = solve(singular_as_zero(columns.detach()).double(), one, True)  # in float64, as it has to last
             with torch.inference_mode(False):  # it may have to serve outside, too
                 inverse = exact.to(columns.dtype, copy=True)
-            self._inverse = weakref.ref(inputs), inputs._version, inverse
-        singular = inverse.isnan().any(2, keepdim=True).any(1, keepdim=True)
-        if not bool(singular.any()):
-            return torch.bmm(new_pre, inverse)
-        return torch.where(singular, torch.nan, new_pre @ torch.where(singular, 0.0, inverse))
+                lost = inverse.isnan().any(2, keepdim=True).any(1, keepdim=True)
+                singular = lost if bool(lost.any()) else None
+                inverse = torch.where(lost, 0.0, inverse)  # NaN would stain the gradient of zero
+            self._inverse = weakref.ref(inputs), inputs._version, inverse, singular
+        product = torch.bmm(new_pre, inverse)
+        return product if singular is None else torch.where(singular, torch.nan, product)
 
     def residual(self, g: Tensor, params: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         return self.change(nn.LeakyReLU(self.slope), params, self.act(g, params, inputs), inputs)
