@@ -12,7 +12,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogLocator
 
 from benchmarks.crew import ROOT
 from benchmarks.tables import ORDER, Record, Table, failures, middle, per_task, tables, training_cells
@@ -94,7 +94,8 @@ def _panel(axes: Axes, cells: list[Record]) -> None:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter(LogFormatter())
+    axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    axes.yaxis.set_minor_formatter("{x:g}")
     axes.grid(which="major", alpha=0.35)
     axes.grid(which="minor", axis="y", alpha=0.12)
     axes.spines[["top", "right"]].set_visible(False)
