@@ -136,10 +136,23 @@ class InnerOptimizer(nn.Module):
             yield
 
     def step(
-        self, point: Point, group: ProductGroup, state: InnerState, alive: Tensor | None = None
+        self,
+        point: Point,
+        group: ProductGroup,
+        state: InnerState,
+        alive: Tensor | None = None,
+        active: bool | None = None,
     ) -> tuple[Params, InnerState]:
-        """One inner step: the next parameters and state. A task that is not alive, [B], is not teleported."""
-        if not self.teleport.active(point.step):
+        """One inner step: the next parameters and state.
+
+        Args:
+            point, group, state: where the inner loop stands.
+            alive: which tasks to teleport, [B]; all when None.
+            active: whether the teleport acts; None to ask it.
+        """
+        if active is None:
+            active = self.teleport.active(point.step)
+        if not active:
             return self._update(point, state)
         if self.order == "before":
             there, state = self._teleport(point, group, state, alive)

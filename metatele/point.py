@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from metatele.landscape import Landscape
@@ -17,7 +18,8 @@ class Point:
         params: parameters, {name: [B, ...]}.
         gradient: gradient of each task's loss with respect to its parameters, same shapes.
         inputs: the inputs of the batch that gave the gradient, [B, n, ...].
-        step: number of steps taken before this one; as an update sees it, since its state began.
+        step: number of steps taken before this one; as an update sees it, since its state began. While a step is
+            traced, to be compiled for all numbers, it is a tensor that holds the number.
         landscape: the losses on the step's batch; None where nobody needs it.
         whole: the losses on all rows that the inner loop trains on; likewise.
     """
@@ -28,6 +30,11 @@ class Point:
     step: int
     landscape: Landscape | None = None
     whole: Landscape | None = None
+
+    def time(self, like: Tensor) -> Tensor:
+        """log(1 + step) / 3, of order one, as a tensor like another."""
+        now = torch.as_tensor(self.step, dtype=torch.float64, device=like.device).log1p() / 3
+        return now.to(like.dtype).expand_as(like)
 
     def at(self, params: Params, gradient: Params) -> "Point":
         """Another point of the same landscape."""

@@ -93,7 +93,7 @@ class Unroll:
         at_least(1, steps=steps)
         self.inner, self.batch, self.steps, self.second_order = inner, batch, steps, second_order
         self.group: ProductGroup = inner.bind(batch.network, batch.params)
-        self._index = {part: batch.minibatches(part, steps + 1) for part in ("inner", "meta")}
+        self.index = {part: batch.minibatches(part, steps + 1) for part in ("inner", "meta")}
 
     def start(self) -> Position:
         """The position before the first step."""
@@ -191,7 +191,7 @@ class Unroll:
 
     def _losses(self, network: nn.Module, part: Part, step: int) -> tuple[Tensor, Landscape]:
         """Losses [B] on the rows that step `step` uses, and the landscape that these rows give."""
-        index = self._index[part]
+        index = self.index[part]
         x, y = self.batch.rows(part, None if index is None else index[step])
         return self.batch.losses(network(x), y), self._landscape(x, y)
 

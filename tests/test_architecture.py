@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = [  # from the ground up: a room imports only rooms before it
     "version",
     "errors",
+    "presume",
     "checks",
     "params",
     "seeding",
@@ -40,6 +41,7 @@ ROOMS = [  # from the ground up: a room imports only rooms before it
     "optimizer",
     "inner_loop",
     "unroll",
+    "compiled",
     "checkpoint",
     "meta_training",
     "evaluation",

@@ -6,13 +6,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from metatele.compiled import CompiledUnroll
 from metatele.unroll import Position, Unroll, Window
 
 Score = Callable[[Window], Tensor | None]  # a window's meta-loss, or None if all tasks have diverged
 
 
 def play_window(
-    play: Unroll, begin: Position, length: int, score: Score, piece: int | None
+    play: Unroll | CompiledUnroll, begin: Position, length: int, score: Score, piece: int | None
 ) -> tuple[Window, float | None]:
     """Play a window and add the gradient of its meta-loss to the `grad` of the learned weights.
 
@@ -24,6 +25,11 @@ def play_window(
         piece: steps of which the graph is held at a time; the whole window if None.
     Returns: the window, without its graph, and its meta-loss; None, and no gradient, if all tasks have diverged.
     """
+    if isinstance(play, CompiledUnroll):
+        found = play.gradient(begin, length, score, piece)
+        if found is not None:
+            return found
+        play = play.plain
     if piece is not None and piece < length:
         return _in_pieces(play, begin, length, score, piece)
     window = play.window(begin, length)

@@ -8,6 +8,7 @@ from metatele.errors import ConfigError
 
 MetaLossName = Literal["log", "sum", "final"]
 Schedule = Literal["constant", "cosine"]
+Engine = Literal["higher", "compiled"]
 
 
 @dataclass(frozen=True)
@@ -22,17 +23,22 @@ class UnrollSettings:
         checkpoint: keep the state of the inner loop only at every so-manieth step of a window, and play the steps
             between again in the backward pass: memory for window / checkpoint states and `checkpoint` steps in place
             of `window` steps, for up to half as much time again. None keeps all.
+        engine: what plays the inner loop. "higher" unrolls it step by step, whatever the parts and the task family do;
+            "compiled" traces one step and its backward pass, compiles them (half a minute; it needs a C++ compiler,
+            and what it traces must not hang on the values of tensors), and gives the same to rounding, faster.
     """
 
     steps: int = 100
     window: int = 20
     second_order: bool = True
     checkpoint: int | None = None
+    engine: Engine = "higher"
 
     def __post_init__(self) -> None:
         at_least(1, **{"unroll.steps": self.steps, "unroll.window": self.window})
         if self.checkpoint is not None:
             at_least(1, **{"unroll.checkpoint": self.checkpoint})
+        one_of(get_args(Engine), **{"unroll.engine": self.engine})
         if self.window > self.steps:
             raise ConfigError(
                 f"unroll.window must not be longer than the trajectory, got window={self.window}, steps={self.steps}; "

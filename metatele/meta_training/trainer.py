@@ -3,12 +3,13 @@
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from metatele.compiled import CompiledUnroll, Programs
 from metatele.device import check_device
 from metatele.errors import ConfigError
 from metatele.meta_training.meta_gradient import play_window
@@ -17,7 +18,7 @@ from metatele.meta_training.settings import MetaSettings, UnrollSettings, Valida
 from metatele.optimizer import InnerOptimizer
 from metatele.sampling import sample_meta_batch
 from metatele.seeding import derive_seed
-from metatele.task import MetaBatch, TaskFamily
+from metatele.task import MetaBatch, Split, TaskFamily
 from metatele.unroll import DIVERGENCE, Unroll, Window
 
 DTYPE = torch.float32  # of meta-training
@@ -63,6 +64,7 @@ class MetaTrainer:
     seed: int = 0
     device: str = "cpu"
     done: int = 0
+    _programs: dict[tuple[int, Split | None], Programs] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.families:
@@ -109,9 +111,10 @@ class MetaTrainer:
         """Mean over validation tasks of `trajectory_score` on the meta part, and how many diverged; a
         diverged task counts with the loss at which it would have been stopped."""
         scores, diverged = [], 0
-        for batch in self.validation_batches:
-            play = Unroll(self.inner, batch, self.unroll.steps)
-            window = play.window(play.start(), self.unroll.steps, differentiable=False)
+        for i, batch in enumerate(self.validation_batches):
+            play = self._play(batch, i)
+            begin, steps = play.start(), self.unroll.steps
+            window = play.window(begin, steps, differentiable=False)
             end = window.end
             bar = DIVERGENCE * (end.initial_loss.abs() + 1)
             losses = torch.where(end.alive, window.meta_losses, bar)
@@ -127,7 +130,7 @@ class MetaTrainer:
     def _iterate(self, batch: MetaBatch) -> tuple[float | None, float, int, int]:
         """One trajectory of one meta-batch, with a meta-update after every window."""
         self._set_lr()
-        play = Unroll(self.inner, batch, self.unroll.steps, self.unroll.second_order)
+        play = self._play(batch, self.done % len(self.families), self.unroll.second_order)
         position, losses, norms, skipped = play.start(), [], [], 0
         while position.step < self.unroll.steps and bool(position.alive.any()):
             length = min(self.unroll.window, self.unroll.steps - position.step)
@@ -143,6 +146,15 @@ class MetaTrainer:
         finite = [n for n in norms if math.isfinite(n)]
         mean = sum(losses) / len(losses) if losses else None
         return mean, sum(finite) / max(len(finite), 1), int((~position.alive).sum()), skipped
+
+    def _play(self, batch: MetaBatch, family: int, second_order: bool = False) -> Unroll | CompiledUnroll:
+        """What plays a meta-batch of the family of this number."""
+        play = Unroll(self.inner, batch, self.unroll.steps, second_order)
+        if self.unroll.engine == "higher":
+            return play
+        # A family of a split's own is made anew for each meta-batch; equal splits give equal ones.
+        split = None if batch.family is self.families[family] else batch.split
+        return CompiledUnroll(play, self._programs.setdefault((family, split), Programs()))
 
     def _score(self, window: Window) -> Tensor | None:
         return meta_loss(window, self.meta.loss, self.meta.normalise)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from torch import Tensor, nn
 
@@ -11,6 +12,13 @@ from metatele.recurrent.window import CoreWindow
 from metatele.seeding import seeded
 
 MOST_HIDDEN, MOST_LAYERS = 65536, 64  # far above any sensible size; a hostile checkpoint stops here
+
+
+class Player(Protocol):
+    """What plays a core's steps in its place, see `RecurrentCore.played_by`."""
+
+    def step(self, features: Tensor, memory: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """What `RecurrentCore.forward` gives, to rounding."""
 
 
 class RecurrentCore(nn.Module):
@@ -33,7 +41,7 @@ class RecurrentCore(nn.Module):
             self.cells = nn.ModuleList(nn.LSTMCell(size, hidden) for size in sizes)
             self.head = nn.Linear(hidden, outputs)
         self.hidden, self.head_scale = hidden, head_scale
-        self._window: CoreWindow | None = None
+        self._player: Player | None = None
         self.reset_head()
 
     def reset_head(self) -> None:
@@ -55,13 +63,18 @@ class RecurrentCore(nn.Module):
 
     def forward(self, features: Tensor, memory: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Features [rows, inputs] and memory to outputs [rows, outputs] and the next memory."""
-        if self._window is not None:
-            return self._window.step(features, memory)
+        if self._player is not None:
+            return self._player.step(features, memory)
         after: list[Tensor] = []
         for i, cell in enumerate(self.cells):
             features, c = cell(features, (memory[2 * i], memory[2 * i + 1]))
             after += [features, c]
         return self.head(features), tuple(after)
+
+    @property
+    def lstm_cells(self) -> list[nn.LSTMCell]:
+        """The cells, from the features up."""
+        return [cell for cell in self.cells if isinstance(cell, nn.LSTMCell)]
 
     @contextmanager
     def window(self, steps: int) -> Iterator[None]:
@@ -71,11 +84,17 @@ class RecurrentCore(nn.Module):
         Args:
             steps: about how often `forward` will be called.
         """
-        self._window = CoreWindow(self.cells, self.head, steps)
+        with self.played_by(CoreWindow(self.cells, self.head, steps)):
+            yield
+
+    @contextmanager
+    def played_by(self, player: Player) -> Iterator[None]:
+        """Inside, `forward` is what the player makes of it."""
+        self._player = player
         try:
             yield
         finally:
-            self._window = None
+            self._player = None
 
 
 def check_size(hidden: int, layers: int) -> None:

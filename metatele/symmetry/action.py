@@ -9,6 +9,8 @@ from torch import Tensor
 from metatele.params import Params
 from metatele.symmetry.second_moments import estimate_square
 
+OfData = tuple[Tensor, ...]  # what an action makes of the data alone, [B, ...] each
+
 
 class GroupAction(abc.ABC):
     """A group G with loss(g . theta) == loss(theta) for every g in G, on stacked parameters.
@@ -76,6 +78,16 @@ class GroupAction(abc.ABC):
             inputs: the network's inputs [B, n, ...]; only data-dependent groups look at them.
         Returns: all parameters; those not touched are passed on as they are.
         """
+
+    def of_data(self, inputs: Tensor) -> OfData:
+        """What the action makes of the network's inputs [B, n, ...] alone, whatever the parameters; nothing in general.
+
+        A group that has something to make is to remember it for as long as the inputs are the same tensor.
+        """
+        return ()
+
+    def remember(self, inputs: Tensor, made: OfData) -> None:
+        """Take what `of_data` made of these inputs, in place of making it again."""
 
     def residual(self, g: Tensor, params: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """By how much the action changes what the next layer sees on the data, relative, [B]: zeros for

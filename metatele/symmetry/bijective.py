@@ -9,6 +9,7 @@ from torch.nn.functional import leaky_relu
 
 from metatele.errors import SymmetryError
 from metatele.params import Params
+from metatele.symmetry.action import OfData
 from metatele.symmetry.layers import HiddenLayer
 from metatele.symmetry.matrices import MatrixGL, singular_as_zero, solve
 
@@ -38,9 +39,8 @@ class BijectiveGL(MatrixGL):
                 "the data-dependent GL(h) needs a slope above 0"
             )
         self.slope = slope
-        nothing = torch.empty(0)
-        # The data, their version, their inverse, and which tasks' data have none: None if all have one.
-        self._inverse: tuple[weakref.ref[Tensor], int, Tensor, Tensor | None] = weakref.ref(nothing), 0, nothing, None
+        # The data, their version, and what was made of them.
+        self._remembered: tuple[weakref.ref[Tensor], int, OfData] = weakref.ref(torch.empty(0)), 0, ()
 
     def act(self, g: Tensor, params: Mapping[str, Tensor], inputs: Tensor) -> Params:
         layer, out = self.layer, dict(params)
@@ -65,18 +65,29 @@ class BijectiveGL(MatrixGL):
         """new_pre H^-1. The inverse of the data themselves is made once, as long as they are the same tensor."""
         if not self.layer.sees_data or inputs.is_inference():
             return solve(singular_as_zero(columns), new_pre, False)
-        of, made, inverse, singular = self._inverse
-        if of() is not inputs or made != inputs._version:
+        inverse, *singular = self.of_data(inputs)
+        product = torch.bmm(new_pre, inverse)
+        return torch.where(singular[0], torch.nan, product) if singular else product
+
+    def of_data(self, inputs: Tensor) -> OfData:
+        """H^-1 (0 for tasks that have none) if H are the inputs themselves, and, if some have none, which, [B, 1, 1]."""
+        if not self.layer.sees_data:
+            return ()
+        of, version, made = self._remembered
+        if of() is not inputs or version != inputs._version:
+            columns = self.layer.columns({}, inputs)
             one = torch.eye(columns.shape[-1], dtype=torch.float64, device=columns.device).expand_as(columns)
             exact = solve(singular_as_zero(columns.detach()).double(), one, True)  # in float64, as it has to last
             with torch.inference_mode(False):  # it may have to serve outside, too
                 inverse = exact.to(columns.dtype, copy=True)
                 lost = inverse.isnan().any(2, keepdim=True).any(1, keepdim=True)
-                singular = lost if bool(lost.any()) else None
                 inverse = torch.where(lost, 0.0, inverse)  # NaN would stain the gradient of zero
-            self._inverse = weakref.ref(inputs), inputs._version, inverse, singular
-        product = torch.bmm(new_pre, inverse)
-        return product if singular is None else torch.where(singular, torch.nan, product)
+                made = (inverse, lost) if bool(lost.any()) else (inverse,)
+            self.remember(inputs, made)
+        return made
+
+    def remember(self, inputs: Tensor, made: OfData) -> None:
+        self._remembered = weakref.ref(inputs), inputs._version, made
 
     def residual(self, g: Tensor, params: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         return self.change(nn.LeakyReLU(self.slope), params, self.act(g, params, inputs), inputs)

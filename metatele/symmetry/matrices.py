@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from metatele.presume import presume
 from metatele.symmetry.base import Symmetry
 from metatele.symmetry.layers import AtHiddenLayer
 
@@ -13,7 +14,7 @@ def solve(matrix: Tensor, rhs: Tensor, left: bool) -> Tensor:
     """matrix^-1 rhs (left) or rhs matrix^-1, [B, ...]; NaN, without a gradient, where it is singular,
     so that one task's singular matrix is that task's outcome and not everybody's error."""
     solution, info = torch.linalg.solve_ex(matrix, rhs, left=left)
-    if not bool((info > 0).any()):
+    if presume(info <= 0, "no matrix that is divided by is singular"):
         return solution
     singular = (info > 0).reshape(-1, 1, 1)
     one = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
@@ -60,11 +61,12 @@ def exp_pair(algebra: Tensor) -> tuple[Tensor, Tensor]:
     its exponentials squared, as each task on its own needs. NaN for a T too large for that.
     """
     norm = algebra.detach().flatten(1).norm(dim=1)
-    halvings = (norm / RADIUS).log2().ceil().clamp(min=0).nan_to_num()
-    far = halvings > HALVINGS
-    halvings = torch.where(far, 0, halvings)
-    most = int(halvings.max()) if len(halvings) else 0
-    if most or bool(far.any()):
+    most = 0
+    if not presume(~(norm > RADIUS), f"no Lie algebra element has a Frobenius norm above {RADIUS}"):
+        halvings = (norm / RADIUS).log2().ceil().clamp(min=0).nan_to_num()
+        far = halvings > HALVINGS
+        halvings = torch.where(far, 0, halvings)
+        most = int(halvings.max())
         algebra = algebra * torch.where(far, torch.nan, 0.5**halvings).reshape(-1, 1, 1)
     terms = TERMS.get(algebra.dtype, TERMS[torch.float64])
     square = power = torch.bmm(algebra, algebra)  # `@` would add three nodes to the graph

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from metatele.errors import ConfigError
 from metatele.params import Params
+from metatele.symmetry.action import OfData
 from metatele.symmetry.base import Symmetry
 from metatele.symmetry.layers import AtHiddenLayer
 
@@ -53,6 +54,15 @@ class ProductGroup:
         for factor, g in zip(self.factors, element, strict=True):
             moved = factor.act(g, moved, inputs)
         return moved
+
+    def of_data(self, inputs: Tensor) -> list[OfData]:
+        """What each factor makes of the data alone (see `GroupAction.of_data`)."""
+        return [f.of_data(inputs) for f in self.factors]
+
+    def remember(self, inputs: Tensor, made: Sequence[OfData]) -> None:
+        """Let each factor take what `of_data` gave."""
+        for factor, its_own in zip(self.factors, made, strict=True):
+            factor.remember(inputs, its_own)
 
     def carry(
         self,

@@ -12,6 +12,7 @@ from metatele.errors import ConfigError
 from metatele.params import Params, per_task
 from metatele.part import OptimizerPart
 from metatele.point import Point, State
+from metatele.presume import known
 from metatele.symmetry import Kind, ProductGroup, check_residual, group_of
 
 Observer = Callable[[int, ProductGroup, list[Tensor]], None]  # told of the step, the group and the element
@@ -132,7 +133,7 @@ class OrbitTeleport(Teleport):
         alive: Tensor | None = None,
         onto: Params | None = None,
     ) -> tuple[Point, State, State]:
-        if alive is not None and not bool(alive.any()):
+        if alive is not None and known(~alive):
             return point.at(dict(point.params if onto is None else onto), point.gradient), state, moments
         seen = self.look(point, state)
         element, state = self.element(seen, group, state)
@@ -194,7 +195,7 @@ def standing_still(element: list[Tensor], group: ProductGroup, alive: Tensor | N
     Their parameters stand still, so a teleport would carry their moments further at every step, out
     of the finite numbers.
     """
-    if alive is None or bool(alive.all()):
+    if alive is None or known(alive):
         return element
     stay = [factor.identity(g) for factor, g in zip(group.factors, element, strict=True)]
     return [torch.where(per_task(alive, g), g, e) for g, e in zip(element, stay, strict=True)]

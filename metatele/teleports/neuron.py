@@ -1,7 +1,5 @@
 """A learned teleport that runs on networks of any width and depth."""
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -65,7 +63,7 @@ def _features(factor: PositiveScaling, point: Point) -> Tensor:
         (g_in / g_out).log() / 2,
         activity - activity.mean(1, keepdim=True),
         cosine,
-        torch.full_like(w_in, math.log1p(point.step) / 3),
+        point.time(w_in),
     ]
     return torch.stack(columns, dim=2)
 

@@ -1,7 +1,5 @@
 """Learned updates that run on networks of any width and depth."""
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -67,7 +65,7 @@ class CoordinateUpdate(Update):
             (root / size).log() / 3,
             (size.log() / 5).expand_as(g),
             flatten(point.params) / _layer_scale(point.params),
-            torch.full_like(g, math.log1p(point.step) / 3),
+            point.time(g),
         ]
         return direction, torch.stack(columns).flatten(1).t()
 
@@ -106,9 +104,9 @@ class GlobalStepSize(Update):
     def propose(self, point: Point, state: State) -> tuple[Params, State]:
         last, *memory = state.memory
         log_norm = smooth_norm(flatten(point.gradient), 1, TINY).log()
-        change = (log_norm - last[:, 0]).tanh() if point.step else torch.zeros_like(log_norm)
-        time = torch.full_like(log_norm, math.log1p(point.step) / 3)
-        features = torch.stack([log_norm / 5, change, last[:, 1], time], dim=1)
+        first = torch.as_tensor(point.step, device=log_norm.device) == 0
+        change = torch.where(first, 0.0, (log_norm - last[:, 0]).tanh())
+        features = torch.stack([log_norm / 5, change, last[:, 1], point.time(log_norm)], dim=1)
         out, after = self.core(features, tuple(memory))
         factor = out.squeeze(1).tanh()
         lr = self.lr * (4 * factor).exp()

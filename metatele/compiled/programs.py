@@ -1,0 +1,123 @@
+"""The compiled steps of one inner optimizer on the tasks of one family, made when they are first needed."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metatele.compiled.program import Program, in_layout
+from metatele.compiled.step import StepFunction, Weights, cut
+from metatele.recurrent.traced import Factors, factors
+
+Key = tuple[object, ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A compiled step.
+
+    Attributes:
+        program: the step, and its backward pass if it has one.
+        function: what it was made of.
+        strides: the layout of the carry.
+        rows: of each large core.
+        taps: zeros, for each of their products.
+        floating: the places in the carry of what gradients pass through.
+        zeros: a gradient of a carry.
+    """
+
+    program: Program
+    function: StepFunction
+    strides: list[tuple[int, ...]]
+    rows: list[int]
+    taps: list[Tensor]
+    floating: list[int]
+    zeros: list[Tensor]
+
+    @property
+    def carried(self) -> int:
+        return len(self.strides)
+
+    def laid(self, carry: Sequence[Tensor]) -> list[Tensor]:
+        """A carry in the step's layout."""
+        return [in_layout(t, s) for t, s in zip(carry, self.strides, strict=True)]
+
+
+class Programs:
+    """Holds compiled steps, and space for large cores' turned weights."""
+
+    def __init__(self) -> None:
+        self._steps: dict[Key, Step] = {}
+        self._space: dict[int, list[Tensor]] = {}
+
+    def find(self, key: Key, order: bool | None, make: Callable[[], Step]) -> Step:
+        """The step of a key.
+
+        Args:
+            key: what it was compiled for.
+            order: whether its backward pass is second-order; None if none is needed, then one with any will do.
+            make: compiles it.
+        """
+        for made in (order,) if order is not None else (True, False, None):
+            if (made, *key) in self._steps:
+                return self._steps[(made, *key)]
+        step = self._steps[(order, *key)] = make()
+        return step
+
+    def weights(self, weights: Weights, rows: Sequence[int]) -> list[Tensor]:
+        """The learned weights as a step takes them; rows are those of each large core."""
+        out = [p.detach() for p in weights.others.values()]
+        for core, n in zip(weights.cores, rows, strict=True):
+            found = factors(core, n, self._space.get(id(core), ()))
+            if n > 1 and found.turned[0].is_contiguous():
+                self._space[id(core)] = found.turned
+            out += flat(found)
+        return out
+
+
+def flat(found: Factors) -> list[Tensor]:
+    """All tensors of a large core's factors."""
+    return [*found.weights, *found.turned, *found.biases]
+
+
+def compile_step(
+    function: StepFunction, weights: Weights, programs: Programs, given: Sequence[Sequence[Tensor]], gradient: bool
+) -> Step:
+    """Compile a step.
+
+    Args:
+        function: the step.
+        weights: of its inner optimizer.
+        programs: what will hold it.
+        given: examples of the carry, what stays for a window, and what belongs to the step.
+        gradient: whether a backward pass is needed.
+    """
+    carry, fixed, now = (list(g) for g in given)
+    # Played by hand first, to see how its results lie in memory, and how many rows each core has.
+    for _ in range(2):
+        zeros = [t.new_zeros(()) for t in carry[:1]] * sum(len(c.lstm_cells) + 1 for c in weights.cores)
+        with torch.enable_grad():
+            out = function([*carry, *fixed, *now, *programs.weights(weights, [1] * len(weights.cores)), *zeros])
+        strides = [t.stride() for t in out[: len(carry)]]
+        carry = [in_layout(t.detach(), s) for t, s in zip(carry, strides, strict=True)]
+    rows, taps = [], list[Tensor]()
+    products = [2 * len(core.lstm_cells) + 1 for core in weights.cores]
+    for core, (first, *_) in zip(weights.cores, cut(out[len(out) - sum(products) :], products), strict=True):
+        rows.append(len(first))
+        widths = [4 * core.hidden] * len(core.lstm_cells) + [core.head.out_features]
+        taps += [first.new_zeros(1).expand(len(first), width) for width in widths]
+    learned = programs.weights(weights, rows)
+    floating = function.linked(carry)
+    start = len(carry) + len(fixed) + len(now)
+    trained = [i for i, p in enumerate(weights.others.values(), start) if p.requires_grad]
+    wanted = [*floating, *trained, *range(start + len(learned), start + len(learned) + len(taps))]
+
+    def laid(values: Sequence[Tensor]) -> list[Tensor]:
+        found = function(values)
+        return [*(in_layout(t, s) for t, s in zip(found, strides, strict=False)), *found[len(strides) :]]
+
+    inputs = [*carry, *fixed, *now, *learned, *taps]
+    program = Program(laid, inputs, wanted, len(carry) + 1) if gradient else Program(laid, inputs)
+    zeros = [torch.zeros_like(t) for t in carry]
+    return Step(program, function, strides, rows, taps, floating, zeros)
