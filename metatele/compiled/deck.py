@@ -1,48 +1,47 @@
 """Some tasks of a meta-batch, dealt out for the steps of one window."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from metatele.compiled.chunks import Chunk
-from metatele.compiled.gradients import Gradients
-from metatele.compiled.programs import Step
-from metatele.compiled.step import Shape
+from metatele.compiled.step import IN_ORDER, Shape, cut
 from metatele.params import Params
 from metatele.stack import stacked_forward
 from metatele.unroll import DIVERGENCE, Position, Unroll, Window
 
-FindStep = Callable[["Deck", int, bool], Step]  # for a deck, the step of a number; with a backward pass or without
-
-
-class Played(NamedTuple):
-    """One step that was played: with what, and what its backward pass needs."""
-
-    step: Step
-    saved: list[Tensor]
-    seen: list[Tensor]
-
 
 @dataclass
 class Course:
-    """What some steps gave.
+    """What the steps of a window gave, for some tasks.
 
     Attributes:
         carry: where they ended.
+        begin_losses: the losses where they began, [B], if they are meta-losses of the step before.
         meta_losses, inner_losses, norms: see `Window`, one tensor [B] a step.
-        flags: whether what each took for granted holds.
-        played: what their backward passes need.
+        flags: whether what each step took for granted holds, and what that is, in words.
     """
 
     carry: list[Tensor]
+    begin_losses: Tensor | None
     meta_losses: list[Tensor] = field(default_factory=list)
     inner_losses: list[Tensor] = field(default_factory=list)
     norms: list[Tensor] = field(default_factory=list)
-    flags: list[tuple[Step, Tensor]] = field(default_factory=list)
-    played: list[Played] = field(default_factory=list)
+    flags: list[tuple[Tensor, list[str]]] = field(default_factory=list)
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors, in one order."""
+        first = [] if self.begin_losses is None else [self.begin_losses]
+        return [*self.carry, *first, *self.meta_losses, *self.inner_losses, *self.norms, *(f for f, _ in self.flags)]
+
+    def broken(self) -> str | None:
+        """What was taken for granted and does not hold, in words; None if all does."""
+        if bool(torch.stack([f.all() for f, _ in self.flags]).all()):
+            return None
+        flags, words = next((f, words) for f, words in self.flags if not bool(f.all()))
+        return words[int((~flags).reshape(-1).int().argmax()) if len(words) > 1 else 0]
 
 
 class Deck:
@@ -53,12 +52,14 @@ class Deck:
         chunk: which tasks of it.
         begin: where all of them stand.
         length: number of steps.
+        before: the course that ended there, if it is known.
     """
 
-    def __init__(self, play: Unroll, chunk: Chunk, begin: Position, length: int) -> None:
+    def __init__(self, play: Unroll, chunk: Chunk, begin: Position, length: int, before: Course | None) -> None:
         batch = play.batch
         self.play, self.chunk, self.length, self.begin = play, chunk, length, chunk.position(begin)
         self.shared = batch.shares_meta
+        self.acts = [play.inner.teleport.active(begin.step + k) for k in range(length)]
         bar = DIVERGENCE * (self.begin.initial_loss.abs() + 1)
         x, y = (chunk.of(t) for t in batch.rows("inner"))
         drawn = {part: play.index[part] for part in ("inner", "meta")}
@@ -67,7 +68,10 @@ class Deck:
         if not self.shared:
             self.fixed += [chunk.of(t) for t in batch.rows("meta")]
         self.fixed += [chunk.of(t) for tensors in made for t in tensors]
-        self.carry, self.flag, self.losses = self._carry(x, y, bar)
+        if before is None:
+            self.carry, self.losses = self._start(x, y)
+        else:
+            self.carry, self.losses = before.carry, before.meta_losses[-1] if self.shared else None
         numbers = torch.arange(begin.step, begin.step + length, dtype=torch.float64, device=x.device).unbind()
         self.now = [[number] for number in numbers]
         for ahead, index in enumerate(drawn.values()):  # a step is scored on the minibatch after it
@@ -76,6 +80,26 @@ class Deck:
                     here.append(chunk.of(index[begin.step + k + ahead]))
         self.drawn = drawn["inner"] is not None, drawn["meta"] is not None
         self.made = tuple(len(tensors) for tensors in made)
+
+    def tensors(self) -> list[Tensor]:
+        """All that its steps take, in one order."""
+        first = [] if self.losses is None else [self.losses]
+        return [*self.carry, *first, *self.fixed, *(t for now in self.now for t in now)]
+
+    def fill(self, tensors: Iterator[Tensor]) -> None:
+        """Take others in place of them."""
+        self.carry = [next(tensors) for _ in self.carry]
+        self.losses = None if self.losses is None else next(tensors)
+        self.fixed = [next(tensors) for _ in self.fixed]
+        self.now = [[next(tensors) for _ in now] for now in self.now]
+
+    def course(self) -> Course:
+        """The course that begins here."""
+        course = Course(self.carry, self.losses)
+        if self.losses is not None:
+            _, _, alive, bar, *_ = self.fixed
+            course.flags.append((~alive | (self.losses <= bar), [IN_ORDER]))
+        return course
 
     def shape(self, weights: int, taps: int) -> Shape:
         """How a step's list of tensors is made up, with so many of weights and of taps."""
@@ -87,92 +111,39 @@ class Deck:
         tensors = (*self.carry, *self.fixed, *self.now[0])
         return *((t.shape, t.dtype, t.device) for t in tensors), self.drawn, self.made, self.shared
 
-    def _carry(self, x: Tensor, y: Tensor, bar: Tensor) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
-        """The carry to begin with; if all steps see the same rows, also whether all losses are in order, and them."""
+    def _start(self, x: Tensor, y: Tensor) -> tuple[list[Tensor], Tensor | None]:
+        """The carry to begin with, and the losses there if all steps see the same rows."""
         params, state = self.begin.params, self.begin.state
         since = torch.as_tensor(state.since, dtype=torch.float64, device=x.device)
         gradient: Params = {}
-        flag = losses = None
+        losses = None
         if self.shared:
             own = {k: p.detach().requires_grad_() for k, p in params.items()}
             with torch.enable_grad():
                 losses = self.play.batch.losses(stacked_forward(self.play.batch.network, own, x), y)
                 slopes = torch.autograd.grad(losses.sum(), list(own.values()), materialize_grads=True)
             gradient, losses = dict(zip(own, slopes, strict=True)), losses.detach()
-            flag = (~self.begin.alive | (losses <= bar)).all()
-        return [*params.values(), *gradient.values(), *state.tensors(), since], flag, losses
-
-    def run(self, find: FindStep, weights: Callable[[Step], Sequence[Tensor]], first: int, course: Course,
-            last: int, gradient: bool) -> None:
-        """Play steps first, ..., last - 1 from where a course has come, and add what they give to it.
-
-        Args:
-            find: gives the compiled step.
-            weights: gives the learned weights and the taps that a step takes.
-            gradient: whether a backward pass will follow.
-        """
-        before: Step | None = None
-        for k in range(first, last):
-            step = find(self, k, gradient)
-            if step is not before:
-                course.carry = step.laid(course.carry)
-                learned, before = weights(step), step
-            out, saved = step.program.forward([*course.carry, *self.fixed, *self.now[k], *learned])
-            course.carry, rest = out[: step.carried], out[step.carried :]
-            course.meta_losses.append(rest.pop(0))
-            if not self.shared:
-                course.inner_losses.append(rest.pop(0))
-            course.norms.append(rest.pop(0))
-            course.flags.append((step, rest.pop(0)))
-            if gradient:
-                course.played.append(Played(step, saved, rest))
-
-    def broken(self, course: Course) -> str | None:
-        """What a course took for granted that does not hold, in words; None if all does."""
-        flags = [f.all() for _, f in course.flags] + ([] if self.flag is None else [self.flag])
-        if bool(torch.stack(flags).all()):
-            return None
-        return next((s.function.presumed[int((~f).int().argmax())] for s, f in course.flags if not bool(f.all())), "")
+        return [*params.values(), *gradient.values(), *state.tensors(), since], losses
 
     def window(self, course: Course) -> Window:
         """The window that a course was."""
-        begin, *carry = self.begin, *course.carry
-        params = dict(zip(begin.params, carry, strict=False))
-        tensors = iter(carry[len(params) * (1 + self.shared) :])
-        state = begin.state.map(lambda _: next(tensors))
+        begin = self.begin
+        names, tensors = list(begin.params), begin.state.tensors()
+        sizes = (len(names), len(names) * self.shared, len(tensors), 1)
+        params, _, state, (since,) = cut(course.carry, sizes)
+        left = iter(state)
+        now = begin.state.map(lambda _: next(left))
         if self.play.inner.moments == "reset":
-            state = replace(state, since=int(next(tensors)))
+            now = replace(now, since=int(since))
         step = begin.step + len(course.meta_losses)
-        stopped_at = torch.where(begin.alive, step, begin.stopped_at)
-        end = replace(begin, params=params, state=state, step=step, stopped_at=stopped_at)
-        inner = course.inner_losses if self.losses is None else [self.losses, *course.meta_losses[:-1]]
+        end = replace(
+            begin,
+            params=dict(zip(names, params, strict=True)),
+            state=now,
+            step=step,
+            stopped_at=torch.where(begin.alive, step, begin.stopped_at),
+        )
+        first = course.begin_losses
+        inner = course.inner_losses if first is None else [first, *course.meta_losses[:-1]]
         losses, inner_losses, norms = (torch.stack(t) for t in (course.meta_losses, inner, course.norms))
         return Window(losses, inner_losses, norms, [], end)
-
-
-def backward(course: Course, slopes: Tensor, adjoint: list[Tensor] | None, sums: Gradients) -> list[Tensor]:
-    """Go back through a course.
-
-    Args:
-        course: its steps are given up one by one.
-        slopes: the gradient of its meta-losses, [K, B].
-        adjoint: that of where it ended, one tensor a carry; None for zeros.
-        sums: what the learned weights' gradients are added to.
-    Returns: the gradient of where it began.
-    """
-    before: Step | None = None
-    for slope in reversed(slopes.unbind()):
-        step, saved, seen = course.played.pop()
-        if adjoint is None:
-            adjoint = step.zeros
-        elif step is not before:
-            adjoint = step.laid(adjoint)
-        before = step
-        found = step.program.backward(saved, [*adjoint, slope])
-        through = len(step.floating)
-        adjoint = list(step.zeros)
-        for i, gradient in zip(step.floating, found[:through], strict=True):
-            adjoint[i] = gradient
-        sums.add(found[through:], seen)
-    assert adjoint is not None
-    return adjoint

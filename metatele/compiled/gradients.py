@@ -1,6 +1,6 @@
 """Adding up the gradient of the learned weights over the steps and chunks of a window."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -32,23 +32,25 @@ class Gradients:
             self._slopes.append(taps)
             self._seen.append(seen)
 
-    def write(self) -> None:
-        """Add the gradient to that of the weights."""
-        for p, gradient in zip(self._trained, self._sums, strict=False):
-            _add(p, gradient.clone())
+    def total(self) -> list[tuple[Tensor, Tensor]]:
+        """(weight, its gradient), of all weights that have been used; no two share a tensor."""
+        return [(p, g.clone()) for p, g in zip(self._trained, self._sums, strict=False)] + list(self._of_cores())
+
+    def _of_cores(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if not self._slopes:
+            return
         slopes, seen = (
             iter([torch.cat(rows) for rows in zip(*steps, strict=True)]) for steps in (self._slopes, self._seen)
         )
-        if self._slopes:
-            for core in self._weights.cores:
-                cells = len(core.lstm_cells)
-                found = weight_gradients(
-                    [next(slopes) for _ in range(cells + 1)], [next(seen) for _ in range(2 * cells + 1)]
-                )
-                for p, gradient in zip(core.parameters(), found, strict=True):
-                    if p.requires_grad:
-                        _add(p, gradient)
+        for core in self._weights.cores:
+            cells = len(core.lstm_cells)
+            products = [next(slopes) for _ in range(cells + 1)], [next(seen) for _ in range(2 * cells + 1)]
+            for p, gradient in zip(core.parameters(), weight_gradients(*products), strict=True):
+                if p.requires_grad:
+                    yield p, gradient
 
 
-def _add(weight: Tensor, gradient: Tensor) -> None:
-    weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
+def add_to_weights(total: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Add gradients to the `grad` of their weights."""
+    for weight, gradient in total:
+        weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)

@@ -5,12 +5,14 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
+from metatele.compiled.memory import keep_freed_memory
 from metatele.errors import ConfigError
 
 Tensors = Sequence[Tensor]
 Function = Callable[[Tensors], list[Tensor]]
+SAME = (torch.ops.aten.detach.default, torch.ops.aten.alias.default)  # what only autograd tells from its input
 
 
 class Program:
@@ -33,40 +35,29 @@ class Program:
         self._function, self._wanted, self._linked = function, wanted, linked
         inputs = [t.detach() for t in inputs]
         with torch.no_grad():
-            if wanted:
-                self._compile_pair(inputs)
-            else:
-                self._forward = _compiled(_trace(self._played, inputs), inputs)
+            outputs = self._played(inputs)
+            self._outputs = len(outputs)
+            if not wanted:
+                self._forward = _Compiled(_trace(self._played, inputs), inputs)
+                return
+            slopes = [torch.zeros_like(t) for t in outputs[:linked]]
+            joint = _trace(self._joint, inputs, slopes)
+            forward, backward = _parted(joint, inputs, slopes, len(outputs))
+            self._forward = _Compiled(forward, inputs)
+            self._backward = _Compiled(backward, [*self._forward(inputs)[len(outputs) :], *slopes])
 
     def forward(self, inputs: Tensors) -> tuple[list[Tensor], list[Tensor]]:
-        """The function's outputs, and what the backward pass needs."""
-        with torch.no_grad():
-            found = self._forward(*inputs)
-        return list(found[: self.outputs]), list(found[self.outputs :])
+        """The function's outputs, and what the backward pass needs; to be called without a graph."""
+        found = self._forward(inputs)
+        return found[: self._outputs], found[self._outputs :]
 
     def backward(self, saved: Tensors, slopes: Tensors) -> list[Tensor]:
         """The gradients of the wanted inputs, from what `forward` saved and those of the linked outputs."""
-        with torch.no_grad():
-            return list(self._backward(*saved, *slopes))
-
-    def _compile_pair(self, inputs: Tensors) -> None:
-        from functorch.compile import min_cut_rematerialization_partition
-
-        slopes = [torch.zeros_like(t) for t in self._played(inputs)[: self._linked]]
-        joint = _trace(self._joint, inputs, slopes)
-        joint.graph.eliminate_dead_code()
-        forward, backward = min_cut_rematerialization_partition(
-            joint, [*inputs, *slopes], num_fwd_outputs=self.outputs
-        )
-        saved = list(forward(*inputs))[self.outputs :]
-        self._forward = _compiled(forward, inputs)
-        self._backward = _compiled(backward, [*saved, *slopes])
+        return self._backward([*saved, *slopes])
 
     def _played(self, primals: Tensors) -> list[Tensor]:
         with torch.enable_grad():
-            found = self._function(self._leaves(primals))
-        self.outputs = len(found)
-        return [t.detach() for t in found]
+            return [t.detach() for t in self._function(self._leaves(primals))]
 
     def _joint(self, primals: Tensors, tangents: Tensors) -> list[Tensor]:
         """The outputs, then the gradients of the wanted inputs."""
@@ -91,6 +82,28 @@ class Program:
         return leaves
 
 
+class _Compiled:
+    """A graph, compiled for inputs like those given. What it would give twice, or gives back of its inputs, it does not
+    compute: each of them would be one more view to make at every call."""
+
+    def __init__(self, graph: GraphModule, inputs: Tensors) -> None:
+        given = list(graph.graph.find_nodes(op="placeholder"))
+        (end,) = graph.graph.find_nodes(op="output")
+        results = [n for n in end.args[0] if isinstance(n, Node)]
+        kept = list(dict.fromkeys(n for n in results if n.op != "placeholder"))
+        places = {n: i for i, n in enumerate([*given, *kept])}
+        self._places = [places[n] for n in results]
+        end.args = (tuple(kept),)
+        for node in graph.graph.nodes:
+            node.meta.clear()  # of another tracing
+        graph.recompile()
+        self._run = _compile(graph, inputs)
+
+    def __call__(self, inputs: Tensors) -> list[Tensor]:
+        found = [*inputs, *self._run(*inputs)]
+        return [found[i] for i in self._places]
+
+
 def in_layout(tensor: Tensor, strides: Sequence[int]) -> Tensor:
     """The same numbers, lying in memory without gaps in the order that these strides have."""
     order = sorted(range(tensor.dim()), key=lambda d: (-strides[d], d))
@@ -99,36 +112,53 @@ def in_layout(tensor: Tensor, strides: Sequence[int]) -> Tensor:
 
 
 def _trace(function: Callable[..., list[Tensor]], *arguments: Tensors) -> GraphModule:
+    """The graph of a function of one list of tensors or of two, which takes all tensors one by one."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    if len(arguments) == 1:  # make_fx takes functions, not methods
+    sizes = [len(a) for a in arguments]
 
-        def plain(primals: Tensors) -> list[Tensor]:
-            return function(primals)
+    def flat(*tensors: Tensor) -> list[Tensor]:
+        return function(*(tensors[sum(sizes[:i]) : sum(sizes[: i + 1])] for i in range(len(sizes))))
 
-        traced: Callable[..., list[Tensor]] = plain
-    else:
-        # By these names torch tells what the forward pass is given from what the backward pass is.
-        def joint(primals: Tensors, tangents: Tensors) -> list[Tensor]:
-            return function(primals, tangents)
-
-        traced = joint
     try:
-        return make_fx(traced)(*arguments)
+        graph = make_fx(flat)(*(t for a in arguments for t in a))
     except RuntimeError as error:
         raise ConfigError(
             f"unroll.engine 'compiled' cannot follow this task family or optimizer: {_first_line(error)}; what it does "
             "must not hang on the values of tensors, so leave unroll.engine at 'higher'"
         ) from error
+    for node in list(graph.graph.nodes):
+        if node.target in SAME:
+            node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph
 
 
-def _compiled(graph: GraphModule, inputs: Tensors) -> Callable[..., Sequence[Tensor]]:
+def _parted(
+    joint: GraphModule, inputs: Tensors, slopes: Tensors, outputs: int
+) -> tuple[GraphModule, GraphModule]:
+    """The forward pass of a joint graph, with what it is to save behind its outputs, and the backward pass."""
+    from functorch.compile import min_cut_rematerialization_partition
+
+    for i, node in enumerate(joint.graph.find_nodes(op="placeholder")):  # the passes are told apart by these names
+        node.target = f"primals_{i}" if i < len(inputs) else f"tangents_{i}"
+    joint.recompile()
+    return min_cut_rematerialization_partition(joint, [*inputs, *slopes], num_fwd_outputs=outputs)
+
+
+def _compile(graph: GraphModule, inputs: Tensors) -> Callable[..., Sequence[Tensor]]:
     import torch._inductor
 
+    on_cpu = all(t.device.type == "cpu" for t in inputs)
+    if on_cpu:
+        keep_freed_memory()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch to itself
-            run = torch._inductor.compile(graph, list(inputs))
+            # On a CPU, Python's part of a call would take as long as small kernels do.
+            run = torch._inductor.compile(graph, list(inputs), options={"cpp_wrapper": on_cpu})
             run(*inputs)  # compiles
     except Exception as error:
         raise ConfigError(

@@ -161,10 +161,16 @@ class MetaTrainer:
 
     def _meta_update(self) -> float:
         """One step of Adam; returns the norm of the meta-gradient before clipping."""
-        weights = [p for p in self.inner.parameters() if p.grad is not None]
-        clip = math.inf if self.meta.clip is None else self.meta.clip
-        norm = float(torch.nn.utils.clip_grad_norm_(weights, clip))
+        gradients = [p.grad for p in self.inner.parameters() if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
         if math.isfinite(norm):
+            # As in clip_grad_norm_, but where it can be, Adam divides on its way through the gradient.
+            excess = 1.0 if self.meta.clip is None else max((norm + 1e-6) / self.meta.clip, 1.0)
+            if gradients[0].dtype == torch.float32:
+                scale = torch.tensor(excess, device=gradients[0].device)
+                self.adam.grad_scale, self.adam.found_inf = scale, torch.zeros_like(scale)  # type: ignore[attr-defined]
+            else:
+                torch._foreach_div_(gradients, excess)
             self.adam.step()
         return norm
 

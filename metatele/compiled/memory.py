@@ -1,0 +1,23 @@
+"""Keeping the C library from handing memory back that the next step asks for again."""
+
+import contextlib
+import ctypes
+import functools
+
+# Their numbers in glibc's malloc.h; 32 MiB is the largest threshold that all versions take.
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+THRESHOLD, PAD, KEPT = 2**25, 2**26, 2**30
+
+
+@functools.cache
+def keep_freed_memory() -> None:
+    """Let this process keep up to a gigabyte that it has freed, where the C library is glibc.
+
+    A compiled step allocates the same blocks at each call. glibc takes blocks of some size from the system one by one,
+    and gives the top of its heap back whenever enough of it is free: a step then spends a fifth of its time in page
+    faults. The largest memory that a process holds does not change.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for setting, value in ((M_MMAP_THRESHOLD, THRESHOLD), (M_TRIM_THRESHOLD, KEPT), (M_TOP_PAD, PAD)):
+            mallopt(setting, value)
