@@ -3,8 +3,10 @@
     python -m benchmarks [--threads 1,all] [--batches 1,8,32,128] [--before DIR] [--output results.json]
 
 Workloads: those of `benchmarks.workloads`. A task-trajectory is one trajectory of 100 steps of one task, meta-updates
-included. Each contestant runs in a process of its own (with one thread: on one core); they are warmed up, then timed
-in turns. Shown are the median and the largest deviation from it; ratios are paired by turn.
+included. Contestants: metatele with each of its engines (higher, compiled), the same in JAX, in plain torch one task at
+a time, the matrix products alone (limit), and metatele of another checkout (before). Each runs in a process of its own
+(with one thread: on one core), where nothing is compiled yet; they are warmed up, compilation included, then timed in
+turns. Shown are the median and the largest deviation from it; ratios are paired by turn.
 """
 
 import argparse
@@ -22,7 +24,7 @@ from rich.table import Table as RichTable
 from benchmarks.cells import Plan, run
 from benchmarks.crew import Record, cores
 from benchmarks.tables import Table, failures, tables
-from benchmarks.worker import CONTESTANTS
+from benchmarks.worker import MODULES
 from benchmarks.workloads import WORKLOADS
 from metatele.files import write_atomic
 
@@ -78,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
     add("--orders", type=several(among("first", "second")), default=plan.orders, help="first,second")
     add("--batches", type=several(number), default=plan.batches, help="sizes of the meta-batch: 1,8,32,128")
     add("--threads", type=several(thread_count), default=plan.threads, help="e.g. 1,all")
-    add("--contestants", type=several(among(*CONTESTANTS)), help=",".join(CONTESTANTS))
+    add("--contestants", type=several(among(*MODULES)), help=",".join(MODULES))
     add("--repeats", type=number, default=plan.repeats, help="rounds of a cell")
     add(
         "--budget",

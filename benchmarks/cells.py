@@ -3,12 +3,12 @@
 import importlib.metadata
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from benchmarks.crew import Record, cores, measure
-from benchmarks.worker import Job
+from benchmarks.worker import ENGINES, Job
 from benchmarks.workloads import WORKLOADS
 
 LIBRARIES = ("metatele", "torch", "higher", "numpy", "jax", "jaxlib")
@@ -31,7 +31,7 @@ class Plan:
     orders: Sequence[str] = ("first", "second")
     batches: Sequence[int] = (1, 8, 32, 128)
     threads: Sequence[int] = (1,)
-    contestants: Sequence[str] = ("metatele", "JAX", "one at a time", "limit")
+    contestants: Sequence[str] = (*ENGINES, "JAX", "one at a time", "limit")
     repeats: int = 5
     budget: float = 120
     steps_batch: int = 8
@@ -46,34 +46,30 @@ class Plan:
                     for tasks in self.batches:
                         jobs = {name: self._job(name, workload, order, tasks, threads) for name in self.contestants}
                         yield self._cell("training", workload, order, tasks, threads), jobs
-        if self.steps_batch and "metatele" in self.contestants:
+        if self.steps_batch and set(ENGINES) & set(self.contestants):
             for workload in self.workloads:
-                jobs = dict(self._step_jobs(workload))
-                yield self._cell("inner steps", workload, "first", self.steps_batch, 1), jobs
+                for order in self.orders:
+                    jobs = dict(self._step_jobs(workload, order))
+                    yield self._cell("inner steps", workload, order, self.steps_batch, 1), jobs
 
-    def _step_jobs(self, workload: str) -> Iterator[tuple[str, Job]]:
+    def _step_jobs(self, workload: str, order: str) -> Iterator[tuple[str, Job]]:
+        """An evaluation is the same in both orders; it is there in both to be compared in the same rounds."""
         window = self.changes.get("window", WORKLOADS[workload].unroll.window)
-        for name, contestant in (("meta-training", "metatele"), ("evaluation", "evaluation")):
-            for steps in LENGTHS:
-                steps = self.changes.get("steps", LENGTHS[0]) * steps // LENGTHS[0]
-                changes = dict(self.changes) | {"steps": steps, "window": window}
-                yield f"{name}, {steps} steps", self._job(contestant, workload, "first", self.steps_batch, 1, changes)
+        for engine in (name for name in ENGINES if name in self.contestants):
+            job = self._job(engine, workload, order, self.steps_batch, 1)
+            for name in ("meta-training", "evaluation"):
+                for length in LENGTHS:
+                    steps = self.changes.get("steps", LENGTHS[0]) * length // LENGTHS[0]
+                    changes = dict(self.changes) | {"steps": steps, "window": window}
+                    what = f"{engine}, {name}, {steps} steps"
+                    yield what, replace(job, changes=changes, evaluation=name == "evaluation")
 
     def _cell(self, kind: str, workload: str, order: str, tasks: int, threads: int) -> Record:
         return {"kind": kind, "workload": workload, "order": order, "tasks": tasks, "threads": threads}
 
-    def _job(
-        self,
-        contestant: str,
-        workload: str,
-        order: str,
-        tasks: int,
-        threads: int,
-        changes: Mapping[str, int] | None = None,
-    ) -> Job:
+    def _job(self, contestant: str, workload: str, order: str, tasks: int, threads: int) -> Job:
         checkout = self.before if contestant == "before" else None
-        changes = self.changes if changes is None else changes
-        return Job(contestant, workload, order == "second", tasks, threads, checkout, changes)
+        return Job(contestant, workload, order == "second", tasks, threads, checkout, self.changes)
 
 
 def run(plan: Plan, tell: Callable[[str], None], keep: Callable[[Record], None]) -> Record:

@@ -41,6 +41,9 @@ class Worker:
             environment["XLA_FLAGS"] = ONE_THREAD
         if device is not None:
             environment["JAX_PLATFORMS"] = device
+        # Nothing that an earlier process has compiled is to be found; TorchInductor's headers go by TMPDIR alone.
+        self._cache = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        environment |= dict.fromkeys(("TORCHINDUCTOR_CACHE_DIR", "TMPDIR"), self._cache.name)
         self._errors = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115 - it lives as long as the worker
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.worker", job.text()],
@@ -73,6 +76,7 @@ class Worker:
         self._process.kill()
         self._process.communicate()
         self._errors.close()
+        self._cache.cleanup()
 
     def _reason(self) -> str:
         code = self._process.wait()
@@ -90,7 +94,7 @@ def measure(jobs: Mapping[str, Job], repeats: int, budget: float, tell: Callable
 
     Args:
         jobs: what each contestant runs.
-        repeats: rounds, fewer (but no fewer than 3) where they take longer than the budget.
+        repeats: rounds, fewer (but no fewer than 3) where they would take longer than the budget.
         budget: seconds for all rounds together.
         tell: is told of progress.
     Returns: for each contestant, "tasks" of an iteration, "seconds" of each repeat, "base" and "peak" memory in MiB and
@@ -112,10 +116,12 @@ def measure(jobs: Mapping[str, Job], repeats: int, budget: float, tell: Callable
             tell(f"{name}: starts")
             workers[name] = Worker(job)
             records[name].update(attempt(name, Worker.receive).get("ready", {}), seconds=[])
-        rounds = _rounds(repeats, budget, [records[name]["warm_seconds"] for name in workers])
-        for i in range(rounds):
+        for i in range(repeats):
+            spent = sum(sum(record["seconds"]) for record in records.values())
+            if i >= 3 and spent * (i + 1) / i > budget:
+                break
             for name in list(workers):
-                tell(f"{name}: {i + 1} of {rounds}")
+                tell(f"{name}: {i + 1} of {repeats}")
                 answer = attempt(name, lambda worker: worker.ask("go"))
                 records[name]["seconds"] += answer.values()
         for name in list(workers):
@@ -124,8 +130,3 @@ def measure(jobs: Mapping[str, Job], repeats: int, budget: float, tell: Callable
         for worker in workers.values():
             worker.close()
     return records
-
-
-def _rounds(repeats: int, budget: float, warm: list[float]) -> int:
-    """As many as the budget allows, but no fewer than 3 if as many are asked for."""
-    return repeats if repeats * sum(warm) <= budget else min(repeats, max(int(budget / sum(warm)), 3))

@@ -2,9 +2,9 @@
 
     python -m benchmarks.gpu [--tasks 4096] [--repeats 5]
 
-The dense workload, first order, in float32 and in TF32. The rate is that of a large matrix product of the same
-precision, measured in the same run; the operations counted are those of the LSTMs' matrix products alone. Ends with
-code 2 where there is no CUDA device.
+The dense workload, first order, with the engine higher, in float32 and in TF32. The rate is that of a large matrix
+product of the same precision, measured in the same run; the operations counted are those of the LSTMs' matrix products
+alone. Ends with code 2 where there is no CUDA device.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def measure(tasks: int, repeats: int) -> list[dict[str, Any]]:
     workload = WORKLOADS["dense"].ordered(False)
     windows, work = workload.unroll.steps / workload.unroll.window, flops(workload, tasks)
     makers: dict[str, Callable[[str], Callable[[], object]]] = {
-        "metatele": lambda precision: OwnTraining(workload, tasks, device="cuda"),
+        "higher": lambda precision: OwnTraining(workload, tasks, device="cuda"),
         "JAX": lambda precision: jax_run(workload, tasks, precision),
     }
     records: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""metatele itself, as a contestant: one iteration of meta-training, or one trajectory without a meta-gradient."""
+"""metatele itself, as contestants: one iteration of meta-training, or one trajectory without a meta-gradient."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from metatele.unroll import Unroll
 
 
 class OwnTraining:
-    """One call is one iteration of `MetaTrainer`, on the workload's own meta-batch.
+    """One call is one iteration of `MetaTrainer`, on the workload's own meta-batch, by the workload's engine.
 
     Attributes:
         trainer: what trains.
@@ -42,11 +42,17 @@ def prepare(workload: Workload, tasks: int) -> OwnTraining:
 
 def prepare_evaluation(workload: Workload, tasks: int) -> Callable[[], None]:
     """The same trajectory as an evaluation plays it."""
-    inner, batch = workload.problem(tasks)
-    steps = workload.unroll.steps
+    from metatele.compiled import CompiledUnroll, Programs  # not at the top: another checkout may not have them
 
-    def run() -> None:
+    inner, batch = workload.problem(tasks)
+    steps, programs = workload.unroll.steps, Programs()
+
+    def higher() -> None:
         play = Unroll(inner, batch, steps)
         play.window(play.start(), steps, differentiable=False)
 
-    return run
+    def compiled() -> None:
+        play = CompiledUnroll(Unroll(inner, batch, steps), programs)
+        play.window(play.start(), steps)
+
+    return {"higher": higher, "compiled": compiled}[workload.unroll.engine]

@@ -8,7 +8,11 @@ from typing import Any
 from benchmarks.crew import OUT_OF_MEMORY
 
 NOTHING = "-"
-ORDER = ("metatele", "before", "JAX", "one at a time", "limit")
+ORDER = ("compiled", "higher", "before", "JAX", "one at a time", "limit")
+BASES = {  # what ratios are relative to: the first that is there
+    "compiled": "metatele with compiled steps",
+    "higher": "metatele with the engine higher",
+}
 Record = dict[str, Any]
 
 
@@ -66,7 +70,9 @@ def tables(results: Record) -> list[Table]:
     for cell in cells:
         groups.setdefault((cell["workload"], cell["order"]), []).append(cell)
     out = [times(*key, group) for key, group in groups.items()]
-    out += [speeds(cells), memory(cells)] if cells else []
+    if any(base in contestants(cells) for base in BASES):
+        out.append(speeds(cells))
+    out += [first_iterations(cells), memory(cells)] if cells else []
     steps = [cell for cell in results["cells"] if cell["kind"] == "inner steps"]
     return [*out, inner_steps(steps)] if steps else out
 
@@ -83,36 +89,39 @@ def times(workload: str, order: str, cells: list[Record]) -> Table:
 
 def speeds(cells: list[Record]) -> Table:
     """metatele against everybody else."""
-    names = [name for name in contestants(cells) if name not in ("metatele", "limit")]
+    base = next(name for name in BASES if name in contestants(cells))
+    names = [name for name in contestants(cells) if name not in (base, "limit")]
     rows = []
     for cell in cells:
-        entries, own = cell["contestants"], cell["contestants"].get("metatele", {})
+        entries, own = cell["contestants"], cell["contestants"].get(base, {})
         row = [cell["workload"], cell["order"], str(cell["tasks"]), str(cell["threads"])]
         for name in [*names, "limit"]:
             both = own.get("seconds") and entries.get(name, {}).get("seconds")
             form = "{:.0%}" if name == "limit" else "{:.2f}x"
             row.append(spread(ratios(entries[name], own), form) if both else NOTHING)
         rows.append(row)
-    header = ["workload", "order", "tasks", "threads", *[f"{name} / metatele" for name in names], "of the limit"]
-    return Table("how many times as long as metatele, and the limit's share of metatele's time", header, rows)
+    header = ["workload", "order", "tasks", "threads", *[f"{name} / {base}" for name in names], "of the limit"]
+    return Table(f"how many times as long as {BASES[base]}, and the limit's share of its time", header, rows)
+
+
+def first_iterations(cells: list[Record]) -> Table:
+    """How long it takes from the imports to the end of the first iteration."""
+
+    def text(record: Record) -> str:
+        return f"{record['prepare_seconds'] + record['warm_seconds']:.1f}"
+
+    return _per_contestant("seconds until the first iteration is done (compilation included)", cells, text)
 
 
 def memory(cells: list[Record]) -> Table:
     """What each process's memory grew by at most, and all that it held then."""
-    names = contestants(cells)
 
     def text(record: Record) -> str:
         if record.get("peak") is None:
             return NOTHING
         return f"{record['peak'] - record['base']:.0f} ({record['peak']:.0f})"
 
-    rows = [
-        [cell["workload"], cell["order"], str(cell["tasks"]), str(cell["threads"])]
-        + [_cell(cell["contestants"].get(name), text) for name in names]
-        for cell in cells
-    ]
-    title = "peak memory in MiB: growth since the imports (whole process)"
-    return Table(title, ["workload", "order", "tasks", "threads", *names], rows)
+    return _per_contestant("peak memory in MiB: growth since the imports (whole process)", cells, text)
 
 
 def inner_steps(cells: list[Record]) -> Table:
@@ -121,8 +130,8 @@ def inner_steps(cells: list[Record]) -> Table:
     for cell in cells:
         for name, record in cell["contestants"].items():
             text = _cell(record, lambda r: spread([1e3 * s / r["steps"] for s in r["seconds"]]))
-            rows.append([cell["workload"], str(cell["tasks"]), name, text])
-    return Table("milliseconds per inner step, one thread", ["workload", "tasks", "what", "ms / step"], rows)
+            rows.append([cell["workload"], cell["order"], str(cell["tasks"]), name, text])
+    return Table("milliseconds per inner step, one thread", ["workload", "order", "tasks", "what", "ms / step"], rows)
 
 
 def failures(results: Record) -> list[str]:
@@ -134,6 +143,17 @@ def failures(results: Record) -> list[str]:
                 where = f"{cell['workload']} {cell['order']} {cell['tasks']}"
                 found.setdefault((name, record["error"]), []).append(where)
     return [f"{name} failed at {', '.join(dict.fromkeys(where))}: {why}" for (name, why), where in found.items()]
+
+
+def _per_contestant(title: str, cells: list[Record], text: Callable[[Record], str]) -> Table:
+    """A row a cell, a column a contestant."""
+    names = contestants(cells)
+    rows = [
+        [cell["workload"], cell["order"], str(cell["tasks"]), str(cell["threads"])]
+        + [_cell(cell["contestants"].get(name), text) for name in names]
+        for cell in cells
+    ]
+    return Table(title, ["workload", "order", "tasks", "threads", *names], rows)
 
 
 def _cell(record: Record | None, text: Callable[[Record], str]) -> str:

@@ -18,14 +18,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 MODULES = {  # contestant: module with a `prepare(workload, tasks)`
-    "metatele": "benchmarks.own",
+    "higher": "benchmarks.own",
+    "compiled": "benchmarks.own",
     "before": "benchmarks.own",
     "JAX": "benchmarks.jax_contestant",
     "one at a time": "benchmarks.plain",
     "limit": "benchmarks.limit",
-    "evaluation": "benchmarks.own",
 }
-CONTESTANTS = tuple(name for name in MODULES if name != "evaluation")
+ENGINES = ("higher", "compiled")  # the contestants that are metatele's engines
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Job:
         threads: of the computation; with 1, the process keeps to one core.
         checkout: folder of another checkout that `metatele` is to come from, or None.
         changes: sizes other than the workload's, see `benchmarks.variants.varied`.
+        evaluation: whether to play the trajectory as an evaluation does; for `ENGINES` only.
     """
 
     contestant: str
@@ -49,6 +50,7 @@ class Job:
     threads: int = 1
     checkout: str | None = None
     changes: Mapping[str, int] = field(default_factory=dict)
+    evaluation: bool = False
 
     def text(self) -> str:
         return json.dumps(asdict(self))
@@ -86,8 +88,10 @@ def prepared(job: Job) -> tuple[Callable[[], object], float | None]:
     torch.set_num_threads(job.threads)
     load_late_parts()
     module = importlib.import_module(MODULES[job.contestant])
-    prepare = module.prepare_evaluation if job.contestant == "evaluation" else module.prepare
+    prepare = module.prepare_evaluation if job.evaluation else module.prepare
     workload = varied(WORKLOADS[job.workload].ordered(job.second), job.changes)
+    if job.contestant in ENGINES:  # the settings of another checkout may have no engine
+        workload = workload.by(job.contestant)
     base = clear_peak()
     return prepare(workload, job.tasks), base
 

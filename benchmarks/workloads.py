@@ -6,6 +6,7 @@ those of `problem`, so that contestants can be compared by what they compute as 
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from metatele.tasks import Digits, PaperRegression
 
@@ -35,7 +36,7 @@ class Workload:
         name: what tables call it.
         inner: makes the inner optimizer, not yet bound or initialised.
         family: where the tasks come from.
-        unroll: length of trajectory and window, first or second order.
+        unroll: length of trajectory and window, first or second order, engine.
     """
 
     name: str
@@ -46,6 +47,11 @@ class Workload:
     def ordered(self, second: bool) -> "Workload":
         """The same workload, first or second order."""
         return replace(self, unroll=replace(self.unroll, second_order=second))
+
+    def by(self, engine: str) -> "Workload":
+        """The same workload with an inner loop that this engine plays."""
+        setting: dict[str, Any] = {"engine": engine}
+        return replace(self, unroll=replace(self.unroll, **setting))
 
     def meta(self, tasks: int) -> MetaSettings:
         """Log-loss, Adam with a constant step size, clipping at 1: one iteration is one trajectory."""

@@ -86,6 +86,10 @@ class Unroll:
         batch: the tasks.
         steps: length of the trajectory (minibatches are drawn for so many steps).
         second_order: whether the meta-gradient passes through the inner gradients.
+
+    Attributes:
+        group: the network's group.
+        index: row numbers [steps + 1, B, rows] of the minibatches of each part; None for the full batch.
     Raises: what `InnerOptimizer.bind` raises; ConfigError if steps is below 1.
     """
 
@@ -93,7 +97,9 @@ class Unroll:
         at_least(1, steps=steps)
         self.inner, self.batch, self.steps, self.second_order = inner, batch, steps, second_order
         self.group: ProductGroup = inner.bind(batch.network, batch.params)
-        self.index = {part: batch.minibatches(part, steps + 1) for part in ("inner", "meta")}
+        drawn = {part: batch.minibatches(part, steps + 1) for part in ("inner", "meta")}
+        device = batch.inputs["inner"].device
+        self.index = {part: None if rows is None else rows.to(device) for part, rows in drawn.items()}
 
     def start(self) -> Position:
         """The position before the first step."""

@@ -31,10 +31,13 @@ class Course:
     norms: list[Tensor] = field(default_factory=list)
     flags: list[tuple[Tensor, list[str]]] = field(default_factory=list)
 
-    def tensors(self) -> list[Tensor]:
-        """All tensors, in one order."""
-        first = [] if self.begin_losses is None else [self.begin_losses]
-        return [*self.carry, *first, *self.meta_losses, *self.inner_losses, *self.norms, *(f for f, _ in self.flags)]
+    def copy(self) -> "Course":
+        """The same, in other tensors."""
+        first = None if self.begin_losses is None else self.begin_losses.clone()
+        carry, meta, inner, norms = (
+            [t.clone() for t in tensors] for tensors in (self.carry, self.meta_losses, self.inner_losses, self.norms)
+        )
+        return Course(carry, first, meta, inner, norms, [(f.clone(), words) for f, words in self.flags])
 
     def broken(self) -> str | None:
         """What was taken for granted and does not hold, in words; None if all does."""

@@ -1,14 +1,15 @@
 """A function of tensors and its vector-Jacobian product, traced once and compiled."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from metatele.compiled.memory import keep_freed_memory
-from metatele.errors import ConfigError
+from metatele.errors import ConfigError, MetateleError
 
 Tensors = Sequence[Tensor]
 Function = Callable[[Tensors], list[Tensor]]
@@ -28,21 +29,22 @@ class Program:
         inputs: examples of its inputs.
         wanted: the numbers of the inputs whose gradients are wanted; without any, there is no backward pass.
         linked: how many of the function's outputs, from the first on, gradients come in by.
-    Raises: ConfigError if the function cannot be traced or compiled here.
+    Raises: CannotFollowError if the function cannot be traced; ConfigError if it cannot be compiled here.
     """
 
     def __init__(self, function: Function, inputs: Tensors, wanted: Sequence[int] = (), linked: int = 0) -> None:
         self._function, self._wanted, self._linked = function, wanted, linked
         inputs = [t.detach() for t in inputs]
         with torch.no_grad():
-            outputs = self._played(inputs)
+            with following():
+                outputs = self._played(inputs)
+                slopes = [torch.zeros_like(t) for t in outputs[:linked]]
+                graph = _trace(self._joint, inputs, slopes) if wanted else _trace(self._played, inputs)
             self._outputs = len(outputs)
             if not wanted:
-                self._forward = _Compiled(_trace(self._played, inputs), inputs)
+                self._forward = _Compiled(graph, inputs)
                 return
-            slopes = [torch.zeros_like(t) for t in outputs[:linked]]
-            joint = _trace(self._joint, inputs, slopes)
-            forward, backward = _parted(joint, inputs, slopes, len(outputs))
+            forward, backward = _parted(graph, inputs, slopes, len(outputs))
             self._forward = _Compiled(forward, inputs)
             self._backward = _Compiled(backward, [*self._forward(inputs)[len(outputs) :], *slopes])
 
@@ -80,6 +82,24 @@ class Program:
         for i in self._wanted:
             leaves[i] = leaves[i].detach().requires_grad_()
         return leaves
+
+
+class CannotFollowError(ConfigError):
+    """What a step does cannot be traced."""
+
+
+@contextmanager
+def following() -> Iterator[None]:
+    """Inside, whatever goes wrong, but for a user's own errors, means that something cannot be traced.
+
+    Raises: CannotFollowError.
+    """
+    try:
+        yield
+    except MetateleError:
+        raise
+    except Exception as error:
+        raise CannotFollowError(_first_line(error)) from error
 
 
 class _Compiled:
@@ -120,13 +140,7 @@ def _trace(function: Callable[..., list[Tensor]], *arguments: Tensors) -> GraphM
     def flat(*tensors: Tensor) -> list[Tensor]:
         return function(*(tensors[sum(sizes[:i]) : sum(sizes[: i + 1])] for i in range(len(sizes))))
 
-    try:
-        graph = make_fx(flat)(*(t for a in arguments for t in a))
-    except RuntimeError as error:
-        raise ConfigError(
-            f"unroll.engine 'compiled' cannot follow this task family or optimizer: {_first_line(error)}; what it does "
-            "must not hang on the values of tensors, so leave unroll.engine at 'higher'"
-        ) from error
+    graph = make_fx(flat)(*(t for a in arguments for t in a))
     for node in list(graph.graph.nodes):
         if node.target in SAME:
             node.replace_all_uses_with(node.args[0])
@@ -136,9 +150,7 @@ def _trace(function: Callable[..., list[Tensor]], *arguments: Tensors) -> GraphM
     return graph
 
 
-def _parted(
-    joint: GraphModule, inputs: Tensors, slopes: Tensors, outputs: int
-) -> tuple[GraphModule, GraphModule]:
+def _parted(joint: GraphModule, inputs: Tensors, slopes: Tensors, outputs: int) -> tuple[GraphModule, GraphModule]:
     """The forward pass of a joint graph, with what it is to save behind its outputs, and the backward pass."""
     from functorch.compile import min_cut_rematerialization_partition
 
@@ -158,7 +170,8 @@ def _compile(graph: GraphModule, inputs: Tensors) -> Callable[..., Sequence[Tens
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch to itself
             # On a CPU, Python's part of a call would take as long as small kernels do.
-            run = torch._inductor.compile(graph, list(inputs), options={"cpp_wrapper": on_cpu})
+            options = {"cpp_wrapper": on_cpu, "comprehensive_padding": False}
+            run = torch._inductor.compile(graph, list(inputs), options=options)
             run(*inputs)  # compiles
     except Exception as error:
         raise ConfigError(

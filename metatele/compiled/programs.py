@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from metatele.compiled.program import Program, in_layout
+from metatele.compiled.program import Program, following, in_layout
 from metatele.compiled.step import StepFunction, Weights, cut
-from metatele.recurrent.traced import Factors, factors
+from metatele.recurrent.traced import Factors, factors, is_turned
 
 Key = tuple[object, ...]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,16 @@ class Step:
 
 
 class Programs:
-    """Holds compiled steps, and space for large cores' turned weights."""
+    """Holds compiled steps, windows recorded of them, and space for large cores' turned weights.
+
+    Attributes:
+        refused: whether there are steps that cannot be compiled.
+    """
 
     def __init__(self) -> None:
+        self.refused = False
         self._steps: dict[Key, Step] = {}
+        self._windows: dict[Key, object] = {}
         self._space: dict[int, list[Tensor]] = {}
 
     def find(self, key: Key, order: bool | None, make: Callable[[], Step]) -> Step:
@@ -65,12 +73,18 @@ class Programs:
         step = self._steps[(order, *key)] = make()
         return step
 
+    def window(self, key: Key, make: Callable[[], T]) -> T:
+        """The recorded window of a key; `make` records it."""
+        if key not in self._windows:
+            self._windows[key] = make()
+        return cast(T, self._windows[key])
+
     def weights(self, weights: Weights, rows: Sequence[int]) -> list[Tensor]:
         """The learned weights as a step takes them; rows are those of each large core."""
         out = [p.detach() for p in weights.others.values()]
         for core, n in zip(weights.cores, rows, strict=True):
             found = factors(core, n, self._space.get(id(core), ()))
-            if n > 1 and found.turned[0].is_contiguous():
+            if is_turned(core, n):
                 self._space[id(core)] = found.turned
             out += flat(found)
         return out
@@ -95,9 +109,9 @@ def compile_step(
     """
     carry, fixed, now = (list(g) for g in given)
     # Played by hand first, to see how its results lie in memory, and how many rows each core has.
+    zeros = [carry[0].new_zeros(())] * sum(len(core.lstm_cells) + 1 for core in weights.cores)
     for _ in range(2):
-        zeros = [t.new_zeros(()) for t in carry[:1]] * sum(len(c.lstm_cells) + 1 for c in weights.cores)
-        with torch.enable_grad():
+        with following(), torch.enable_grad():
             out = function([*carry, *fixed, *now, *programs.weights(weights, [1] * len(weights.cores)), *zeros])
         strides = [t.stride() for t in out[: len(carry)]]
         carry = [in_layout(t.detach(), s) for t, s in zip(carry, strides, strict=True)]

@@ -1,6 +1,6 @@
 """One step of the inner loop as a function of tensors alone: what is traced and compiled."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import cast
@@ -165,7 +165,7 @@ class StepFunction:
     @contextmanager
     def _weights(
         self, weights: Sequence[Tensor], taps: Sequence[Tensor]
-    ) -> Iterator[tuple[Mapping[str, Tensor], list[TappedCells]]]:
+    ) -> Iterator[tuple[dict[str, Tensor], list[TappedCells]]]:
         """Inside, the cores are played by operations on the given weights; yields those of the others, by name."""
         found, left, zeros = Weights(self.inner), iter(weights), iter(taps)
         learned = {f"inner.{name}": next(left) for name in found.others}

@@ -2,6 +2,8 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -9,10 +11,16 @@ from torch import Tensor
 from metatele.compiled.chunks import join, split
 from metatele.compiled.deck import Course, Deck
 from metatele.compiled.gradients import Gradients, add_to_weights
+from metatele.compiled.graphs import GraphedWindow
 from metatele.compiled.player import Player
+from metatele.compiled.program import CannotFollowError
 from metatele.compiled.programs import Programs
 from metatele.compiled.step import IN_ORDER, Weights
+from metatele.teleports import Stay
 from metatele.unroll import Position, Unroll, Window
+
+T = TypeVar("T")
+
 
 Score = Callable[[Window], Tensor | None]  # a window's meta-loss, a mean over its tasks, or None if all have diverged
 
@@ -39,17 +47,8 @@ class CompiledUnroll:
 
     def window(self, begin: Position, length: int, differentiable: bool = False) -> Window:
         """Play `length` steps from a position; see `Unroll.window`. With a graph, `higher` plays them."""
-        if differentiable:
-            return self.plain.window(begin, length)
-        player, courses, windows = self._player(), [], []
-        for deck in self._decks(begin, length):
-            course = deck.course()
-            player.forward(deck, course, 0, length, gradient=False)
-            if not _holds(course):
-                return self.plain.window(begin, length, differentiable=False)
-            courses.append(course)
-            windows.append(deck.window(course))
-        return self._joined(windows, courses, begin)
+        found = None if differentiable else self._followed(lambda: self._window(begin, length))
+        return self.plain.window(begin, length, differentiable) if found is None else found
 
     def gradient(
         self, begin: Position, length: int, score: Score, piece: int | None = None
@@ -61,22 +60,75 @@ class CompiledUnroll:
             score: gives the meta-loss.
             piece: steps whose results are held for the backward pass at a time; the whole window if None.
         Returns: the window and its meta-loss, None if all tasks have diverged; nothing at all, and no gradient, if what
-            the steps took for granted did not hold.
+            the steps took for granted did not hold, or if they cannot be compiled.
         """
-        decks, sums, player = self._decks(begin, length), Gradients(self.weights), self._player()
-        courses, windows, losses = [], [], list[float]()
-        alive = [int(deck.begin.alive.sum()) for deck in decks]
-        for deck, here in zip(decks, alive, strict=True):
-            share = here / max(sum(alive), 1)  # in a mean over all tasks
-            found = _deck_gradient(player, deck, score, share, piece or length, sums)
-            if found is None:
+        return self._followed(lambda: self._gradient(begin, length, score, piece))
+
+    def _followed(self, play: Callable[[], T]) -> T | None:
+        """What playing gives; None if steps cannot be compiled."""
+        if self.programs.refused:
+            return None
+        try:
+            return play()
+        except CannotFollowError as reason:
+            self.programs.refused = True
+            warnings.warn(
+                f"unroll.engine 'compiled' cannot follow {_name(self.plain)}, whose steps seem to hang on the values of "
+                f"tensors: 'higher' plays them ({reason})",
+                stacklevel=4,
+            )
+            return None
+
+    def _window(self, begin: Position, length: int) -> Window | None:
+        player, courses, windows = self._player(), [], []
+        for deck in self._decks(begin, length):
+            course = deck.course()
+            player.forward(deck, course, 0, length, gradient=False)
+            if not _holds(course):
                 return None
-            course, window, loss = found
             courses.append(course)
-            windows.append(window)
-            losses += [] if loss is None else [loss]
-        add_to_weights(sums.total())
-        return self._joined(windows, courses, begin), sum(losses) if losses else None
+            windows.append(deck.window(course))
+        return self._joined(windows, courses, begin)
+
+    def _gradient(
+        self, begin: Position, length: int, score: Score, piece: int | None
+    ) -> tuple[Window, float | None] | None:
+        decks = self._decks(begin, length)
+        alive = [int(deck.begin.alive.sum()) for deck in decks]
+        shares = [here / max(sum(alive), 1) for here in alive]  # in a mean over all tasks
+        if begin.alive.device.type == "cuda" and (piece is None or piece >= length):
+            total, scored = self._graphed(decks[0], score)
+        else:
+            player, sums = self._player(), Gradients(self.weights)
+            scored = [
+                _deck_gradient(player, d, score, s, piece or length, sums) for d, s in zip(decks, shares, strict=True)
+            ]
+            total = sums.total()
+        found = [s for s in scored if s is not None]
+        if len(found) < len(decks):
+            return None
+        add_to_weights(total)
+        losses = [s.loss for s in found if s.loss is not None]
+        window = self._joined([s.window for s in found], [s.course for s in found], begin)
+        return window, sum(losses) if losses else None
+
+    def _graphed(self, deck: Deck, score: Score) -> tuple[list[tuple[Tensor, Tensor]], list["_Scored | None"]]:
+        """Play a window of all tasks, and back, by CUDA graphs."""
+        graph = self.programs.window(
+            (*deck.acts, self.plain.second_order, *deck.signature()), lambda: self._record(deck)
+        )
+        scored = _scored(deck, graph.forward(deck), score, 1.0)
+        if scored is None or scored.slopes is None:
+            return [], [scored]
+        return graph.backward(scored.slopes), [scored]
+
+    def _record(self, deck: Deck) -> GraphedWindow:
+        """Record a window; it is played once before, which compiles what is not yet compiled."""
+        player = self._player()
+        played = player.forward(deck, deck.course(), 0, deck.length, gradient=True)
+        slopes = torch.zeros(deck.length, deck.chunk.tasks, dtype=deck.carry[0].dtype, device=deck.carry[0].device)
+        player.backward(played, slopes, None, Gradients(self.weights))
+        return GraphedWindow(self._player(), deck, self.weights)
 
     def _player(self) -> Player:
         return Player(self.plain, self.weights, self.programs)
@@ -101,31 +153,51 @@ class CompiledUnroll:
 
 def _deck_gradient(
     player: Player, deck: Deck, score: Score, share: float, piece: int, sums: Gradients
-) -> tuple[Course, Window, float | None] | None:
+) -> "_Scored | None":
     """Play a window of some tasks, which have a share in the meta-loss, and back."""
     course, begins, whole = deck.course(), list[list[Tensor]](), piece >= deck.length
     for first in range(0, deck.length, piece):
         begins.append(course.carry)
         played = player.forward(deck, course, first, min(first + piece, deck.length), gradient=whole)
+    scored = _scored(deck, course, score, share)
+    if scored is None or scored.slopes is None:
+        return scored
+    adjoint: list[Tensor] | None = None
+    for i, slopes in reversed(list(enumerate(scored.slopes.split(piece)))):
+        if not whole:
+            again = Course(begins[i], None)
+            played = player.forward(deck, again, i * piece, i * piece + len(slopes), gradient=True)
+        adjoint = player.backward(played, slopes, adjoint, sums)
+    return scored
+
+
+class _Scored(NamedTuple):
+    """A window of some tasks: what it was, its share of the meta-loss, and the gradient of that, [K, B]; neither if all
+    of them have diverged."""
+
+    course: Course
+    window: Window
+    loss: float | None
+    slopes: Tensor | None
+
+
+def _scored(deck: Deck, course: Course, score: Score, share: float) -> _Scored | None:
+    """Score a course; None if what it took for granted does not hold."""
     if not _holds(course):
         return None
     window = deck.window(course)
     losses = window.meta_losses.detach().requires_grad_()
-    loss = score(_with_losses(window, losses))
+    loss = score(replace(window, meta_losses=losses))
     if loss is None:
-        return course, window, None
+        return _Scored(course, window, None, None)
     (slopes,) = torch.autograd.grad(share * loss, losses)
-    adjoint: list[Tensor] | None = None
-    for i, slope in reversed(list(enumerate(slopes.split(piece)))):
-        if not whole:
-            again = Course(begins[i], None)
-            played = player.forward(deck, again, i * piece, i * piece + len(slope), gradient=True)
-        adjoint = player.backward(played, slope, adjoint, sums)
-    return course, window, share * loss.item()
+    return _Scored(course, window, share * loss.item(), slopes)
 
 
-def _with_losses(window: Window, losses: Tensor) -> Window:
-    return Window(losses, window.inner_losses, window.gradient_norms, [], window.end)
+def _name(play: Unroll) -> str:
+    """What plays which tasks, in words."""
+    parts = [type(p).__name__ for p in (play.inner.update, play.inner.teleport) if not isinstance(p, Stay)]
+    return f"{' and '.join(parts)} on {type(play.batch.family).__name__}"
 
 
 def _holds(course: Course) -> bool:

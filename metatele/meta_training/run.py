@@ -139,7 +139,9 @@ class _Run:
         record, tensors = read_state(state)
         try:
             recorded, history, best = dict(record["settings"]), record["history"], record["best_score"]
-            recorded["unroll"] = asdict(UnrollSettings(**recorded["unroll"]))  # a setting that came later has its default
+            recorded["unroll"] = asdict(
+                UnrollSettings(**recorded["unroll"])
+            )  # a setting that came later has its default
             self.history = [Iteration(*row) for row in history]
             self.best_score = math.inf if best is None else float(best)
         except (KeyError, TypeError, ValueError) as error:

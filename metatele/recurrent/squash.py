@@ -1,4 +1,4 @@
-"""tanh and the logistic function for compiled code, where a polynomial's terms become a processor's vector instructions."""
+"""tanh and the logistic function for compiled code, in which a polynomial becomes a processor's vector instructions."""
 
 from typing import Any
 

@@ -31,6 +31,11 @@ def is_small(core: RecurrentCore) -> bool:
     return all(c.weight_ih.nbytes + c.weight_hh.nbytes <= SMALL for c in core.lstm_cells)
 
 
+def is_turned(core: RecurrentCore, rows: int) -> bool:
+    """Whether `factors` writes the turned weights anew: elsewhere than on a CPU all layouts are as fast."""
+    return rows >= TURNED_FROM and core.head.weight.device.type == "cpu"
+
+
 def factors(core: RecurrentCore, rows: int, space: Sequence[Tensor] = ()) -> Factors:
     """The factors of a large core as its weights are now.
 
@@ -41,7 +46,7 @@ def factors(core: RecurrentCore, rows: int, space: Sequence[Tensor] = ()) -> Fac
     """
     weights = [w.detach() for c in core.lstm_cells for w in (c.weight_ih, c.weight_hh)] + [core.head.weight.detach()]
     biases = [(c.bias_ih + c.bias_hh).detach() for c in core.lstm_cells] + [core.head.bias.detach()]
-    if rows < TURNED_FROM:
+    if not is_turned(core, rows):
         return Factors(weights, [w.t() for w in weights], biases)
     space = space or [w.new_empty(w.shape[::-1]) for w in weights]
     return Factors(weights, [turned.copy_(w.t()) for turned, w in zip(space, weights, strict=True)], biases)

@@ -86,7 +86,7 @@ class GroupAction(abc.ABC):
         """
         return ()
 
-    def remember(self, inputs: Tensor, made: OfData) -> None:
+    def remember(self, inputs: Tensor, made: OfData) -> None:  # noqa: B027 - in general there is nothing to remember
         """Take what `of_data` made of these inputs, in place of making it again."""
 
     def residual(self, g: Tensor, params: Mapping[str, Tensor], inputs: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ class BijectiveGL(MatrixGL):
         return torch.where(singular[0], torch.nan, product) if singular else product
 
     def of_data(self, inputs: Tensor) -> OfData:
-        """H^-1 (0 for tasks that have none) if H are the inputs themselves, and, if some have none, which, [B, 1, 1]."""
+        """H^-1 (0 for tasks that have none) if H are the inputs, and, if some tasks have none, which, [B, 1, 1]."""
         if not self.layer.sees_data:
             return ()
         of, version, made = self._remembered
