@@ -1,4 +1,4 @@
-"""How the tasks of a meta-batch are split, so that what belongs to some of them stays in a processor's cache."""
+"""How the tasks of a meta-batch are split, so that what a backward pass needs is not held for all at once."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from metatele.unroll import Position
 
-CACHE = 2**20  # bytes of parameters and state: with all that a step makes of them, about what a core has close at hand
+ENOUGH = 2**22  # bytes of parameters and state: a step on more of them takes no less time for each of them
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def split(at: Position, whole: bool) -> list[Chunk]:
     tensors = [*at.params.values(), *at.state.tensors()]
     if whole or at.alive.device.type != "cpu" or any(t.dim() == 0 or len(t) % tasks for t in tensors):
         return [Chunk(0, tasks, tasks)]
-    fit = max(CACHE * tasks // sum(t.nbytes for t in tensors), 1)
+    fit = max(ENOUGH * tasks // sum(t.nbytes for t in tensors), 1)
     least = -(-tasks // fit)
     count = next((n for n in range(least, min(2 * least, tasks) + 1) if tasks % n == 0), least)
     ends = [tasks * (i + 1) // count for i in range(count)]

@@ -1,11 +1,13 @@
 """A function of tensors and its vector-Jacobian product, traced once and compiled."""
 
+import gc
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.func import functionalize
 from torch.fx import GraphModule, Node
 
 from metatele.compiled.memory import keep_freed_memory
@@ -13,6 +15,10 @@ from metatele.errors import ConfigError, MetateleError
 
 Tensors = Sequence[Tensor]
 Function = Callable[[Tensors], list[Tensor]]
+# What makes a product add to a copy of a bias, in place of to it.
+PLAIN = {
+    torch.ops.aten.baddbmm.default: lambda bias, a, b, *, beta=1, alpha=1: beta * bias + alpha * torch.bmm(a, b),
+}
 SAME = (torch.ops.aten.detach.default, torch.ops.aten.alias.default)  # what only autograd tells from its input
 
 
@@ -120,7 +126,7 @@ class _Compiled:
         self._run = _compile(graph, inputs)
 
     def __call__(self, inputs: Tensors) -> list[Tensor]:
-        found = [*inputs, *self._run(*inputs)]
+        found = [*inputs, *self._run(list(inputs))]
         return [found[i] for i in self._places]
 
 
@@ -133,6 +139,7 @@ def in_layout(tensor: Tensor, strides: Sequence[int]) -> Tensor:
 
 def _trace(function: Callable[..., list[Tensor]], *arguments: Tensors) -> GraphModule:
     """The graph of a function of one list of tensors or of two, which takes all tensors one by one."""
+    from torch._inductor.decomposition import select_decomp_table
     from torch.fx.experimental.proxy_tensor import make_fx
 
     sizes = [len(a) for a in arguments]
@@ -140,7 +147,9 @@ def _trace(function: Callable[..., list[Tensor]], *arguments: Tensors) -> GraphM
     def flat(*tensors: Tensor) -> list[Tensor]:
         return function(*(tensors[sum(sizes[:i]) : sum(sizes[: i + 1])] for i in range(len(sizes))))
 
-    graph = make_fx(flat)(*(t for a in arguments for t in a))
+    inputs = [t for a in arguments for t in a]
+    # Twice: what works in place can be told from the rest only when autograd is out of the way.
+    graph = make_fx(functionalize(make_fx(flat)(*inputs)), {**select_decomp_table(), **PLAIN})(*inputs)
     for node in list(graph.graph.nodes):
         if node.target in SAME:
             node.replace_all_uses_with(node.args[0])
@@ -160,24 +169,29 @@ def _parted(joint: GraphModule, inputs: Tensors, slopes: Tensors, outputs: int) 
     return min_cut_rematerialization_partition(joint, [*inputs, *slopes], num_fwd_outputs=outputs)
 
 
-def _compile(graph: GraphModule, inputs: Tensors) -> Callable[..., Sequence[Tensor]]:
-    import torch._inductor
+def _compile(graph: GraphModule, inputs: Tensors) -> Callable[[list[Tensor]], Sequence[Tensor]]:
+    """What runs a graph; it may empty the list that it is given."""
+    from torch._inductor import config
+    from torch._inductor.compile_fx import compile_fx_inner
 
     on_cpu = all(t.device.type == "cpu" for t in inputs)
     if on_cpu:
         keep_freed_memory()
     try:
-        with warnings.catch_warnings():
+        # On a CPU, Python's part of a call would take as long as small kernels do. Padding would change layouts.
+        with warnings.catch_warnings(), config.patch(cpp_wrapper=on_cpu, comprehensive_padding=False):
             warnings.simplefilter("ignore")  # of torch to itself
-            # On a CPU, Python's part of a call would take as long as small kernels do.
-            options = {"cpp_wrapper": on_cpu, "comprehensive_padding": False}
-            run = torch._inductor.compile(graph, list(inputs), options=options)
-            run(*inputs)  # compiles
+            run = compile_fx_inner(graph, list(inputs))
+            run(list(inputs))
     except Exception as error:
         raise ConfigError(
             f"unroll.engine 'compiled' could not compile: {_first_line(error)}; it needs a C++ compiler such as g++ "
             "(on a GPU, triton), else leave unroll.engine at 'higher'"
         ) from error
+    finally:
+        # What compiling leaves behind is millions of objects, which Python would look through again and again.
+        gc.collect()
+        gc.freeze()
     return run
 
 

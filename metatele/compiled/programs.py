@@ -9,7 +9,8 @@ from torch import Tensor
 
 from metatele.compiled.program import Program, following, in_layout
 from metatele.compiled.step import StepFunction, Weights, cut
-from metatele.recurrent.traced import Factors, factors, is_turned
+from metatele.recurrent import RecurrentCore
+from metatele.recurrent.traced import Factors, factors, is_turned, products
 
 Key = tuple[object, ...]
 T = TypeVar("T")
@@ -47,7 +48,7 @@ class Step:
 
 
 class Programs:
-    """Holds compiled steps, windows recorded of them, and space for large cores' turned weights.
+    """Holds compiled steps, windows recorded of them, and what turns large cores' weights.
 
     Attributes:
         refused: whether there are steps that cannot be compiled.
@@ -57,7 +58,7 @@ class Programs:
         self.refused = False
         self._steps: dict[Key, Step] = {}
         self._windows: dict[Key, object] = {}
-        self._space: dict[int, list[Tensor]] = {}
+        self._turn: dict[int, Program] = {}
 
     def find(self, key: Key, order: bool | None, make: Callable[[], Step]) -> Step:
         """The step of a key.
@@ -83,11 +84,15 @@ class Programs:
         """The learned weights as a step takes them; rows are those of each large core."""
         out = [p.detach() for p in weights.others.values()]
         for core, n in zip(weights.cores, rows, strict=True):
-            found = factors(core, n, self._space.get(id(core), ()))
-            if is_turned(core, n):
-                self._space[id(core)] = found.turned
-            out += flat(found)
+            own = products(core)
+            out += flat(factors(core, self._turned(core, own) if is_turned(core, n) else [w.t() for w in own]))
         return out
+
+    def _turned(self, core: RecurrentCore, weights: list[Tensor]) -> list[Tensor]:
+        """Copies of matrices, transposed: compiled, because torch's own copy takes twice as long."""
+        if id(core) not in self._turn:
+            self._turn[id(core)] = Program(lambda values: [w.t().contiguous() for w in values], weights)
+        return self._turn[id(core)].forward(weights)[0]
 
 
 def flat(found: Factors) -> list[Tensor]:

@@ -73,8 +73,8 @@ class CompiledUnroll:
         except CannotFollowError as reason:
             self.programs.refused = True
             warnings.warn(
-                f"unroll.engine 'compiled' cannot follow {_name(self.plain)}, whose steps seem to hang on the values of "
-                f"tensors: 'higher' plays them ({reason})",
+                f"unroll.engine 'compiled' cannot follow {_name(self.plain)}, whose steps seem to hang on the values "
+                f"of tensors: 'higher' plays them ({reason})",
                 stacklevel=4,
             )
             return None

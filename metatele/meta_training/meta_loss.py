@@ -19,10 +19,11 @@ def meta_loss(window: Window, name: MetaLossName, normalise: bool) -> Tensor | N
     Raises: TaskError if a log is asked for of a loss that is not positive.
     """
     alive = window.end.alive
-    if not bool(alive.any()):
-        return None
-    losses = window.meta_losses[:, alive]
-    initial = window.end.initial_loss[alive].abs()
+    losses, initial = window.meta_losses, window.end.initial_loss.abs()
+    if not bool(alive.all()):
+        if not bool(alive.any()):
+            return None
+        losses, initial = losses[:, alive], initial[alive]
     if name == "log":
         _check_positive(losses, initial)
         return (losses + FLOOR * initial).log().mean()

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from metatele.recurrent.core import RecurrentCore
-from metatele.recurrent.squash import sigmoid, tanh
+from metatele.recurrent.squash import gates, tanh
 
 SMALL = 2**18  # bytes of a cell's weights up to which they are differentiated at every step
 TURNED_FROM = 8  # rows from which a product is so much faster by a turned weight that turning it pays, once a window
@@ -32,24 +32,21 @@ def is_small(core: RecurrentCore) -> bool:
 
 
 def is_turned(core: RecurrentCore, rows: int) -> bool:
-    """Whether `factors` writes the turned weights anew: elsewhere than on a CPU all layouts are as fast."""
+    """Whether steps of so many rows are to have turned weights, with W^T contiguous in memory: elsewhere than on a CPU
+    all layouts are as fast."""
     return rows >= TURNED_FROM and core.head.weight.device.type == "cpu"
 
 
-def factors(core: RecurrentCore, rows: int, space: Sequence[Tensor] = ()) -> Factors:
-    """The factors of a large core as its weights are now.
+def products(core: RecurrentCore) -> list[Tensor]:
+    """The weights of a core's products, from the features up, without a graph."""
+    cells = [w for cell in core.lstm_cells for w in (cell.weight_ih, cell.weight_hh)]
+    return [w.detach() for w in (*cells, core.head.weight)]
 
-    Args:
-        core: the core.
-        rows: of each step.
-        space: turned weights made before, to be written anew.
-    """
-    weights = [w.detach() for c in core.lstm_cells for w in (c.weight_ih, c.weight_hh)] + [core.head.weight.detach()]
+
+def factors(core: RecurrentCore, turned: Sequence[Tensor]) -> Factors:
+    """The factors of a large core as its weights are now; turned are those weights, turned."""
     biases = [(c.bias_ih + c.bias_hh).detach() for c in core.lstm_cells] + [core.head.bias.detach()]
-    if not is_turned(core, rows):
-        return Factors(weights, [w.t() for w in weights], biases)
-    space = space or [w.new_empty(w.shape[::-1]) for w in weights]
-    return Factors(weights, [turned.copy_(w.t()) for turned, w in zip(space, weights, strict=True)], biases)
+    return Factors(products(core), list(turned), biases)
 
 
 class TappedCells:
@@ -73,8 +70,8 @@ class TappedCells:
         for i, (to_x, to_h) in enumerate(pairs):
             h, c = memory[2 * i : 2 * i + 2]
             self.seen += [x.detach(), h.detach()]
-            gates = _Product.apply(x, *to_x) + _Product.apply(h, *to_h) + (self.factors.biases[i] + self.taps[i])
-            x, c = advance(gates, c, 1)
+            sums = _Product.apply(x, *to_x) + _Product.apply(h, *to_h) + (self.factors.biases[i] + self.taps[i])
+            x, c = advance(sums, c, 1)
             after += [x, c]
         self.seen.append(x.detach())
         return _Product.apply(x, *last) + (self.factors.biases[-1] + self.taps[-1]), tuple(after)
@@ -106,11 +103,11 @@ class SmallCells:
         return (self.core.head.weight @ x + self.core.head.bias.unsqueeze(1)).t(), tuple(after)
 
 
-def advance(gates: Tensor, c: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """An LSTM cell's next h and c, from its gates along `dim`."""
-    i, f, candidate, o = gates.chunk(4, dim)
-    c = sigmoid(f) * c + sigmoid(i) * tanh(candidate)
-    return sigmoid(o) * tanh(c), c
+def advance(sums: Tensor, c: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """An LSTM cell's next h and c, from its gates before squashing along `dim`."""
+    i, f, candidate, o = gates(*sums.chunk(4, dim))
+    c = f * c + i * candidate
+    return o * tanh(c), c
 
 
 class _Product(Function):
