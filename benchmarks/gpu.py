@@ -2,7 +2,7 @@
 
     python -m benchmarks.gpu [--tasks 4096] [--repeats 5]
 
-The dense workload, first order, with the engine higher, in float32 and in TF32. The rate is that of a large matrix
+The dense workload, first order, by both engines and by JAX, in float32 and in TF32. The rate is that of a large matrix
 product of the same precision, measured in the same run; the operations counted are those of the LSTMs' matrix products
 alone. Ends with code 2 where there is no CUDA device.
 """
@@ -24,6 +24,7 @@ from rich.table import Table
 
 from benchmarks.limit import flops
 from benchmarks.own import OwnTraining
+from benchmarks.tables import spread
 from benchmarks.workloads import WORKLOADS, Workload
 from metatele.files import write_atomic
 
@@ -33,7 +34,7 @@ JAX_PRECISIONS = {"float32": "float32", "TF32": "tensorfloat32"}
 
 
 def timed(run: Callable[[], object], repeats: int) -> list[float]:
-    """Seconds of each repeat, after one that is not counted."""
+    """Seconds of the first call, in which all is compiled and recorded, and of each repeat."""
     seconds = []
     for _ in range(repeats + 1):
         torch.cuda.synchronize()
@@ -41,14 +42,14 @@ def timed(run: Callable[[], object], repeats: int) -> list[float]:
         run()
         torch.cuda.synchronize()
         seconds.append(time.perf_counter() - begin)
-    return seconds[1:]
+    return seconds
 
 
 def matrix_rate(repeats: int) -> float:
     """Operations per second of a large matrix product in torch's current precision."""
     a, b = torch.randn(2, SIDE, SIDE, device="cuda")
     out = torch.empty_like(a)
-    return 2 * SIDE**3 / statistics.median(timed(lambda: torch.mm(a, b, out=out), repeats))
+    return 2 * SIDE**3 / statistics.median(timed(lambda: torch.mm(a, b, out=out), repeats)[1:])
 
 
 def jax_run(workload: Workload, tasks: int, precision: str) -> Callable[[], object]:
@@ -69,7 +70,8 @@ def measure(tasks: int, repeats: int) -> list[dict[str, Any]]:
     workload = WORKLOADS["dense"].ordered(False)
     windows, work = workload.unroll.steps / workload.unroll.window, flops(workload, tasks)
     makers: dict[str, Callable[[str], Callable[[], object]]] = {
-        "higher": lambda precision: OwnTraining(workload, tasks, device="cuda"),
+        "compiled": lambda precision: OwnTraining(workload.by("compiled"), tasks, device="cuda"),
+        "higher": lambda precision: OwnTraining(workload.by("higher"), tasks, device="cuda"),
         "JAX": lambda precision: jax_run(workload, tasks, precision),
     }
     records: list[dict[str, Any]] = []
@@ -79,7 +81,9 @@ def measure(tasks: int, repeats: int) -> list[dict[str, Any]]:
         for name, make in makers.items():
             record: dict[str, Any] = {"precision": precision, "contestant": name, "rate": rate, "operations": work}
             try:
-                record["seconds"] = [s / windows for s in timed(make(precision), repeats)]
+                torch.cuda.empty_cache()
+                record["first"], *seconds = timed(make(precision), repeats)
+                record["seconds"] = [s / windows for s in seconds]
             except (ImportError, RuntimeError) as reason:
                 record["error"] = str(reason).splitlines()[0][:100]
             records.append(record)
@@ -100,15 +104,16 @@ def main() -> None:
     if options.output is not None:
         made = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "tasks": options.tasks}
         write_atomic(options.output, json.dumps(made | {"records": records}, indent=1) + "\n")
-    table = Table("precision", "contestant", "ms / window", "card, Tflop/s", "of the card's rate", box=box.SIMPLE_HEAD)
+    header = ("precision", "contestant", "ms / window", "card, Tflop/s", "of the card's rate", "first iteration, s")
+    table = Table(*header, box=box.SIMPLE_HEAD)
     for record in records:
         row = [record["precision"], record["contestant"]]
         if "error" in record:
             table.add_row(*row, record["error"])
             continue
-        seconds, rate = statistics.median(record["seconds"]), record["rate"]
-        share = record["operations"] / seconds / rate
-        table.add_row(*row, f"{1e3 * seconds:.1f}", f"{rate / 1e12:.1f}", f"{share:.0%}")
+        rate, seconds = record["rate"], [1e3 * s for s in record["seconds"]]
+        share = record["operations"] / (statistics.median(seconds) / 1e3) / rate
+        table.add_row(*row, spread(seconds), f"{rate / 1e12:.1f}", f"{share:.0%}", f"{record['first']:.1f}")
     Console().print(f"dense workload, first order, {options.tasks} tasks, {torch.cuda.get_device_name()}")
     Console().print(table)
 

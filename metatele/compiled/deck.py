@@ -110,9 +110,11 @@ class Deck:
         return Shape(sizes, self.drawn, self.made)
 
     def signature(self) -> tuple[object, ...]:
-        """What must be the same for a compiled step to serve."""
-        tensors = (*self.carry, *self.fixed, *self.now[0])
-        return *((t.shape, t.dtype, t.device) for t in tensors), self.drawn, self.made, self.shared
+        """What must be the same for a compiled step to serve, which does not check what it is given; a carry it lays out
+        anew."""
+        carry = ((t.shape, t.dtype, t.device) for t in self.carry)
+        given = ((t.shape, t.stride(), t.dtype, t.device) for t in (*self.fixed, *self.now[0]))
+        return *carry, *given, self.drawn, self.made, self.shared
 
     def _start(self, x: Tensor, y: Tensor) -> tuple[list[Tensor], Tensor | None]:
         """The carry to begin with, and the losses there if all steps see the same rows."""

@@ -178,10 +178,14 @@ def _compile(graph: GraphModule, inputs: Tensors) -> Callable[[list[Tensor]], Se
     if on_cpu:
         keep_freed_memory()
     try:
-        # On a CPU, Python's part of a call would take as long as small kernels do. Padding would change layouts.
-        with warnings.catch_warnings(), config.patch(cpp_wrapper=on_cpu, comprehensive_padding=False):
+        # On a CPU, Python's part of a call would take as long as small kernels do, and so do checks of sizes. Padding
+        # would change layouts.
+        with (
+            warnings.catch_warnings(),
+            config.patch(size_asserts=False, cpp_wrapper=on_cpu, comprehensive_padding=False),
+        ):
             warnings.simplefilter("ignore")  # of torch to itself
-            run = compile_fx_inner(graph, list(inputs))
+            run = compile_fx_inner(graph, list(inputs), cpp_wrapper=on_cpu)
             run(list(inputs))
     except Exception as error:
         raise ConfigError(

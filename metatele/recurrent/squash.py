@@ -79,8 +79,12 @@ class _Gates(Function):
             pq, rs = p * q, r * s
             one = 1 / (pq * rs)
             first, second = one * rs, one * pq  # 1 / (p q), 1 / (r s)
-            y = (0.5 * (a * (q * first)) + 0.5, 0.5 * (b * (p * first)) + 0.5)
-            y = (*y, c * (s * second), 0.5 * (d * (r * second)) + 0.5)
+            y = (
+                0.5 * (a * (q * first)) + 0.5,
+                0.5 * (b * (p * first)) + 0.5,
+                c * (s * second),
+                0.5 * (d * (r * second)) + 0.5,
+            )
         else:
             y = (i.sigmoid(), f.sigmoid(), candidate.tanh(), o.sigmoid())
         ctx.save_for_backward(*y)
