@@ -110,8 +110,8 @@ class Deck:
         return Shape(sizes, self.drawn, self.made)
 
     def signature(self) -> tuple[object, ...]:
-        """What must be the same for a compiled step to serve, which does not check what it is given; a carry it lays out
-        anew."""
+        """What must be the same for a compiled step to serve, which does not check what it is given; a carry is laid
+        out anew."""
         carry = ((t.shape, t.dtype, t.device) for t in self.carry)
         given = ((t.shape, t.stride(), t.dtype, t.device) for t in (*self.fixed, *self.now[0]))
         return *carry, *given, self.drawn, self.made, self.shared

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from metatele.params import Params
+from metatele.params import Params, per_task
 from metatele.symmetry.second_moments import estimate_square
 
 OfData = tuple[Tensor, ...]  # what an action makes of the data alone, [B, ...] each
@@ -57,6 +57,10 @@ class GroupAction(abc.ABC):
     @abc.abstractmethod
     def inverse(self, g: Tensor) -> Tensor:
         """The element with compose(g, inverse(g)) the identity."""
+
+    def select(self, keep: Tensor, g: Tensor, h: Tensor) -> Tensor:
+        """The element g of the tasks in keep [B], h of the others."""
+        return torch.where(per_task(keep, g), g, h)
 
     def size(self, g: Tensor) -> Tensor:
         """How far each task's element is from the identity, [B], detached, in units that groups share:

@@ -89,6 +89,12 @@ def version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
+def _with_inverse(g: Tensor, inverse: Tensor) -> Tensor:
+    """An element that remembers its inverse."""
+    g.inverse_element = inverse, version(g)  # type: ignore[attr-defined]
+    return g
+
+
 def _known_inverse(g: Tensor) -> Tensor | None:
     inverse, made = getattr(g, "inverse_element", (None, 0))
     return inverse if made == version(g) else None
@@ -106,9 +112,17 @@ class MatrixGL(AtHiddenLayer, Symmetry):
         return (self.layer.width, self.layer.width)
 
     def exp(self, algebra: Tensor) -> Tensor:
-        g, back = exp_pair(algebra)
-        g.inverse_element = back, version(g)  # type: ignore[attr-defined]
-        return g
+        return _with_inverse(*exp_pair(algebra))
+
+    def identity(self, like: Tensor) -> Tensor:
+        one = torch.eye(self.layer.width, dtype=like.dtype, device=like.device).repeat(len(like), 1, 1)
+        return _with_inverse(one, one)
+
+    def select(self, keep: Tensor, g: Tensor, h: Tensor) -> Tensor:
+        selected, inverse, other = super().select(keep, g, h), _known_inverse(g), _known_inverse(h)
+        if inverse is None or other is None:
+            return selected
+        return _with_inverse(selected, super().select(keep, inverse, other))
 
     def compose(self, g: Tensor, h: Tensor) -> Tensor:
         return g @ h

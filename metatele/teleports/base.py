@@ -4,12 +4,11 @@ import abc
 from collections.abc import Callable
 from typing import Any, get_args
 
-import torch
 from torch import Tensor, nn
 
 from metatele.checks import at_least, one_of
 from metatele.errors import ConfigError
-from metatele.params import Params, per_task
+from metatele.params import Params
 from metatele.part import OptimizerPart
 from metatele.point import Point, State
 from metatele.presume import known
@@ -197,5 +196,4 @@ def standing_still(element: list[Tensor], group: ProductGroup, alive: Tensor | N
     """
     if alive is None or known(alive):
         return element
-    stay = [factor.identity(g) for factor, g in zip(group.factors, element, strict=True)]
-    return [torch.where(per_task(alive, g), g, e) for g, e in zip(element, stay, strict=True)]
+    return [f.select(alive, g, f.identity(g)) for f, g in zip(group.factors, element, strict=True)]
