@@ -60,7 +60,7 @@ def split(at: Position, whole: bool) -> list[Chunk]:
         return [Chunk(0, tasks, tasks)]
     fit = max(ENOUGH * tasks // sum(t.nbytes for t in tensors), 1)
     least = -(-tasks // fit)
-    count = next((n for n in range(least, min(2 * least, tasks) + 1) if tasks % n == 0), least)
+    count = next((n for n in range(least, least + least // 4 + 1) if tasks % n == 0), least)
     ends = [tasks * (i + 1) // count for i in range(count)]
     return [Chunk(a, b, tasks) for a, b in zip([0, *ends], ends, strict=False)]
 

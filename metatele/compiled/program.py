@@ -149,7 +149,9 @@ def _trace(function: Callable[..., list[Tensor]], *arguments: Tensors) -> GraphM
 
     inputs = [t for a in arguments for t in a]
     # Twice: what works in place can be told from the rest only when autograd is out of the way.
-    graph = make_fx(functionalize(make_fx(flat)(*inputs)), {**select_decomp_table(), **PLAIN})(*inputs)
+    fake = {"tracing_mode": "fake", "_allow_non_fake_inputs": True}
+    traced = functionalize(make_fx(flat, **fake)(*inputs))
+    graph = make_fx(traced, {**select_decomp_table(), **PLAIN}, **fake)(*inputs)
     for node in list(graph.graph.nodes):
         if node.target in SAME:
             node.replace_all_uses_with(node.args[0])
