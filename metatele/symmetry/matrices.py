@@ -13,13 +13,14 @@ from metatele.symmetry.layers import AtHiddenLayer
 def solve(matrix: Tensor, rhs: Tensor, left: bool) -> Tensor:
     """matrix^-1 rhs (left) or rhs matrix^-1, [B, ...]; NaN, without a gradient, where it is singular,
     so that one task's singular matrix is that task's outcome and not everybody's error."""
-    solution, info = torch.linalg.solve_ex(matrix, rhs, left=left)
+    # Not `torch.linalg.solve`, whose second derivative in forward mode is wrong (seen in torch 2.14).
+    factors, pivots, info = torch.linalg.lu_factor_ex(matrix)
     if presume(info <= 0, "no matrix that is divided by is singular"):
-        return solution
+        return torch.linalg.lu_solve(factors, pivots, rhs, left=left)
     singular = (info > 0).reshape(-1, 1, 1)
     one = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-    solution = torch.linalg.solve(torch.where(singular, one, matrix), rhs, left=left)
-    return torch.where(singular, torch.nan, solution)
+    factors, pivots = torch.linalg.lu_factor(torch.where(singular, one, matrix))
+    return torch.where(singular, torch.nan, torch.linalg.lu_solve(factors, pivots, rhs, left=left))
 
 
 def singular_as_zero(matrix: Tensor) -> Tensor:
