@@ -13,6 +13,7 @@ import os
 import resource
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -142,6 +143,7 @@ def main() -> None:
     # What libraries print must not get between the messages.
     messages = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
+    warnings.filterwarnings("error", message="unroll.engine")  # a contestant that another plays for is none
     began = time.perf_counter()
     run, base = prepared(job)
     begin = time.perf_counter()

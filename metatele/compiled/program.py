@@ -4,6 +4,7 @@ import gc
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -148,10 +149,12 @@ def _trace(function: Callable[..., list[Tensor]], *arguments: Tensors) -> GraphM
         return function(*(tensors[sum(sizes[:i]) : sum(sizes[: i + 1])] for i in range(len(sizes))))
 
     inputs = [t for a in arguments for t in a]
+
+    def traced(run: Callable[..., Any], table: dict[Any, Any]) -> GraphModule:
+        return make_fx(run, table, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
+
     # Twice: what works in place can be told from the rest only when autograd is out of the way.
-    fake = {"tracing_mode": "fake", "_allow_non_fake_inputs": True}
-    traced = functionalize(make_fx(flat, **fake)(*inputs))
-    graph = make_fx(traced, {**select_decomp_table(), **PLAIN}, **fake)(*inputs)
+    graph = traced(functionalize(traced(flat, {})), {**select_decomp_table(), **PLAIN})
     for node in list(graph.graph.nodes):
         if node.target in SAME:
             node.replace_all_uses_with(node.args[0])
