@@ -60,6 +60,31 @@ def test_windows_in_pieces_train_alike(capsys: pytest.CaptureFixture[str]) -> No
     assert "unroll.checkpoint" in refused(capsys, "meta-train", *SMALL, "--unroll.checkpoint=0", "--output=none")
 
 
+@pytest.mark.slow
+def test_compiled_steps_train_alike(capsys: pytest.CaptureFixture[str]) -> None:
+    for engine in ("higher", "compiled"):
+        assert main(["meta-train", *SMALL, "--unroll.engine", engine, "--output", engine]) == 0
+    assert yaml.safe_load(Path("compiled/training.yaml").read_text())["unroll"]["engine"] == "compiled"
+    by_higher, compiled = (load_checkpoint(f"{engine}/last").state_dict() for engine in ("higher", "compiled"))
+    for key in by_higher:
+        torch.testing.assert_close(compiled[key], by_higher[key], rtol=1e-3, atol=1e-5)
+    assert "Warning" not in capsys.readouterr().err
+
+
+def test_an_engine_that_cannot_compile(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line that says what to do."""
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr("torch._inductor.compile_fx.compile_fx_inner", fail)
+    line = refused(capsys, "meta-train", *SMALL, "--unroll.engine=compiled", "--output=none")
+    assert "no compiler; it needs a C++ compiler" in line
+    for name in ("higher", "compiled"):
+        assert name in refused(capsys, "meta-train", *SMALL, "--unroll.engine=jax", "--output=none")
+    assert main(["meta-train", *SMALL, "--output=none"]) == 0  # nothing is in the way of another try
+
+
 def test_meta_train_writes_what_it_promises(tmp_path: Path) -> None:
     assert main(["meta-train", *SMALL, "--optimizer.teleport=NeuronTeleport", "--output", "run"]) == 0
     names = {p.relative_to("run").as_posix() for p in Path("run").rglob("*") if p.is_file()}

@@ -11,7 +11,7 @@ from torch import nn
 
 from metatele import symmetries_of
 from metatele.params import map_params
-from metatele.symmetry import BijectiveGL, GeneralLinear, HiddenLayer
+from metatele.symmetry import BijectiveGL, GeneralLinear, HiddenLayer, ProductGroup
 from metatele.symmetry.matrices import exp_pair
 
 DTYPES = (torch.float64, torch.float32)
@@ -308,3 +308,39 @@ def test_singular_data_of_one_task_are_its_own(on_data, layer, kind):
     gradients = torch.autograd.grad(moved[::2].square().sum(), wanted, allow_unused=True, materialize_grads=True)
     assert all(bool(g[::2].isfinite().all()) for g in gradients)
     assert float(gradients[0][::2].norm()) > 0
+
+
+def test_what_was_made_of_data_can_be_given_to_another(on_data):
+    groups, params, inputs = on_data
+    group = ProductGroup(tuple(groups))
+    made = group.of_data(inputs)
+    assert [len(tensors) for tensors in made] == [1, 0]  # the second layer does not see the data
+    torch.testing.assert_close(made[0][0] @ inputs.mT, torch.eye(3, dtype=torch.float64).expand(3, 3, 3))
+    assert group.of_data(inputs)[0][0] is made[0][0]
+    other, element = inputs.clone(), group.exp([draw(3, norm=0.3), draw(3, norm=0.2, seed=1)])
+    group.remember(other, made)
+    assert group.of_data(other)[0][0] is made[0][0]
+    torch.testing.assert_close(group.act(element, params, other), group.act(element, params, inputs), rtol=0, atol=0)
+
+
+def test_data_without_an_inverse_are_told_apart(on_data):
+    (symmetry, _), _, inputs = on_data
+    inputs = inputs.clone()
+    inputs[1] = 1.0
+    inverse, lost = symmetry.of_data(inputs)
+    assert lost.flatten().tolist() == [False, True, False]
+    assert not inverse[1].any()
+
+
+@pytest.mark.parametrize("known", ["both", "one", "none"])
+def test_elements_of_some_tasks_and_of_others(known):
+    """The inverse goes with its element, where both have one."""
+    symmetry = GeneralLinear(LAYER)
+    g, like = symmetry.exp(draw(3, norm=0.4)), torch.zeros(3, 1, dtype=torch.float64)
+    g, one = (g if known != "none" else g.clone()), symmetry.identity(like)
+    one = one if known == "both" else one.clone()
+    keep = torch.tensor([True, False, True])
+    selected = symmetry.select(keep, g, one)
+    assert hasattr(selected, "inverse_element") == (known == "both")
+    torch.testing.assert_close(selected, torch.where(keep.reshape(-1, 1, 1), g, one), rtol=0, atol=0)
+    torch.testing.assert_close(symmetry.inverse(selected) @ selected, torch.eye(3, dtype=torch.float64).expand(3, 3, 3))

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -69,6 +71,14 @@ def weights(folder: Path) -> dict[str, str]:
     return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
 
+def edit(state: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Change the record of a state file in place."""
+    record, tensors = read_state(state)
+    change(record)
+    metadata = {"format": "metatele.run", "version": "1", "record": json.dumps(record)}
+    safetensors.torch.save_file(tensors, state, metadata)
+
+
 def test_a_run_that_was_stopped_has_the_budget_that_it_has_spent(tmp_path: Path) -> None:
     """Its record tells how many iterations were planned."""
     family = {"class_path": "metatele.tasks.TeacherStudent"}
@@ -124,6 +134,33 @@ def test_resume_needs_the_same_settings(tmp_path: Path) -> None:
         train(tmp_path / "run", resume=True, spread=7)
     with pytest.raises(ConfigError, match="holds a run already"):
         train(tmp_path / "run")
+
+
+def test_a_run_saved_before_a_setting_came_has_its_default(tmp_path: Path) -> None:
+    train(tmp_path / "whole")
+    train(tmp_path / "parts", iterations=ITERATIONS // 2)
+    edit(tmp_path / "parts" / "state.safetensors", lambda record: record["settings"]["unroll"].pop("engine"))
+    with pytest.raises(ConfigError, match=r"unroll\.engine was 'higher', now 'compiled'"):
+        train(tmp_path / "parts", resume=True, unroll=UnrollSettings(7, 3, engine="compiled"))
+    train(tmp_path / "parts", resume=True)
+    assert weights(tmp_path / "whole") == weights(tmp_path / "parts")
+
+
+@pytest.mark.parametrize("unroll", [{"steps": 0}, {"steps": 7, "speed": "high"}, "long"])
+def test_a_record_of_impossible_settings_is_refused(tmp_path: Path, unroll: object) -> None:
+    train(tmp_path / "run", iterations=2)
+    edit(tmp_path / "run" / "state.safetensors", lambda record: record["settings"].update(unroll=unroll))
+    with pytest.raises(CheckpointError, match=r"state\.safetensors is damaged"):
+        train(tmp_path / "run", resume=True)
+
+
+@pytest.mark.slow
+def test_stop_and_resume_is_bit_identical_by_compiled_steps(tmp_path: Path) -> None:
+    unroll = UnrollSettings(steps=7, window=3, engine="compiled")
+    train(tmp_path / "whole", iterations=4, unroll=unroll)
+    train(tmp_path / "parts", iterations=4, unroll=unroll, stop_after=2)
+    train(tmp_path / "parts", iterations=4, unroll=unroll, resume=True)
+    assert weights(tmp_path / "whole") == weights(tmp_path / "parts")
 
 
 @pytest.mark.parametrize("length", [0, 9, -1])

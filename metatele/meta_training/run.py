@@ -139,12 +139,11 @@ class _Run:
         record, tensors = read_state(state)
         try:
             recorded, history, best = dict(record["settings"]), record["history"], record["best_score"]
-            recorded["unroll"] = asdict(
-                UnrollSettings(**recorded["unroll"])
-            )  # a setting that came later has its default
+            # A setting that came later than the run has its default.
+            recorded["unroll"] = asdict(UnrollSettings(**recorded["unroll"]))
             self.history = [Iteration(*row) for row in history]
             self.best_score = math.inf if best is None else float(best)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, ConfigError) as error:
             raise CheckpointError(f"{state} is damaged: its record cannot be used ({error})") from error
         self._check_same(recorded)
         restore_state(state, self.trainer, record, tensors)
