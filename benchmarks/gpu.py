@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,11 @@ from benchmarks.limit import flops
 from benchmarks.own import OwnTraining
 from benchmarks.tables import spread
 from benchmarks.workloads import WORKLOADS, Workload
+from metatele.device import multiplying
 from metatele.files import write_atomic
 
 SIDE = 8192  # of the square matrices whose product gives the card's rate
-PRECISIONS = {"float32": "highest", "TF32": "high"}  # as torch calls them
+PRECISIONS = {"float32": False, "TF32": True}  # as `unroll.tf32`
 JAX_PRECISIONS = {"float32": "float32", "TF32": "tensorfloat32"}
 
 
@@ -45,11 +47,18 @@ def timed(run: Callable[[], object], repeats: int) -> list[float]:
     return seconds
 
 
-def matrix_rate(repeats: int) -> float:
-    """Operations per second of a large matrix product in torch's current precision."""
+def matrix_rate(repeats: int, tf32: bool) -> float:
+    """Operations per second of a large matrix product."""
     a, b = torch.randn(2, SIDE, SIDE, device="cuda")
     out = torch.empty_like(a)
-    return 2 * SIDE**3 / statistics.median(timed(lambda: torch.mm(a, b, out=out), repeats)[1:])
+    with multiplying(tf32):
+        return 2 * SIDE**3 / statistics.median(timed(lambda: torch.mm(a, b, out=out), repeats)[1:])
+
+
+def own_run(workload: Workload, tasks: int, engine: str, precision: str) -> Callable[[], object]:
+    """metatele's iteration by an engine."""
+    unroll = replace(workload.by(engine).unroll, tf32=PRECISIONS[precision])
+    return OwnTraining(replace(workload, unroll=unroll), tasks, device="cuda")
 
 
 def jax_run(workload: Workload, tasks: int, precision: str) -> Callable[[], object]:
@@ -70,14 +79,13 @@ def measure(tasks: int, repeats: int) -> list[dict[str, Any]]:
     workload = WORKLOADS["dense"].ordered(False)
     windows, work = workload.unroll.steps / workload.unroll.window, flops(workload, tasks)
     makers: dict[str, Callable[[str], Callable[[], object]]] = {
-        "compiled": lambda precision: OwnTraining(workload.by("compiled"), tasks, device="cuda"),
-        "higher": lambda precision: OwnTraining(workload.by("higher"), tasks, device="cuda"),
+        "compiled": lambda precision: own_run(workload, tasks, "compiled", precision),
+        "higher": lambda precision: own_run(workload, tasks, "higher", precision),
         "JAX": lambda precision: jax_run(workload, tasks, precision),
     }
     records: list[dict[str, Any]] = []
-    for precision, setting in PRECISIONS.items():
-        torch.set_float32_matmul_precision(setting)
-        rate = matrix_rate(repeats)
+    for precision, tf32 in PRECISIONS.items():
+        rate = matrix_rate(repeats, tf32)
         for name, make in makers.items():
             record: dict[str, Any] = {"precision": precision, "contestant": name, "rate": rate, "operations": work}
             try:

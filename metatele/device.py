@@ -1,4 +1,7 @@
-"""Where to compute."""
+"""Where to compute, and how precisely."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -14,3 +17,15 @@ def check_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"the device {name!r} cannot be used: {reason}; use cpu or cuda") from error
+
+
+@contextmanager
+def multiplying(tf32: bool) -> Iterator[None]:
+    """Inside, GPUs multiply float32 matrices in TF32 (with factors of 10 bits), if they are to or did so before."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    matmul.allow_tf32 = before or tf32
+    try:
+        yield
+    finally:
+        matmul.allow_tf32 = before

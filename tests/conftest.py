@@ -1,6 +1,7 @@
 """Settings and fixtures of all tests."""
 
 import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,11 @@ def make_batch() -> Callable[..., MetaBatch]:
         return sample_meta_batch(ExampleFamily(**arguments), "train", range(tasks), seed).to(torch.float64)
 
     return make
+
+
+def heed_ctrl_c() -> None:
+    """For a command that a test starts: whoever runs the tests in the background of a shell has it ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def need_learn2learn(name: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import heed_ctrl_c
 from metatele.tasks import PaperRegression
 
 import metatele.evaluation.stages as stages
@@ -309,6 +310,7 @@ def test_a_real_ctrl_c():
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=heed_ctrl_c,
     )
     while not Path("evaluation").exists():  # it has begun
         assert child.poll() is None, child.communicate()

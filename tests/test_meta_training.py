@@ -1,5 +1,7 @@
 """Meta-training learns, and its settings do what they say."""
 
+from typing import Any
+
 import pytest
 import torch
 from metatele.tasks import TeacherStudent
@@ -19,9 +21,10 @@ from metatele import (
     sample_meta_batch,
 )
 from metatele.checkpoint import shipped_checkpoints
+from metatele.device import multiplying
 from metatele.meta_training.meta_loss import meta_loss
 from metatele.meta_training.trainer import MetaTrainer
-from metatele.unroll import Unroll
+from metatele.unroll import Unroll, Window
 
 FAMILY = TeacherStudent(spread=10, rows=16, hidden=8)
 
@@ -117,3 +120,24 @@ def test_the_shipped_quickstart_pair_gives_what_its_cards_say() -> None:
     assert tele[29] < 0.93 * plain[29]
     assert tele[99] < 0.93 * plain[99]
     assert tele[29] < 0.03
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+@pytest.mark.parametrize("before", [False, True])
+def test_matrices_in_tf32_are_asked_for_and_only_inside(
+    before: bool, tf32: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, original = [], Unroll.window
+
+    def window(*arguments: Any, **options: Any) -> Window:
+        seen.append(torch.backends.cuda.matmul.allow_tf32)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(Unroll, "window", window)
+    unroll = UnrollSettings(steps=2, window=1, tf32=tf32)
+    meta, validation = MetaSettings(iterations=1, tasks=2), ValidationSettings(tasks=2)
+    with multiplying(before):
+        meta_train(InnerOptimizer(GlobalStepSize(hidden=2)), FAMILY, unroll, meta, validation)
+        assert torch.backends.cuda.matmul.allow_tf32 is before
+    assert seen == [before or tf32] * 3  # two windows and the validation's
+    assert not torch.backends.cuda.matmul.allow_tf32

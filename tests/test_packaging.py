@@ -49,7 +49,9 @@ def test_the_wheel_works_in_an_environment_of_its_own(wheel: Path, tmp_path: Pat
     ).stdout.strip()
     # The dependencies come from this environment (its .pth files, and so the editable metatele, do not).
     Path(purelib, "dependencies.pth").write_text(sysconfig.get_path("purelib"))
-    subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", "--no-index", str(wheel)], check=True)
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    install = [python, "-m", "pip", "install", "-q", "--no-deps", "--no-index", str(wheel)]
+    subprocess.run(install, check=True, env=environment)
     program = """
 import metatele, metatele.tasks
 from metatele.checkpoint import shipped_checkpoints
@@ -58,7 +60,6 @@ assert metatele.tasks.__file__.startswith({env!r})
 for name in shipped_checkpoints():
     metatele.load_checkpoint(name)
 """.format(env=str(tmp_path / "env"))
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     subprocess.run([python, "-c", program], cwd=tmp_path, check=True, env=environment)
     command = tmp_path / "env" / "bin" / "metatele"
     arguments = ["--family=Digits", "--family.rows=20", "--optimizer.update=CoordinateUpdate", "--unroll.steps=2"]

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from conftest import heed_ctrl_c
 from metatele.tasks import GaussianMixture, TeacherStudent
 
 from metatele import (
@@ -229,6 +230,7 @@ def command(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
         [sys.executable, "-m", "metatele", *arguments],
         cwd=cwd,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=heed_ctrl_c,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

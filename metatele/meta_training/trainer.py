@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metatele.compiled import CompiledUnroll, Programs
-from metatele.device import check_device
+from metatele.device import check_device, multiplying
 from metatele.errors import ConfigError
 from metatele.meta_training.meta_gradient import play_window
 from metatele.meta_training.meta_loss import meta_loss, trajectory_score
@@ -112,9 +112,10 @@ class MetaTrainer:
         diverged task counts with the loss at which it would have been stopped."""
         scores, diverged = [], 0
         for i, batch in enumerate(self.validation_batches):
-            play = self._play(batch, i)
-            begin, steps = play.start(), self.unroll.steps
-            window = play.window(begin, steps, differentiable=False)
+            play, steps = self._play(batch, i), self.unroll.steps
+            with multiplying(self.unroll.tf32):
+                begin = play.start()
+                window = play.window(begin, steps, differentiable=False)
             end = window.end
             bar = DIVERGENCE * (end.initial_loss.abs() + 1)
             losses = torch.where(end.alive, window.meta_losses, bar)
@@ -135,7 +136,8 @@ class MetaTrainer:
         while position.step < self.unroll.steps and bool(position.alive.any()):
             length = min(self.unroll.window, self.unroll.steps - position.step)
             self.adam.zero_grad()
-            window, loss = play_window(play, position, length, self._score, self.unroll.checkpoint)
+            with multiplying(self.unroll.tf32):
+                window, loss = play_window(play, position, length, self._score, self.unroll.checkpoint)
             position = window.end
             if loss is None:
                 break
