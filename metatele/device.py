@@ -21,10 +21,13 @@ def check_device(name: str) -> torch.device:
 
 @contextmanager
 def multiplying(tf32: bool) -> Iterator[None]:
-    """Inside, GPUs multiply float32 matrices in TF32 (with factors of 10 bits), if they are to or did so before."""
+    """Inside, GPUs multiply float32 matrices in TF32 (with factors of 10 bits) if they are to, else as before."""
+    if not tf32:
+        yield
+        return
     matmul = torch.backends.cuda.matmul
     before = matmul.allow_tf32
-    matmul.allow_tf32 = before or tf32
+    matmul.allow_tf32 = True
     try:
         yield
     finally:

@@ -26,6 +26,7 @@ from metatele import (
     RandomTeleport,
     SymmetryError,
     TaskFamily,
+    TorchUpdate,
     Unroll,
     UnrollSettings,
     ValidationSettings,
@@ -99,6 +100,7 @@ def played(
         window, loss = play_window(play, position, length, score, piece)
         position = window.end
         out += [*numbers(window), torch.tensor(float("nan") if loss is None else loss)]
+        out.append(torch.tensor([p.grad is None for p in inner.parameters()]))
         out += [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in inner.parameters()]
     return out
 
@@ -211,7 +213,6 @@ def test_frozen_weights_and_weights_of_other_parts(traced_only: None, monkeypatc
     ("order", "moments"),
     [
         ("before", "transform"),
-        ("after", "reset"),
         *(
             pytest.param(o, m, marks=pytest.mark.slow)
             for o in ("before", "after")
@@ -227,7 +228,118 @@ def test_teleports_at_some_steps(order: Any, moments: Any, traced_only: None) ->
     assert_agree(*pair(inner, ExampleFamily()), piece=2)
 
 
-@pytest.mark.parametrize("tasks", [pytest.param(1, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow), 7])
+@pytest.mark.parametrize(
+    ("data", "last"),
+    [
+        ({}, 0),
+        ({"rows": 24, "batch_size": 4, "parts": (0.5, 0.5, 0.0)}, 4),
+        pytest.param({}, 4, marks=pytest.mark.slow),
+        pytest.param({"rows": 24, "batch_size": 4, "parts": (0.5, 0.5, 0.0)}, 0, marks=pytest.mark.slow),
+    ],
+)
+def test_large_cells_at_some_steps(
+    data: dict[str, Any], last: int, traced_only: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cells that no step of a window plays have no gradient there; Adam leaves them alone."""
+    monkeypatch.setattr(traced, "SMALL", 0)
+    teleport = DenseTeleport(4, last=last)
+    teleport.every = 2
+    assert_agree(*pair(InnerOptimizer(DenseUpdate(5), teleport), ExampleFamily(**data)), piece=2)
+
+
+FEW_STEPS = {
+    "first window": (lambda: InnerOptimizer(CoordinateUpdate(4), NeuronTeleport(3, last=1)), ExampleFamily()),
+    "nothing later": (lambda: InnerOptimizer(GradientDescent(0.01), NeuronTeleport(3, last=1)), ExampleFamily()),
+}
+
+
+@pytest.mark.parametrize("case", FEW_STEPS)
+@pytest.mark.parametrize(
+    ("engine", "piece"),
+    [("compiled", None), ("higher", 1), pytest.param("compiled", 1, marks=pytest.mark.slow)],
+)
+def test_weights_that_no_step_uses_stay(
+    case: str, engine: str, piece: int | None, traced_only: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Adam's momentum does not move them, whatever plays the windows."""
+    monkeypatch.setattr(trainer, "DTYPE", torch.float64)
+    monkeypatch.setitem(CASES, case, FEW_STEPS[case])
+    assert_same(meta_trained(case, True, engine, piece), meta_trained(case, True, "higher"))
+
+
+class Twice(CoordinateUpdate):
+    """Asks its LSTM twice in a step."""
+
+    def propose(self, point: Point, state: State) -> tuple[Params, State]:
+        first, _ = super().propose(point, state)
+        second, state = super().propose(point, state)
+        return {k: first[k] + second[k] for k in first}, state
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_cells_that_are_asked_twice(small: bool, traced_only: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, compiled = pair(InnerOptimizer(Twice(3)), ExampleFamily())
+    if small:
+        assert_agree(plain, compiled)
+        return
+    monkeypatch.setattr(traced, "SMALL", 0)
+    plain, compiled = pair(InnerOptimizer(Twice(3)), ExampleFamily())
+    with pytest.warns(UserWarning, match="used more than once"):
+        found = played(compiled)
+    for a, e in zip(found, played(plain), strict=True):
+        torch.testing.assert_close(a, e)
+
+
+class RandomFeatures(ExampleFamily):
+    """Its networks have random buffers."""
+
+    def network(self) -> nn.Module:
+        class Features(nn.Sequential):
+            def __init__(self, layers: nn.Sequential) -> None:
+                super().__init__(*layers)
+                self.register_buffer("projection", torch.randn(4, 4))
+
+            def forward(self, x: Tensor) -> Tensor:
+                return super().forward(x @ self.projection)
+
+        return Features(super().network())
+
+
+def test_buffers_that_differ_from_batch_to_batch(traced_only: None) -> None:
+    inner, programs = InnerOptimizer(CoordinateUpdate(3)), Programs()
+    inner.double()
+    told: list[str] = []
+    for seed in (0, 1):
+        batch = sample_meta_batch(RandomFeatures(), "train", range(3), seed).to(torch.float64)
+        plain = Unroll(inner, batch, 6)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert_agree(plain, CompiledUnroll(plain, programs), windows=2)
+        told += [str(w.message) for w in caught if "unroll.engine" in str(w.message)]
+    assert len(told) == 1
+    assert "buffers" in told[0]
+
+
+def test_weights_that_are_frozen_on_the_way(traced_only: None) -> None:
+    inner = InnerOptimizer(CoordinateUpdate(3), NeuronTeleport(3))
+    plain, compiled = pair(inner, ExampleFamily())
+    assert_agree(plain, compiled, windows=1)
+    for p in list(inner.parameters())[:3]:
+        p.requires_grad_(False)
+    again = CompiledUnroll(plain, compiled.programs)
+    assert_agree(plain, again, windows=1)
+
+
+def test_somebody_who_listens_to_teleports(traced_only: None) -> None:
+    plain, compiled = pair(InnerOptimizer(CoordinateUpdate(3), NeuronTeleport(3)), ExampleFamily())
+    heard: list[int] = []
+    plain.inner.teleport.observer = lambda step, *_: heard.append(step)  # type: ignore[union-attr]
+    with pytest.warns(UserWarning, match="listens to its teleports"):
+        played(compiled, windows=1)
+    assert heard == [0, 1, 2]
+
+
+@pytest.mark.parametrize("tasks", [pytest.param(n, marks=pytest.mark.slow) for n in (1, 4)] + [7])
 def test_chunks_of_tasks(tasks: int, traced_only: None, monkeypatch: pytest.MonkeyPatch) -> None:
     inner = InnerOptimizer(CoordinateUpdate(4), NeuronTeleport(4))
     family = ExampleFamily(rows=12, batch_size=2, parts=(0.5, 0.5, 0.0))
@@ -304,11 +416,36 @@ class Wayward(GradientDescent):
         return (step if next(iter(step.values())).sum() > 0 else map_params(lambda f: 0.5 * f, step)), state
 
 
+class Growing(GradientDescent):
+    """What it remembers changes its type."""
+
+    def start(self, params: Params) -> State:
+        return State(memory=(torch.zeros(len(next(iter(params.values())))),))
+
+    def propose(self, point: Point, state: State) -> tuple[Params, State]:
+        return super().propose(point, State())[0], State(memory=(state.memory[0].double() + 1,))
+
+
+class Noisy(GradientDescent):
+    """Draws random numbers while it steps."""
+
+    def propose(self, point: Point, state: State) -> tuple[Params, State]:
+        stream = torch.Generator().manual_seed(point.step if isinstance(point.step, int) else 0)
+        step, state = super().propose(point, state)
+        return {k: f * torch.rand(f.shape, generator=stream, dtype=f.dtype) for k, f in step.items()}, state
+
+
 @pytest.mark.parametrize(
     ("inner", "name"),
     [
         (InnerOptimizer(GlobalStepSize(4), RandomTeleport()), "GlobalStepSize and RandomTeleport on ExampleFamily"),
         (InnerOptimizer(Wayward(learn=True)), "Wayward on ExampleFamily"),
+        (InnerOptimizer(Growing(learn=True)), "Growing on ExampleFamily"),
+        (InnerOptimizer(Noisy(learn=True)), "Noisy on ExampleFamily.* random numbers are drawn"),
+        (
+            InnerOptimizer(TorchUpdate("AdamW", {"lr": 0.01}), NeuronTeleport(3)),
+            "TorchUpdate and NeuronTeleport on ExampleFamily",
+        ),
     ],
 )
 def test_what_cannot_be_followed_is_played_by_higher(inner: InnerOptimizer, name: str, traced_only: None) -> None:
@@ -321,12 +458,23 @@ def test_what_cannot_be_followed_is_played_by_higher(inner: InnerOptimizer, name
     compiled.window(compiled.start(), 2)  # once said is enough
 
 
-def test_errors_of_a_user_stay_what_they_are(traced_only: None) -> None:
-    """Too many rows for the group, which `higher` would say, too."""
-    family = ExampleFamily(activations=(nn.Tanh(), nn.Tanh()), rows=9)
+@pytest.mark.parametrize("data", [{"rows": 9}, {"rows": 12, "batch_size": 4}])
+def test_errors_of_a_user_stay_what_they_are(data: dict[str, Any], traced_only: None) -> None:
+    """Other than three rows for a group of three inputs, which `higher` would say, too."""
+    family = ExampleFamily((3, 3, 3, 2), (nn.LeakyReLU(0.2),) * 2, **data)
     inner = InnerOptimizer(GradientDescent(0.01, learn=True), DenseTeleport(4, symmetry="data_dependent"), "after")
-    with pytest.raises(SymmetryError):
-        played(pair(inner, family)[1])
+    plain, compiled = pair(inner, family)
+    for play in (plain, compiled):
+        with pytest.raises(SymmetryError, match="as many data rows as the layer has inputs"):
+            played(play)
+
+
+@pytest.mark.slow
+@BOTH_ORDERS
+def test_a_group_of_drawn_data(second_order: bool, traced_only: None) -> None:
+    family = ExampleFamily((3, 3, 3, 2), (nn.LeakyReLU(0.2),) * 2, rows=24, batch_size=3, parts=(0.5, 0.5, 0.0))
+    inner = InnerOptimizer(CoordinateUpdate(3), DenseTeleport(4, symmetry="data_dependent"), "after")
+    assert_agree(*pair(inner, family, second_order))
 
 
 def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

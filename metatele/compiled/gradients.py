@@ -1,12 +1,22 @@
 """Adding up the gradient of the learned weights over the steps and chunks of a window."""
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from metatele.compiled.programs import Step
 from metatele.compiled.step import Weights, cut
 from metatele.recurrent.traced import weight_gradients
+
+
+class Rows(NamedTuple):
+    """What a large core's weight gradients are made of, of one step: the gradients of its taps, and what its products
+    multiplied."""
+
+    slopes: list[Tensor]
+    seen: list[Tensor]
 
 
 class Gradients:
@@ -17,37 +27,38 @@ class Gradients:
     """
 
     def __init__(self, weights: Weights) -> None:
-        self._weights = weights
+        self._cores = weights.cores
         self._trained = [p for p in weights.others.values() if p.requires_grad]
-        self._sums: list[Tensor] = []
-        self._slopes: list[list[Tensor]] = []  # of the large cores' taps, one list a step
-        self._seen: list[list[Tensor]] = []  # what their products multiplied, likewise
+        self._sums: list[Tensor | None] = [None] * len(self._trained)
+        self._rows: list[list[Rows]] = [[] for _ in self._cores]
 
-    def add(self, gradients: Sequence[Tensor], seen: list[Tensor]) -> None:
+    def add(self, step: Step, gradients: Sequence[Tensor | None], seen: list[Tensor]) -> None:
         """Take what a step's backward pass gave for the weights and the taps, and what its products multiplied."""
-        others, taps = cut(gradients, (len(self._trained), len(gradients) - len(self._trained)))
+        products = [len(core.lstm_cells) + 1 for core in self._cores]
+        others, *slopes = cut(gradients, [len(self._trained), *products])
         # Not in place: weights that are added to each other may be given one tensor.
-        self._sums = [a + b for a, b in zip(self._sums, others, strict=True)] if self._sums else others
-        if taps:
-            self._slopes.append(taps)
-            self._seen.append(seen)
+        self._sums = [b if a is None else a if b is None else a + b for a, b in zip(self._sums, others, strict=True)]
+        called = step.function.called
+        inputs = cut(seen, [(2 * n - 1) * here for n, here in zip(products, called, strict=True)])
+        for rows, taps, ours, multiplied in zip(self._rows, cut(step.taps, products), slopes, inputs, strict=True):
+            if any(slope is not None for slope in ours):
+                filled = [tap if slope is None else slope for slope, tap in zip(ours, taps, strict=True)]
+                rows.append(Rows(filled, multiplied))
 
     def total(self) -> list[tuple[Tensor, Tensor]]:
-        """(weight, its gradient), of all weights that have been used; no two share a tensor."""
-        return [(p, g.clone()) for p, g in zip(self._trained, self._sums, strict=False)] + list(self._of_cores())
+        """(weight, its gradient), of all weights that the meta-loss depends on; no two share a tensor."""
+        of_others = [(p, g.clone()) for p, g in zip(self._trained, self._sums, strict=True) if g is not None]
+        return of_others + list(self._of_cores())
 
     def _of_cores(self) -> Iterator[tuple[Tensor, Tensor]]:
-        if not self._slopes:
-            return
-        slopes, seen = (
-            iter([torch.cat(rows) for rows in zip(*steps, strict=True)]) for steps in (self._slopes, self._seen)
-        )
-        for core in self._weights.cores:
-            cells = len(core.lstm_cells)
-            products = [next(slopes) for _ in range(cells + 1)], [next(seen) for _ in range(2 * cells + 1)]
-            for p, gradient in zip(core.parameters(), weight_gradients(*products), strict=True):
-                if p.requires_grad:
-                    yield p, gradient
+        for core, steps in zip(self._cores, self._rows, strict=True):
+            if steps:
+                slopes, seen = (
+                    [torch.cat(rows) for rows in zip(*kind, strict=True)] for kind in zip(*steps, strict=True)
+                )
+                for p, gradient in zip(core.parameters(), weight_gradients(slopes, seen), strict=True):
+                    if p.requires_grad:
+                        yield p, gradient
 
 
 def add_to_weights(total: Sequence[tuple[Tensor, Tensor]]) -> None:

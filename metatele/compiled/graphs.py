@@ -47,8 +47,7 @@ class GraphedWindow:
 
     @torch.no_grad()
     def backward(self, slopes: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """(weight, its gradient) of the deck that was played last, given the gradient of its meta-losses, [K, B]. The
-        gradients stand only until the next one's."""
+        """(weight, its gradient) of the deck that was played last, given the gradient of its meta-losses, [K, B]."""
         self._slopes.copy_(slopes)
         self._backward.replay()
-        return self._total
+        return [(weight, gradient.clone()) for weight, gradient in self._total]  # the next replay writes over it

@@ -15,7 +15,7 @@ def keep_freed_memory() -> None:
 
     A compiled step allocates the same blocks at each call. glibc takes blocks of some size from the system one by one,
     and gives the top of its heap back whenever enough of it is free: a step then spends a fifth of its time in page
-    faults. The largest memory that a process holds does not change.
+    faults. The setting is the whole process's, and stays.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from metatele.compiled.deck import Course, Deck
 from metatele.compiled.gradients import Gradients
+from metatele.compiled.program import following
 from metatele.compiled.programs import Programs, Step, compile_step
 from metatele.compiled.step import StepFunction, Weights
 from metatele.unroll import Unroll
@@ -79,8 +80,9 @@ class Player:
             found = step.program.backward(saved, [*adjoint, slope])
             adjoint = list(step.zeros)
             for i, gradient in zip(step.floating, found, strict=False):
-                adjoint[i] = gradient
-            sums.add(found[len(step.floating) :], seen)
+                if gradient is not None:
+                    adjoint[i] = gradient
+            sums.add(step, found[len(step.floating) :], seen)
         return adjoint
 
     def _weights_for(self, step: Step) -> list[Tensor]:
@@ -99,7 +101,10 @@ class Player:
             taps = sum(len(core.lstm_cells) + 1 for core in weights.cores)
             shape = deck.shape(len(weights.others) + 2 * products + taps, taps)
             state = deck.begin.state
-            function = StepFunction(play.inner, play.batch, play.group, state, second_order, active, shape)
+            with following():
+                function = StepFunction(play.inner, play.batch, play.group, state, second_order, active, shape)
             return compile_step(function, weights, self._programs, (deck.carry, deck.fixed, deck.now[0]), gradient)
 
-        return self._programs.find((active, *deck.signature()), second_order if gradient else None, make)
+        return self._programs.find(
+            (active, *weights.flags, *deck.signature()), second_order if gradient else None, make
+        )

@@ -47,11 +47,12 @@ class Program:
                 outputs = self._played(inputs)
                 slopes = [torch.zeros_like(t) for t in outputs[:linked]]
                 graph = _trace(self._joint, inputs, slopes) if wanted else _trace(self._played, inputs)
+                if wanted:
+                    forward, backward = _parted(graph, inputs, slopes, len(outputs))
             self._outputs = len(outputs)
             if not wanted:
                 self._forward = _Compiled(graph, inputs)
                 return
-            forward, backward = _parted(graph, inputs, slopes, len(outputs))
             self._forward = _Compiled(forward, inputs)
             self._backward = _Compiled(backward, [*self._forward(inputs)[len(outputs) :], *slopes])
 
@@ -60,28 +61,31 @@ class Program:
         found = self._forward(inputs)
         return found[: self._outputs], found[self._outputs :]
 
-    def backward(self, saved: Tensors, slopes: Tensors) -> list[Tensor]:
-        """The gradients of the wanted inputs, from what `forward` saved and those of the linked outputs."""
-        return self._backward([*saved, *slopes])
+    def backward(self, saved: Tensors, slopes: Tensors) -> list[Tensor | None]:
+        """The gradients of the wanted inputs, from what `forward` saved and those of the linked outputs; None for those
+        that these do not depend on."""
+        found = iter(self._backward([*saved, *slopes]))
+        return [next(found) if used else None for used in self._used]
 
     def _played(self, primals: Tensors) -> list[Tensor]:
         with torch.enable_grad():
             return [t.detach() for t in self._function(self._leaves(primals))]
 
     def _joint(self, primals: Tensors, tangents: Tensors) -> list[Tensor]:
-        """The outputs, then the gradients of the wanted inputs."""
+        """The outputs, then the gradients of the wanted inputs that the linked ones depend on."""
         with torch.enable_grad():
             leaves = self._leaves(primals)
             found = self._function(leaves)
-            pairs = [(t, g) for t, g in zip(found, tangents, strict=False) if t.requires_grad]
+            linked = [(t, g) for t, g in zip(found, tangents, strict=False) if t.requires_grad]
             gradients = torch.autograd.grad(
-                [t for t, _ in pairs],
+                [t for t, _ in linked],
                 [leaves[i] for i in self._wanted],
-                [g for _, g in pairs],
+                [g for _, g in linked],
                 allow_unused=True,
-                materialize_grads=True,
             )
-        laid = [in_layout(g, primals[i].stride()) for g, i in zip(gradients, self._wanted, strict=True)]
+        self._used = [g is not None for g in gradients]
+        pairs = [(g, primals[i]) for g, i in zip(gradients, self._wanted, strict=True) if g is not None]
+        laid = [in_layout(g, of.stride()) for g, of in pairs]
         return [*(t.detach() for t in found), *laid]
 
     def _leaves(self, primals: Tensors) -> list[Tensor]:
@@ -97,16 +101,18 @@ class CannotFollowError(ConfigError):
 
 @contextmanager
 def following() -> Iterator[None]:
-    """Inside, whatever goes wrong, but for a user's own errors, means that something cannot be traced.
+    """Inside, what goes wrong means that something cannot be traced, but for a user's own errors and a want of memory.
 
     Raises: CannotFollowError.
     """
     try:
         yield
-    except MetateleError:
+    except (MetateleError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        raise CannotFollowError(_first_line(error)) from error
+        if "can't allocate memory" in str(error):  # a want of memory on a CPU, in torch's words
+            raise
+        raise CannotFollowError(f"steps seem to hang on the values of tensors ({_first_line(error)})") from error
 
 
 class _Compiled:
@@ -156,6 +162,8 @@ def _trace(function: Callable[..., list[Tensor]], *arguments: Tensors) -> GraphM
     # Twice: what works in place can be told from the rest only when autograd is out of the way.
     graph = traced(functionalize(traced(flat, {})), {**select_decomp_table(), **PLAIN})
     for node in list(graph.graph.nodes):
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+            raise CannotFollowError(f"random numbers are drawn: {node.target}")
         if node.target in SAME:
             node.replace_all_uses_with(node.args[0])
             graph.graph.erase_node(node)
@@ -195,13 +203,17 @@ def _compile(graph: GraphModule, inputs: Tensors) -> Callable[[list[Tensor]], Se
     except Exception as error:
         raise ConfigError(
             f"unroll.engine 'compiled' could not compile: {_first_line(error)}; it needs a C++ compiler such as g++ "
-            "(on a GPU, triton), else leave unroll.engine at 'higher'"
+            "(on a GPU, triton); else leave unroll.engine at 'higher'"
         ) from error
-    finally:
-        # What compiling leaves behind is millions of objects, which Python would look through again and again.
-        gc.collect()
-        gc.freeze()
     return run
+
+
+def settle() -> None:
+    """To be called when all that compiling needed is gone. What it leaves behind for good is millions of objects, which
+    Python would look through again and again when it collects garbage."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 def _first_line(error: BaseException) -> str:

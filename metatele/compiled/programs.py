@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import TypeVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from metatele.compiled.program import Program, following, in_layout
+from metatele.compiled.program import CannotFollowError, Program, following, in_layout, settle
 from metatele.compiled.step import StepFunction, Weights, cut
 from metatele.recurrent import RecurrentCore
 from metatele.recurrent.traced import Factors, factors, is_turned, products
@@ -56,9 +56,18 @@ class Programs:
 
     def __init__(self) -> None:
         self.refused = False
+        self._buffers: list[Tensor] | None = None
         self._steps: dict[Key, Step] = {}
         self._windows: dict[Key, object] = {}
         self._turn: dict[int, Program] = {}
+
+    def check_buffers(self, network: nn.Module) -> None:
+        """Raises: CannotFollowError if a network's buffers are not the first one's: steps hold those for good."""
+        found = list(network.buffers())
+        if self._buffers is None:
+            self._buffers = [b.detach().clone() for b in found]
+        if len(found) != len(self._buffers) or not all(map(torch.equal, found, self._buffers)):
+            raise CannotFollowError("the buffers of its networks differ from meta-batch to meta-batch")
 
     def find(self, key: Key, order: bool | None, make: Callable[[], Step]) -> Step:
         """The step of a key.
@@ -118,14 +127,18 @@ def compile_step(
     for _ in range(2):
         with following(), torch.enable_grad():
             out = function([*carry, *fixed, *now, *programs.weights(weights, [1] * len(weights.cores)), *zeros])
+        if any((t.shape, t.dtype) != (c.shape, c.dtype) for t, c in zip(out, carry, strict=False)):
+            raise CannotFollowError("what a step remembers changes its shape or its type")
         strides = [t.stride() for t in out[: len(carry)]]
         carry = [in_layout(t.detach(), s) for t, s in zip(carry, strides, strict=True)]
     rows, taps = [], list[Tensor]()
-    products = [2 * len(core.lstm_cells) + 1 for core in weights.cores]
-    for core, (first, *_) in zip(weights.cores, cut(out[len(out) - sum(products) :], products), strict=True):
-        rows.append(len(first))
+    products = [
+        (2 * len(core.lstm_cells) + 1) * called for core, called in zip(weights.cores, function.called, strict=True)
+    ]
+    for core, seen in zip(weights.cores, cut(out[len(out) - sum(products) :], products), strict=True):
+        rows.append(len(seen[0]) if seen else 1)
         widths = [4 * core.hidden] * len(core.lstm_cells) + [core.head.out_features]
-        taps += [first.new_zeros(1).expand(len(first), width) for width in widths]
+        taps += [core.head.weight.new_zeros(1).expand(rows[-1], width) for width in widths]
     learned = programs.weights(weights, rows)
     floating = function.linked(carry)
     start = len(carry) + len(fixed) + len(now)
@@ -138,5 +151,6 @@ def compile_step(
 
     inputs = [*carry, *fixed, *now, *learned, *taps]
     program = Program(laid, inputs, wanted, len(carry) + 1) if gradient else Program(laid, inputs)
+    settle()
     zeros = [torch.zeros_like(t) for t in carry]
     return Step(program, function, strides, rows, taps, floating, zeros)

@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from metatele.compiled.program import CannotFollowError
 from metatele.landscape import Landscape
 from metatele.optimizer import InnerOptimizer, InnerState
 from metatele.params import Params, map_params, select_tasks, task_norm
@@ -20,6 +21,7 @@ from metatele.stack import stacked_forward
 from metatele.symmetry import ProductGroup
 from metatele.task import MetaBatch
 
+T = TypeVar("T")
 IN_ORDER = "no task diverges"
 
 
@@ -28,7 +30,9 @@ class Weights:
 
     Attributes:
         cores: the large cores, whose weights' gradients are made once a window.
-        others: all other weights, {name: weight}, differentiated at every step.
+        small: the other cores.
+        others: all weights that are in no large core, {name: weight}, differentiated at every step.
+        flags: which of all weights are trained.
     """
 
     def __init__(self, inner: InnerOptimizer) -> None:
@@ -37,6 +41,7 @@ class Weights:
         self.small = [core for core in found if is_small(core)]
         inside = {id(p) for core in self.cores for p in core.parameters()}
         self.others = {name: p for name, p in inner.named_parameters() if id(p) not in inside}
+        self.flags = tuple(p.requires_grad for p in inner.parameters())
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,8 @@ class StepFunction:
 
     Attributes:
         presumed: what a call takes for granted, in words.
+        called: which of the large cores a call has played.
+    Raises: CannotFollowError, in a call, if one of them is played more than once.
     """
 
     def __init__(
@@ -90,10 +97,11 @@ class StepFunction:
         shape: Shape,
     ) -> None:
         self.inner, self.group, self.second_order, self.active = inner, group, second_order, active
-        self.shape, self.template = shape, state.map(lambda t: t[:0])
+        self.shape, self.template = shape, state.map(lambda t: t.new_empty(0))
         self.names, self.shared = list(batch.params), batch.shares_meta
         self.batch = replace(batch, params={}, inputs={}, targets={}, seeds=batch.seeds[:0])
         self.presumed: list[str] = []
+        self.called: list[bool] = []
 
     def __call__(self, values: Sequence[Tensor]) -> list[Tensor]:
         carry, fixed, now, weights, taps = cut(values, self.shape.sizes)
@@ -112,7 +120,8 @@ class StepFunction:
             if not self.second_order:
                 gradient = map_params(torch.detach, gradient)
             gradient = select_tasks(rows.alive, gradient, map_params(torch.zeros_like, gradient))
-            self.group.remember(x, rows.made)
+            if not self.shape.drawn[0]:
+                self.group.remember(x, rows.made)
             point = Point(params, gradient, x, step, self._landscape(x, y), self._landscape(*rows.whole))
             stepper = _Stepper(self.inner)
             new, state = functional_call(stepper, learned, (point, self.group, state, rows.alive, self.active))
@@ -121,6 +130,9 @@ class StepFunction:
             losses, after = self._losses(new, *rows.meta, self.shared)
             meta_losses = self._in_order(losses, rows)
         self.presumed = [what for what, _ in notes]
+        self.called = [bool(cells.seen) for cells in tapped]
+        if any(len(cells.seen) > len(cells.factors.weights) for cells in tapped):
+            raise CannotFollowError("large LSTM cells are used more than once in a step")
         flags = torch.stack([flag for _, flag in notes])
         carry = self._pack(new, after if self.shared else None, state)
         seen = [t for cells in tapped for t in cells.seen]
@@ -210,7 +222,7 @@ def _pick(x: Tensor, y: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     return x[task, index], y[task, index]
 
 
-def cut(values: Sequence[Tensor], sizes: Sequence[int]) -> Iterator[list[Tensor]]:
+def cut(values: Sequence[T], sizes: Sequence[int]) -> Iterator[list[T]]:
     """Lists of so many values each."""
     left = iter(values)
     for size in sizes:

@@ -17,6 +17,7 @@ from metatele.compiled.program import CannotFollowError
 from metatele.compiled.programs import Programs
 from metatele.compiled.step import IN_ORDER, Weights
 from metatele.teleports import Stay
+from metatele.teleports.base import LISTENERS
 from metatele.unroll import Position, Unroll, Window
 
 T = TypeVar("T")
@@ -69,15 +70,21 @@ class CompiledUnroll:
         if self.programs.refused:
             return None
         try:
+            self._check()
             return play()
         except CannotFollowError as reason:
             self.programs.refused = True
             warnings.warn(
-                f"unroll.engine 'compiled' cannot follow {_name(self.plain)}, whose steps seem to hang on the values "
-                f"of tensors: 'higher' plays them ({reason})",
+                f"unroll.engine 'compiled' cannot follow {_name(self.plain)}, so that 'higher' plays them: {reason}",
                 stacklevel=4,
             )
             return None
+
+    def _check(self) -> None:
+        """Raises: CannotFollowError if compiled steps would leave something out."""
+        self.programs.check_buffers(self.plain.batch.network)
+        if any(getattr(self.plain.inner.teleport, name, None) is not None for name in LISTENERS):
+            raise CannotFollowError("somebody listens to its teleports")
 
     def _window(self, begin: Position, length: int) -> Window | None:
         player, courses, windows = self._player(), [], []
@@ -115,7 +122,7 @@ class CompiledUnroll:
     def _graphed(self, deck: Deck, score: Score) -> tuple[list[tuple[Tensor, Tensor]], list["_Scored | None"]]:
         """Play a window of all tasks, and back, by CUDA graphs."""
         graph = self.programs.window(
-            (*deck.acts, self.plain.second_order, *deck.signature()), lambda: self._record(deck)
+            (*deck.acts, *self.weights.flags, self.plain.second_order, *deck.signature()), lambda: self._record(deck)
         )
         scored = _scored(deck, graph.forward(deck), score, 1.0)
         if scored is None or scored.slopes is None:

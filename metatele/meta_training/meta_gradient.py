@@ -70,12 +70,13 @@ def _backward(play: Unroll, begins: list[Position], slopes: tuple[Tensor, ...]) 
             [*weights, *window.incoming],
             [g for _, g in outputs],
             allow_unused=True,
-            materialize_grads=True,
         )
-        adjoint = list(grads[len(weights) :])
+        ends = zip(window.incoming, grads[len(weights) :], strict=True)
+        adjoint = [torch.zeros_like(t) if grad is None else grad for t, grad in ends]
         for weight, grad in zip(weights, grads, strict=False):
-            # A copy, because weights that are added to each other may be given one tensor.
-            weight.grad = grad.clone() if weight.grad is None else weight.grad.add_(grad)
+            if grad is not None:
+                # A copy, because weights that are added to each other may be given one tensor.
+                weight.grad = grad.clone() if weight.grad is None else weight.grad.add_(grad)
 
 
 def _without_graph(window: Window) -> Window:

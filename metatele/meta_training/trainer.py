@@ -132,7 +132,9 @@ class MetaTrainer:
         """One trajectory of one meta-batch, with a meta-update after every window."""
         self._set_lr()
         play = self._play(batch, self.done % len(self.families), self.unroll.second_order)
-        position, losses, norms, skipped = play.start(), [], [], 0
+        with multiplying(self.unroll.tf32):
+            position = play.start()
+        losses, norms, skipped = [], [], 0
         while position.step < self.unroll.steps and bool(position.alive.any()):
             length = min(self.unroll.window, self.unroll.steps - position.step)
             self.adam.zero_grad()
@@ -165,7 +167,7 @@ class MetaTrainer:
         """One step of Adam; returns the norm of the meta-gradient before clipping."""
         gradients = [p.grad for p in self.inner.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients))
-        if math.isfinite(norm):
+        if gradients and math.isfinite(norm):
             # As in clip_grad_norm_, but where it can be, Adam divides on its way through the gradient.
             excess = 1.0 if self.meta.clip is None else max((norm + 1e-6) / self.meta.clip, 1.0)
             if gradients[0].dtype == torch.float32:

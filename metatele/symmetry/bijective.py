@@ -9,6 +9,7 @@ from torch.nn.functional import leaky_relu
 
 from metatele.errors import SymmetryError
 from metatele.params import Params
+from metatele.presume import presume
 from metatele.symmetry.action import OfData
 from metatele.symmetry.layers import HiddenLayer
 from metatele.symmetry.matrices import MatrixGL, singular_as_zero, solve
@@ -44,19 +45,24 @@ class BijectiveGL(MatrixGL):
 
     def act(self, g: Tensor, params: Mapping[str, Tensor], inputs: Tensor) -> Params:
         layer, out = self.layer, dict(params)
-        columns = layer.columns(params, inputs)
-        inside, rows = columns.shape[1:]
-        if rows != inside:
-            raise SymmetryError(
-                f"{layer.name}: the data-dependent GL(h) needs as many data rows as the layer has inputs, "
-                f"got rows x inputs = {(rows, inside)}; change the batch, or use symmetry 'scaling' or 'pseudo_inverse'"
-            )
+        columns = self._columns(params, inputs)
         new_pre = leaky_relu(torch.bmm(g, self._hidden(params, inputs)), 1 / self.slope)
         if layer.bias_in is not None:
             new_pre = new_pre - layer.shift(params)
         out[layer.weight_in] = self._divide_by_data(new_pre, columns, inputs)
         out[layer.weight_out] = self.divide(params[layer.weight_out], g)
         return out
+
+    def _columns(self, params: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        """H, which has to be square."""
+        columns = self.layer.columns(params, inputs)
+        inside, rows = columns.shape[1:]
+        if rows != inside:
+            raise SymmetryError(
+                f"{self.layer.name}: the data-dependent GL(h) needs as many data rows as the layer has inputs, "
+                f"got rows x inputs = {(rows, inside)}; change the batch, or use symmetry 'scaling' or 'pseudo_inverse'"
+            )
+        return columns
 
     def _hidden(self, params: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         return leaky_relu(self.layer.pre_activations(params, inputs), self.slope)
@@ -75,14 +81,16 @@ class BijectiveGL(MatrixGL):
             return ()
         of, version, made = self._remembered
         if of() is not inputs or version != inputs._version:
-            columns = self.layer.columns({}, inputs)
+            columns = self._columns({}, inputs)
             one = torch.eye(columns.shape[-1], dtype=torch.float64, device=columns.device).expand_as(columns)
             exact = solve(singular_as_zero(columns.detach()).double(), one, True)  # in float64, as it has to last
             with torch.inference_mode(False):  # it may have to serve outside, too
                 inverse = exact.to(columns.dtype, copy=True)
                 lost = inverse.isnan().any(2, keepdim=True).any(1, keepdim=True)
                 inverse = torch.where(lost, 0.0, inverse)  # NaN would stain the gradient of zero
-                made = (inverse, lost) if bool(lost.any()) else (inverse,)
+                made = (
+                    (inverse,) if presume(~lost, f"the data of {self.layer.name} have an inverse") else (inverse, lost)
+                )
             self.remember(inputs, made)
         return made
 

@@ -117,7 +117,7 @@ class MatrixGL(AtHiddenLayer, Symmetry):
 
     def identity(self, like: Tensor) -> Tensor:
         one = torch.eye(self.layer.width, dtype=like.dtype, device=like.device).repeat(len(like), 1, 1)
-        return _with_inverse(one, one)
+        return _with_inverse(one, one.clone())  # not itself: it would hold itself in memory
 
     def select(self, keep: Tensor, g: Tensor, h: Tensor) -> Tensor:
         selected, inverse, other = super().select(keep, g, h), _known_inverse(g), _known_inverse(h)

@@ -1,12 +1,15 @@
 """Carrying second moments by a linear map that is known only by what it does to vectors."""
 
 from collections.abc import Callable, Mapping
+from functools import cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from metatele.params import Params, map_params
-from metatele.seeding import generator
+from metatele.seeding import derive_seed
 
 DRAWS = 8
 TINY = 1e-30  # under the root: a derivative where a second moment is zero
@@ -19,13 +22,19 @@ def estimate_square(carry: Callable[[Params], Params], square: Mapping[str, Tens
     for diagonal J. The signs are the same for all tasks and at every call.
     """
     total = map_params(torch.zeros_like, square)
+    sizes = [v[0].numel() for v in square.values()]
     for draw in range(DRAWS):
-        stream = generator("signs", draw)
-        root = {name: (v + TINY).sqrt() * _signs(v, stream) for name, v in square.items()}
+        signs = torch.as_tensor(_signs(draw, sum(sizes))).split(sizes)
+        pairs = zip(square.items(), signs, strict=True)
+        root = {name: (v + TINY).sqrt() * s.to(v).reshape(v.shape[1:]) for (name, v), s in pairs}
         total = map_params(lambda t, c: t + c.square() / DRAWS, total, carry(root))
     return total
 
 
-def _signs(like: Tensor, stream: torch.Generator) -> Tensor:
-    """Random signs in the shape of one task's tensor."""
-    return (2 * torch.randint(2, like.shape[1:], generator=stream) - 1).to(like)
+@cache
+def _signs(draw: int, count: int) -> NDArray[np.int8]:
+    """Random signs, [count]."""
+    # By numpy (the very bits of torch's generator of this seed): what torch draws while a step is traced, to be
+    # compiled, would be drawn anew at each of its calls.
+    stream = np.random.RandomState(derive_seed("signs", draw) % 2**32)
+    return (2 * (stream.randint(0, 2**32, count, np.uint32) % 2).astype(np.int8) - 1).astype(np.int8)
