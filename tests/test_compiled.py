@@ -33,7 +33,7 @@ from metatele import (
     meta_train,
     sample_meta_batch,
 )
-from metatele.compiled import CompiledUnroll, Programs, chunks, program
+from metatele.compiled import CompiledUnroll, Programs, chunks, program, unroll
 from metatele.meta_training import trainer
 from metatele.meta_training.meta_gradient import play_window
 from metatele.meta_training.meta_loss import meta_loss
@@ -456,6 +456,20 @@ def test_what_cannot_be_followed_is_played_by_higher(inner: InnerOptimizer, name
     for a, e in zip(found, played(plain), strict=True):
         torch.testing.assert_close(a, e)
     compiled.window(compiled.start(), 2)  # once said is enough
+
+
+def test_a_window_that_cannot_be_recorded(traced_only: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its steps are launched one by one."""
+
+    def fail(*arguments: Any) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(unroll, "_recordable", lambda begin: True)
+    monkeypatch.setattr(unroll, "GraphedWindow", fail)
+    plain, compiled = pair(InnerOptimizer(CoordinateUpdate(3)), ExampleFamily())
+    with pytest.warns(UserWarning, match="as CUDA graphs.* stream is capturing") as told:
+        assert_agree(plain, compiled)
+    assert len(told) == 1
 
 
 @pytest.mark.parametrize("data", [{"rows": 9}, {"rows": 12, "batch_size": 4}])

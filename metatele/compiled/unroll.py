@@ -13,7 +13,7 @@ from metatele.compiled.deck import Course, Deck
 from metatele.compiled.gradients import Gradients, add_to_weights
 from metatele.compiled.graphs import GraphedWindow
 from metatele.compiled.player import Player
-from metatele.compiled.program import CannotFollowError
+from metatele.compiled.program import CannotFollowError, first_line
 from metatele.compiled.programs import Programs
 from metatele.compiled.step import IN_ORDER, Weights
 from metatele.teleports import Stay
@@ -103,8 +103,9 @@ class CompiledUnroll:
         decks = self._decks(begin, length)
         alive = [int(deck.begin.alive.sum()) for deck in decks]
         shares = [here / max(sum(alive), 1) for here in alive]  # in a mean over all tasks
-        if begin.alive.device.type == "cuda" and (piece is None or piece >= length):
-            total, scored = self._graphed(decks[0], score)
+        graph = self._graph(decks[0]) if _recordable(begin) and (piece is None or piece >= length) else None
+        if graph is not None:
+            total, scored = _graphed(graph, decks[0], score)
         else:
             player, sums = self._player(), Gradients(self.weights)
             scored = [
@@ -119,23 +120,26 @@ class CompiledUnroll:
         window = self._joined([s.window for s in found], [s.course for s in found], begin)
         return window, sum(losses) if losses else None
 
-    def _graphed(self, deck: Deck, score: Score) -> tuple[list[tuple[Tensor, Tensor]], list["_Scored | None"]]:
-        """Play a window of all tasks, and back, by CUDA graphs."""
-        graph = self.programs.window(
-            (*deck.acts, *self.weights.flags, self.plain.second_order, *deck.signature()), lambda: self._record(deck)
-        )
-        scored = _scored(deck, graph.forward(deck), score, 1.0)
-        if scored is None or scored.slopes is None:
-            return [], [scored]
-        return graph.backward(scored.slopes), [scored]
+    def _graph(self, deck: Deck) -> GraphedWindow | None:
+        """The window of all tasks as CUDA graphs; None if it cannot be recorded."""
+        key = (*deck.acts, *self.weights.flags, self.plain.second_order, *deck.signature())
+        return self.programs.window(key, lambda: self._record(deck))
 
-    def _record(self, deck: Deck) -> GraphedWindow:
+    def _record(self, deck: Deck) -> GraphedWindow | None:
         """Record a window; it is played once before, which compiles what is not yet compiled."""
         player = self._player()
         played = player.forward(deck, deck.course(), 0, deck.length, gradient=True)
         slopes = torch.zeros(deck.length, deck.chunk.tasks, dtype=deck.carry[0].dtype, device=deck.carry[0].device)
         player.backward(played, slopes, None, Gradients(self.weights))
-        return GraphedWindow(self._player(), deck, self.weights)
+        try:
+            return GraphedWindow(self._player(), deck, self.weights)
+        except RuntimeError as error:
+            warnings.warn(
+                f"unroll.engine 'compiled' cannot record {_name(self.plain)} as CUDA graphs, so that each operation is "
+                f"launched by itself, which takes longer: {first_line(error)}",
+                stacklevel=5,
+            )
+            return None
 
     def _player(self) -> Player:
         return Player(self.plain, self.weights, self.programs)
@@ -156,6 +160,20 @@ class CompiledUnroll:
             joined = Window(losses, inner_losses, norms, [], join([w.end for w in windows], begin))
         self._last = joined.end, courses
         return joined
+
+
+def _recordable(begin: Position) -> bool:
+    return begin.alive.device.type == "cuda"
+
+
+def _graphed(
+    graph: GraphedWindow, deck: Deck, score: Score
+) -> tuple[list[tuple[Tensor, Tensor]], list["_Scored | None"]]:
+    """Play a window of all tasks, and back, by CUDA graphs."""
+    scored = _scored(deck, graph.forward(deck), score, 1.0)
+    if scored is None or scored.slopes is None:
+        return [], [scored]
+    return graph.backward(scored.slopes), [scored]
 
 
 def _deck_gradient(

@@ -24,7 +24,7 @@ class UnrollSettings:
             between again in the backward pass: memory for window / checkpoint states and `checkpoint` steps in place
             of `window` steps, for up to half as much time again. None keeps all.
         engine: what plays the inner loop. "higher" unrolls it step by step, whatever the parts and the task family do;
-            "compiled" traces one step and its backward pass, compiles them (half a minute; it needs a C++ compiler,
+            "compiled" traces one step and its backward pass, compiles them (up to a minute; it needs a C++ compiler,
             and what it traces must not hang on the values of tensors), and gives the same to rounding, faster.
         tf32: whether GPUs multiply matrices in TF32: about twice as fast, and right to three digits in place of seven.
     """
