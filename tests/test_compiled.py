@@ -350,7 +350,9 @@ def test_chunks_of_tasks(tasks: int, traced_only: None, monkeypatch: pytest.Monk
     assert_agree(plain, compiled)
 
 
-def test_a_window_without_a_gradient(traced_only: None) -> None:
+@pytest.mark.parametrize("checked", [2, 5, 50])
+def test_a_window_without_a_gradient(checked: int, traced_only: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unroll, "CHECKED", checked)
     plain, compiled = pair(InnerOptimizer(CoordinateUpdate(4), NeuronTeleport(4)), ExampleFamily())
     expected = plain.window(plain.start(), 5, differentiable=False)
     for a, e in zip(numbers(compiled.window(compiled.start(), 5)), numbers(expected), strict=True):
@@ -372,14 +374,21 @@ class Explosive(ExampleFamily):
 
 @BOTH_ORDERS
 @pytest.mark.parametrize("shared", [True, False])
-def test_tasks_that_diverge(shared: bool, second_order: bool, traced_only: None) -> None:
+def test_tasks_that_diverge(
+    shared: bool, second_order: bool, traced_only: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A window in which a task diverges is played by 'higher'; later ones are compiled, with the task at rest."""
     options: dict[str, Any] = {} if shared else {"parts": (0.5, 0.5, 0.0), "rows": 8}
     plain, compiled = pair(
         InnerOptimizer(GradientDescent(0.03, learn=True), NeuronTeleport(3)), Explosive(**options), second_order
     )
     assert_agree(plain, compiled, windows=3)
+    longer = []
+    monkeypatch.setattr(unroll, "CHECKED", 3)
+    monkeypatch.setattr(plain, "window", lambda *a, w=plain.window, **o: longer.append(a[1]) or w(*a, **o))
     early, late = (compiled.window(compiled.start(), n).end for n in (6, 9))
+    assert set(longer) == {3}  # only the steps around a divergence are played by `higher`
+    assert 2 <= len(longer) < 5
     assert set(early.outcomes) == {Outcome.DIVERGED, Outcome.FINISHED}
     assert early.outcomes == late.outcomes
     found = compiled.gradient(early, 3, score)

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -21,7 +22,7 @@ from metatele.teleports.base import LISTENERS
 from metatele.unroll import Position, Unroll, Window
 
 T = TypeVar("T")
-
+CHECKED = 50  # steps without a gradient after which it is checked what they took for granted
 
 Score = Callable[[Window], Tensor | None]  # a window's meta-loss, a mean over its tasks, or None if all have diverged
 
@@ -48,8 +49,18 @@ class CompiledUnroll:
 
     def window(self, begin: Position, length: int, differentiable: bool = False) -> Window:
         """Play `length` steps from a position; see `Unroll.window`. With a graph, `higher` plays them."""
-        found = None if differentiable else self._followed(lambda: self._window(begin, length))
-        return self.plain.window(begin, length, differentiable) if found is None else found
+        if differentiable:
+            return self.plain.window(begin, length)
+        played, position = list[Window](), begin
+        for first in range(0, length, CHECKED):
+            steps = min(CHECKED, length - first)
+            found = self._followed(partial(self._window, position, steps))
+            played.append(self.plain.window(position, steps, differentiable=False) if found is None else found)
+            position = played[-1].end
+        losses, inner_losses, norms = (
+            torch.cat([getattr(w, name) for w in played]) for name in ("meta_losses", "inner_losses", "gradient_norms")
+        )
+        return Window(losses, inner_losses, norms, [], position)
 
     def gradient(
         self, begin: Position, length: int, score: Score, piece: int | None = None
