@@ -190,9 +190,9 @@ def test_float32_is_as_precise() -> None:
         assert of_compiled <= 3 * of_higher + 1e-6 * size
 
 
-@pytest.mark.parametrize("rows", [3, 8])
+@pytest.mark.parametrize("rows", [3, 8, 9])
 def test_turned_weights(rows: int, traced_only: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Large cells, on few rows and on enough for their weights to be turned."""
+    """Large cells, on few rows, on more, and on enough for their weights to be turned."""
     monkeypatch.setattr(traced, "SMALL", 0)
     inner = InnerOptimizer(DenseUpdate(5), DenseTeleport(4, layers=1, symmetry="data_dependent"), "after")
     assert_agree(*pair(inner, PaperRegression(size=3), tasks=rows))

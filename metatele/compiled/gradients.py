@@ -34,15 +34,15 @@ class Gradients:
 
     def add(self, step: Step, gradients: Sequence[Tensor | None], seen: list[Tensor]) -> None:
         """Take what a step's backward pass gave for the weights and the taps, and what its products multiplied."""
-        products = [len(core.lstm_cells) + 1 for core in self._cores]
-        others, *slopes = cut(gradients, [len(self._trained), *products])
+        taps = [len(core.lstm_cells) + 1 for core in self._cores]
+        others, *slopes = cut(gradients, [len(self._trained), *taps])
         # Not in place: weights that are added to each other may be given one tensor.
         self._sums = [b if a is None else a if b is None else a + b for a, b in zip(self._sums, others, strict=True)]
         called = step.function.called
-        inputs = cut(seen, [(2 * n - 1) * here for n, here in zip(products, called, strict=True)])
-        for rows, taps, ours, multiplied in zip(self._rows, cut(step.taps, products), slopes, inputs, strict=True):
+        inputs = cut(seen, [n * here for n, here in zip(taps, called, strict=True)])
+        for rows, zeros, ours, multiplied in zip(self._rows, cut(step.taps, taps), slopes, inputs, strict=True):
             if any(slope is not None for slope in ours):
-                filled = [tap if slope is None else slope for slope, tap in zip(ours, taps, strict=True)]
+                filled = [zero if slope is None else slope for slope, zero in zip(ours, zeros, strict=True)]
                 rows.append(Rows(filled, multiplied))
 
     def total(self) -> list[tuple[Tensor, Tensor]]:

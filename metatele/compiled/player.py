@@ -99,7 +99,7 @@ class Player:
         def make() -> Step:
             products = sum(2 * len(core.lstm_cells) + 1 for core in weights.cores)
             taps = sum(len(core.lstm_cells) + 1 for core in weights.cores)
-            shape = deck.shape(len(weights.others) + 2 * products + taps, taps)
+            shape = deck.shape(len(weights.others) + products + 2 * taps, taps)
             state = deck.begin.state
             with following():
                 function = StepFunction(play.inner, play.batch, play.group, state, second_order, active, shape)

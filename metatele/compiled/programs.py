@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from metatele.compiled.program import CannotFollowError, Program, following, in_layout, settle
 from metatele.compiled.step import StepFunction, Weights, cut
 from metatele.recurrent import RecurrentCore
-from metatele.recurrent.traced import Factors, factors, is_turned, products
+from metatele.recurrent.traced import Factors, factors, is_turned, products, turn
 
 Key = tuple[object, ...]
 T = TypeVar("T")
@@ -93,14 +93,15 @@ class Programs:
         """The learned weights as a step takes them; rows are those of each large core."""
         out = [p.detach() for p in weights.others.values()]
         for core, n in zip(weights.cores, rows, strict=True):
-            own = products(core)
-            out += flat(factors(core, self._turned(core, own) if is_turned(core, n) else [w.t() for w in own]))
+            none = [core.head.weight.new_empty(0)] * (len(core.lstm_cells) + 1)
+            out += flat(factors(core, self._turned(core) if is_turned(core, n) else none))
         return out
 
-    def _turned(self, core: RecurrentCore, weights: list[Tensor]) -> list[Tensor]:
-        """Copies of matrices, transposed: compiled, because torch's own copy takes twice as long."""
+    def _turned(self, core: RecurrentCore) -> list[Tensor]:
+        """A core's turned weights: compiled, because torch's own copy takes twice as long."""
+        weights = products(core)
         if id(core) not in self._turn:
-            self._turn[id(core)] = Program(lambda values: [w.t().contiguous() for w in values], weights)
+            self._turn[id(core)] = Program(turn, weights)
         return self._turn[id(core)].forward(weights)[0]
 
 
@@ -132,10 +133,8 @@ def compile_step(
         strides = [t.stride() for t in out[: len(carry)]]
         carry = [in_layout(t.detach(), s) for t, s in zip(carry, strides, strict=True)]
     rows, taps = [], list[Tensor]()
-    products = [
-        (2 * len(core.lstm_cells) + 1) * called for core, called in zip(weights.cores, function.called, strict=True)
-    ]
-    for core, seen in zip(weights.cores, cut(out[len(out) - sum(products) :], products), strict=True):
+    outputs = [(len(core.lstm_cells) + 1) * called for core, called in zip(weights.cores, function.called, strict=True)]
+    for core, seen in zip(weights.cores, cut(out[len(out) - sum(outputs) :], outputs), strict=True):
         rows.append(len(seen[0]) if seen else 1)
         widths = [4 * core.hidden] * len(core.lstm_cells) + [core.head.out_features]
         taps += [core.head.weight.new_zeros(1).expand(rows[-1], width) for width in widths]

@@ -131,7 +131,7 @@ class StepFunction:
             meta_losses = self._in_order(losses, rows)
         self.presumed = [what for what, _ in notes]
         self.called = [bool(cells.seen) for cells in tapped]
-        if any(len(cells.seen) > len(cells.factors.weights) for cells in tapped):
+        if any(len(cells.seen) > len(cells.taps) for cells in tapped):
             raise CannotFollowError("large LSTM cells are used more than once in a step")
         flags = torch.stack([flag for _, flag in notes])
         carry = self._pack(new, after if self.shared else None, state)
@@ -188,7 +188,7 @@ class StepFunction:
             for core in found.cores:
                 cells = len(core.lstm_cells)
                 products, outputs = range(2 * cells + 1), range(cells + 1)
-                factors = Factors(*([next(left) for _ in some] for some in (products, products, outputs)))
+                factors = Factors(*([next(left) for _ in some] for some in (products, outputs, outputs)))
                 tapped.append(TappedCells(factors, [next(zeros) for _ in outputs]))
                 stack.enter_context(core.played_by(tapped[-1]))
             yield learned, tapped

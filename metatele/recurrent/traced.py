@@ -5,7 +5,7 @@ a tap is that of the product's output, and one product over all steps of a windo
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,13 +14,21 @@ from torch.autograd import Function
 from metatele.recurrent.core import RecurrentCore
 from metatele.recurrent.squash import gates, tanh
 
+T = TypeVar("T")
 SMALL = 2**18  # bytes of a cell's weights up to which they are differentiated at every step
-FEW = 4  # rows up to which a processor reads a weight faster as the sums that they are than as a product of matrices
-TURNED_FROM = 8  # rows from which a product is so much faster by a turned weight that turning it pays, once a window
+FEW = 8  # rows up to which a processor reads a weight faster as the sums that they are than as a product of matrices
+ALONE = 4  # rows from which on such sums are made of two of the weight's rows at a time, which share what they read
 
 
 class Factors(NamedTuple):
-    """What a large core's products multiply: (W, W^T) of each, and the sums of biases, in the order of the products."""
+    """What a large core's products multiply.
+
+    Attributes:
+        weights: the weight of each product.
+        turned: of each cell, its weights side by side, transposed, [inputs + hidden, 4 hidden]; the head's at the end.
+            Without elements if the core's rows are few.
+        biases: the sum of each cell's biases, and the head's.
+    """
 
     weights: list[Tensor]
     turned: list[Tensor]
@@ -33,9 +41,9 @@ def is_small(core: RecurrentCore) -> bool:
 
 
 def is_turned(core: RecurrentCore, rows: int) -> bool:
-    """Whether steps of so many rows are to have turned weights, with W^T contiguous in memory: elsewhere than on a CPU
-    all layouts are as fast."""
-    return rows >= TURNED_FROM and core.head.weight.device.type == "cpu"
+    """Whether steps of so many rows are to have turned weights, contiguous in memory, which makes products so much
+    faster that turning pays, once a window: elsewhere than on a CPU all layouts are as fast."""
+    return rows > FEW and core.head.weight.device.type == "cpu"
 
 
 def products(core: RecurrentCore) -> list[Tensor]:
@@ -44,10 +52,21 @@ def products(core: RecurrentCore) -> list[Tensor]:
     return [w.detach() for w in (*cells, core.head.weight)]
 
 
+def turn(weights: Sequence[Tensor]) -> list[Tensor]:
+    """What `Factors.turned` is, of a core's `products`."""
+    return [torch.cat([w.t() for w in own]).contiguous() for own in _by_output(weights)]
+
+
 def factors(core: RecurrentCore, turned: Sequence[Tensor]) -> Factors:
     """The factors of a large core as its weights are now; turned are those weights, turned."""
     biases = [(c.bias_ih + c.bias_hh).detach() for c in core.lstm_cells] + [core.head.bias.detach()]
     return Factors(products(core), list(turned), biases)
+
+
+def _by_output(weights: Sequence[T]) -> Iterator[Sequence[T]]:
+    """What belongs to each cell, and to the head, of what belongs to each product."""
+    for i in range(0, len(weights), 2):
+        yield weights[i : i + 2]
 
 
 class TappedCells:
@@ -58,7 +77,7 @@ class TappedCells:
         taps: for each cell, and for the head, zeros [rows, outputs].
 
     Attributes:
-        seen: what each product multiplied by its weight, [rows, columns].
+        seen: what each cell, and the head, multiplied by its weights, [rows, columns].
     """
 
     def __init__(self, factors: Factors, taps: Sequence[Tensor]) -> None:
@@ -66,21 +85,23 @@ class TappedCells:
 
     def step(self, features: Tensor, memory: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """What the cells and the head give."""
-        *pairs, (last,) = self._products()
         x, after = features, []
-        for i, (to_x, to_h) in enumerate(pairs):
+        *cells, head = self._outputs()
+        for i, output in enumerate(cells):
             h, c = memory[2 * i : 2 * i + 2]
-            self.seen += [x.detach(), h.detach()]
-            sums = _Product.apply(x, *to_x) + _Product.apply(h, *to_h) + (self.factors.biases[i] + self.taps[i])
-            x, c = advance(sums, c, 1)
+            x, c = advance(self._sums(output, x, h), c, 1)
             after += [x, c]
-        self.seen.append(x.detach())
-        return _Product.apply(x, *last) + (self.factors.biases[-1] + self.taps[-1]), tuple(after)
+        return self._sums(head, x), tuple(after)
 
-    def _products(self) -> Iterator[list[tuple[Tensor, Tensor]]]:
-        products = list(zip(self.factors.turned, self.factors.weights, strict=True))
-        for i in range(0, len(products), 2):
-            yield products[i : i + 2]
+    def _outputs(self) -> Iterator[tuple[Sequence[Tensor], Tensor, Tensor, Tensor]]:
+        """(weights, the same turned, bias, tap) of each cell, and of the head."""
+        weights, turned, biases = self.factors
+        return zip(_by_output(weights), turned, biases, self.taps, strict=True)
+
+    def _sums(self, output: tuple[Sequence[Tensor], Tensor, Tensor, Tensor], *inputs: Tensor) -> Tensor:
+        weights, turned, bias, tap = output
+        self.seen.append(torch.cat(inputs, 1).detach())
+        return _Products.apply(turned, *weights, *inputs) + (bias + tap)
 
 
 class SmallCells:
@@ -111,19 +132,32 @@ def advance(sums: Tensor, c: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     return o * tanh(c), c
 
 
-class _Product(Function):
-    """x W^T, which reads W^T forward and W backward, each in the layout that is fastest."""
+class _Products(Function):
+    """The sum of x W^T over some x and W. It reads the turned weights forward, if there are any, and W backward, each
+    in the layout that is fastest."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, turned: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(weight)
-        if len(x) <= FEW and x.device.type == "cpu":
-            return torch.stack([(weight * row).sum(1) for row in x.unbind()])
-        return x @ turned
+    def forward(ctx: Any, turned: Tensor, *both: Tensor) -> Tensor:
+        weights, inputs = both[: len(both) // 2], both[len(both) // 2 :]
+        ctx.save_for_backward(*weights)
+        if turned.numel():
+            return torch.cat(inputs, 1) @ turned
+        few = len(inputs[0]) <= FEW and turned.device.type == "cpu"
+        first, *rest = [(_of_few if few else torch.mm)(x, w.t()) for x, w in zip(inputs, weights, strict=True)]
+        return sum(rest, first)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return gradient @ ctx.saved_tensors[0] if ctx.needs_input_grad[0] else None, None, None
+        weights = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[1 + len(weights) :]
+        slopes = [gradient @ w if here else None for w, here in zip(weights, wanted, strict=True)]
+        return None, *(None for _ in weights), *slopes
+
+
+def _of_few(x: Tensor, turned: Tensor) -> Tensor:
+    """x times a turned weight, as sums over the rows of that weight."""
+    blocks = turned.t().chunk(1 if len(x) < ALONE else 2)
+    return torch.stack([torch.cat([(block * row).sum(1) for block in blocks]) for row in x.unbind()])
 
 
 def weight_gradients(slopes: Sequence[Tensor], seen: Sequence[Tensor]) -> list[Tensor]:
@@ -131,11 +165,11 @@ def weight_gradients(slopes: Sequence[Tensor], seen: Sequence[Tensor]) -> list[T
 
     Args:
         slopes: the gradient of each tap, [rows of all steps, outputs].
-        seen: what each product multiplied, [rows of all steps, columns].
+        seen: what the weights behind each tap multiplied, [rows of all steps, columns].
     """
     *cells, head = slopes
     out: list[Tensor] = []
-    for i, slope in enumerate(cells):
-        bias = slope.sum(0)
-        out += [slope.t() @ seen[2 * i], slope.t() @ seen[2 * i + 1], bias, bias.clone()]
+    for slope, inputs in zip(cells, seen, strict=False):
+        hidden, bias = slope.shape[1] // 4, slope.sum(0)
+        out += [slope.t() @ inputs[:, :-hidden], slope.t() @ inputs[:, -hidden:], bias, bias.clone()]
     return [*out, head.t() @ seen[-1], head.sum(0)]
