@@ -4,7 +4,7 @@ Most tests run what it traces operation by operation: compiling takes half a min
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -171,6 +171,19 @@ def test_windows_recorded_on_a_gpu_are_the_same(case: str, second_order: bool) -
     plain = Unroll(inner, batch, 6, second_order)
     inner.double().initialise(3)
     assert_agree(plain, CompiledUnroll(plain, Programs()), windows=2)
+
+
+def test_results_lie_as_they_were_traced() -> None:
+    """The compiler makes a result a view of another, if it can."""
+    x, y = torch.randn(3, 4), torch.randn(3, 2)
+
+    def joined(values: Sequence[Tensor]) -> list[Tensor]:
+        doubled = values[0] * 2
+        return [doubled, torch.cat([doubled, values[1]], 1)]
+
+    (doubled, both), _ = program.Program(joined, [x, y]).forward([x, y])
+    assert doubled.stride() == (4, 1)
+    torch.testing.assert_close((doubled, both), (2 * x, torch.cat([2 * x, y], 1)))
 
 
 @pytest.mark.slow

@@ -51,10 +51,10 @@ class Program:
                     forward, backward = _parted(graph, inputs, slopes, len(outputs))
             self._outputs = len(outputs)
             if not wanted:
-                self._forward = _Compiled(graph, inputs)
+                self._forward = _Compiled(graph, inputs, len(outputs))
                 return
-            self._forward = _Compiled(forward, inputs)
-            self._backward = _Compiled(backward, [*self._forward(inputs)[len(outputs) :], *slopes])
+            self._forward = _Compiled(forward, inputs, len(outputs))
+            self._backward = _Compiled(backward, [*self._forward(inputs)[len(outputs) :], *slopes], len(wanted))
 
     def forward(self, inputs: Tensors) -> tuple[list[Tensor], list[Tensor]]:
         """The function's outputs, and what the backward pass needs; to be called without a graph."""
@@ -117,9 +117,16 @@ def following() -> Iterator[None]:
 
 class _Compiled:
     """A graph, compiled for inputs like those given. What it would give twice, or gives back of its inputs, it does not
-    compute: each of them would be one more view to make at every call."""
+    compute: each of them would be one more view to make at every call.
 
-    def __init__(self, graph: GraphModule, inputs: Tensors) -> None:
+    Args:
+        graph: what to compile.
+        inputs: examples of its inputs.
+        laid: how many of its results, from the first on, are to lie in memory as they were traced. The compiler may
+            lay out others as it likes, and makes of some a view of something larger.
+    """
+
+    def __init__(self, graph: GraphModule, inputs: Tensors, laid: int) -> None:
         given = list(graph.graph.find_nodes(op="placeholder"))
         (end,) = graph.graph.find_nodes(op="output")
         results = [n for n in end.args[0] if isinstance(n, Node)]
@@ -127,14 +134,26 @@ class _Compiled:
         places = {n: i for i, n in enumerate([*given, *kept])}
         self._places = [places[n] for n in results]
         end.args = (tuple(kept),)
+        layouts = [n.meta["val"].stride() for n in results[:laid]]
         for node in graph.graph.nodes:
             node.meta.clear()  # of another tracing
         graph.recompile()
         self._run = _compile(graph, inputs)
+        self._amiss: list[tuple[int, tuple[int, ...]]] = []
+        found = zip(self(inputs), layouts, strict=False)
+        self._amiss = [(i, strides) for i, (t, strides) in enumerate(found) if not _lies(t, strides)]
 
     def __call__(self, inputs: Tensors) -> list[Tensor]:
         found = [*inputs, *self._run(list(inputs))]
-        return [found[i] for i in self._places]
+        results = [found[i] for i in self._places]
+        for i, strides in self._amiss:
+            results[i] = in_layout(results[i], strides)
+        return results
+
+
+def _lies(tensor: Tensor, strides: Sequence[int]) -> bool:
+    """Whether a tensor has these strides, where they matter."""
+    return all(a == b or n == 1 for a, b, n in zip(tensor.stride(), strides, tensor.shape, strict=True))
 
 
 def in_layout(tensor: Tensor, strides: Sequence[int]) -> Tensor:
