@@ -174,12 +174,13 @@ def test_windows_recorded_on_a_gpu_are_the_same(case: str, second_order: bool) -
 
 
 def test_results_lie_as_they_were_traced() -> None:
-    """The compiler makes a result a view of another, if it can."""
+    """The compiler makes a result a view of another, if it can: here of what it was joined into."""
     x, y = torch.randn(3, 4), torch.randn(3, 2)
 
     def joined(values: Sequence[Tensor]) -> list[Tensor]:
         doubled = values[0] * 2
-        return [doubled, torch.cat([doubled, values[1]], 1)]
+        both = torch.cat([doubled, values[1]], 1)
+        return [program.in_layout(doubled, (4, 1)), both]
 
     (doubled, both), _ = program.Program(joined, [x, y]).forward([x, y])
     assert doubled.stride() == (4, 1)
