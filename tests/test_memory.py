@@ -8,26 +8,39 @@ import pytest
 
 from metatele.compiled import memory
 
-# Page faults of twenty blocks of 16 MiB, one after the other, after the first ones: each takes 4096 where pages are of
-# 4 KiB, if it is taken from the system anew. Without the call two to seven of the twenty are, by chance of addresses;
-# none might be in a process with as much on its heap as metatele leaves there, so the module is run by itself.
-FAULTS = """
-import resource, sys, torch
+# What the C library's own books say of a block of 16 MiB: whether it was taken from the system by itself, and by how
+# many bytes the heap shrank when it was freed. Page faults would tell of it, too, but depend on where blocks happen to
+# lie. A new process, because the setting stays.
+BOOKS = """
+import ctypes, sys
 exec(open(sys.argv[1]).read())
-keep_freed_memory()
-def block(): torch.ones(2**22)
-for _ in range(3): block()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(20): block()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+{call}
+class Books(ctypes.Structure):
+    names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = [(name, ctypes.c_int) for name in names.split()]
+libc = ctypes.CDLL(None)
+libc.mallinfo.restype, libc.malloc.restype, libc.free.argtypes = Books, ctypes.c_void_p, [ctypes.c_void_p]
+before = libc.mallinfo()
+block = libc.malloc(2**24)
+held = libc.mallinfo()
+libc.free(block)
+print(held.hblks - before.hblks, held.arena - libc.mallinfo().arena)
 """
+BIG = "libc = ctypes.CDLL(None); libc.mallopt(M_MMAP_THRESHOLD, THRESHOLD)"
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
-def test_freed_blocks_are_kept() -> None:
-    command = [sys.executable, "-c", FAULTS, str(memory.__file__)]
+@pytest.mark.parametrize(
+    ("call", "by_itself", "given_back"),
+    [("keep_freed_memory()", 0, 0), ("", 1, 0), (BIG, 0, 2**24)],
+    ids=["kept", "as it is otherwise", "only the first setting"],
+)
+def test_freed_blocks_are_kept(call: str, by_itself: int, given_back: int) -> None:
+    command = [sys.executable, "-c", BOOKS.format(call=call), str(memory.__file__)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 100
+    alone, shrunk = map(int, done.stdout.split())
+    assert alone == by_itself
+    assert given_back <= shrunk <= 2 * given_back
 
 
 @pytest.mark.parametrize("error", [OSError, AttributeError, TypeError])
