@@ -115,6 +115,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "results.json"
 
 
+@pytest.mark.slow
 def test_a_run(results: Path) -> None:
     found = json.loads(results.read_text())
     (cell,) = found["cells"]
@@ -126,6 +127,7 @@ def test_a_run(results: Path) -> None:
     assert str(ROOT) not in results.read_text()
 
 
+@pytest.mark.slow
 def test_the_documentation_is_made_from_it(results: Path) -> None:
     run("benchmarks.performance", str(results), f"--docs={results.parent}")
     page = (results.parent / "performance.md").read_text()

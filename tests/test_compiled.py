@@ -43,9 +43,9 @@ from metatele.recurrent import traced
 from metatele.testing import ExampleFamily
 from metatele.unroll import Outcome, Position, Window
 
-# All cases but random teleports, which Python draws; those that stand for the rest are tested each time.
+# All cases but random teleports, which Python draws; the one that stands for the rest is tested each time.
 FOLLOWED = [
-    pytest.param(case, marks=[] if case in ("dense, paper", "global step size") else [pytest.mark.slow])
+    pytest.param(case, marks=[] if case == "dense, paper" else [pytest.mark.slow])
     for case in CASES
     if case != "no biases"
 ]
@@ -173,6 +173,7 @@ def test_windows_recorded_on_a_gpu_are_the_same(case: str, second_order: bool) -
     assert_agree(plain, CompiledUnroll(plain, Programs()), windows=2)
 
 
+@pytest.mark.slow
 def test_results_lie_as_they_were_traced() -> None:
     """The compiler makes a result a view of another, if it can: here of what it was joined into."""
     x, y = torch.randn(3, 4), torch.randn(3, 2)
@@ -245,8 +246,8 @@ def test_teleports_at_some_steps(order: Any, moments: Any, traced_only: None) ->
 @pytest.mark.parametrize(
     ("data", "last"),
     [
-        ({}, 0),
         ({"rows": 24, "batch_size": 4, "parts": (0.5, 0.5, 0.0)}, 4),
+        pytest.param({}, 0, marks=pytest.mark.slow),
         pytest.param({}, 4, marks=pytest.mark.slow),
         pytest.param({"rows": 24, "batch_size": 4, "parts": (0.5, 0.5, 0.0)}, 0, marks=pytest.mark.slow),
     ],
@@ -270,7 +271,7 @@ FEW_STEPS = {
 @pytest.mark.parametrize("case", FEW_STEPS)
 @pytest.mark.parametrize(
     ("engine", "piece"),
-    [("compiled", None), ("higher", 1), pytest.param("compiled", 1, marks=pytest.mark.slow)],
+    [("higher", 1), *(pytest.param("compiled", piece, marks=pytest.mark.slow) for piece in (None, 1))],
 )
 def test_weights_that_no_step_uses_stay(
     case: str, engine: str, piece: int | None, traced_only: None, monkeypatch: pytest.MonkeyPatch
@@ -334,6 +335,7 @@ def test_buffers_that_differ_from_batch_to_batch(traced_only: None) -> None:
     assert "buffers" in told[0]
 
 
+@pytest.mark.slow
 def test_weights_that_are_frozen_on_the_way(traced_only: None) -> None:
     inner = InnerOptimizer(CoordinateUpdate(3), NeuronTeleport(3))
     plain, compiled = pair(inner, ExampleFamily())
