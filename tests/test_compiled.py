@@ -33,7 +33,7 @@ from metatele import (
     meta_train,
     sample_meta_batch,
 )
-from metatele.compiled import CompiledUnroll, Programs, chunks, program, unroll
+from metatele.compiled import CompiledUnroll, Programs, chunks, program, programs, unroll
 from metatele.meta_training import trainer
 from metatele.meta_training.meta_gradient import play_window
 from metatele.meta_training.meta_loss import meta_loss
@@ -56,6 +56,7 @@ BOTH_ORDERS = pytest.mark.parametrize("second_order", [False, True], ids=["first
 def traced_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is traced is run by torch, operation by operation."""
     monkeypatch.setattr(program, "_compile", lambda graph, inputs: lambda values: graph(*values))
+    monkeypatch.setattr(programs, "settle", lambda: None)  # takes a sixth of the time, which long runs alone give back
 
 
 @pytest.fixture(autouse=True)
@@ -243,15 +244,9 @@ def test_teleports_at_some_steps(order: Any, moments: Any, traced_only: None) ->
     assert_agree(*pair(inner, ExampleFamily()), piece=2)
 
 
-@pytest.mark.parametrize(
-    ("data", "last"),
-    [
-        ({"rows": 24, "batch_size": 4, "parts": (0.5, 0.5, 0.0)}, 4),
-        pytest.param({}, 0, marks=pytest.mark.slow),
-        pytest.param({}, 4, marks=pytest.mark.slow),
-        pytest.param({"rows": 24, "batch_size": 4, "parts": (0.5, 0.5, 0.0)}, 0, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("data", [{}, {"rows": 24, "batch_size": 4, "parts": (0.5, 0.5, 0.0)}])
+@pytest.mark.parametrize("last", [0, 4])
 def test_large_cells_at_some_steps(
     data: dict[str, Any], last: int, traced_only: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -355,7 +350,7 @@ def test_somebody_who_listens_to_teleports(traced_only: None) -> None:
     assert heard == [0, 1, 2]
 
 
-@pytest.mark.parametrize("tasks", [pytest.param(n, marks=pytest.mark.slow) for n in (1, 4)] + [7])
+@pytest.mark.parametrize("tasks", [4, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 7))])
 def test_chunks_of_tasks(tasks: int, traced_only: None, monkeypatch: pytest.MonkeyPatch) -> None:
     inner = InnerOptimizer(CoordinateUpdate(4), NeuronTeleport(4))
     family = ExampleFamily(rows=12, batch_size=2, parts=(0.5, 0.5, 0.0))

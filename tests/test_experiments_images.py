@@ -112,6 +112,7 @@ def test_shipped_configurations_from_the_command_line(name: str, folder: str, tm
         assert {part["variant"] for part in parts} == {"no teleport", *shipped["teleports"]}
 
 
+@pytest.mark.slow
 def test_optimizers_results_are_paired_and_tuned(
     folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
