@@ -120,7 +120,7 @@ class SmallCells:
         for i, cell in enumerate(self.core.lstm_cells):
             h, c = (m.t() for m in memory[2 * i : 2 * i + 2])
             joint = torch.cat([cell.weight_ih, cell.weight_hh, (cell.bias_ih + cell.bias_hh).unsqueeze(1)], 1)
-            x, c = advance(joint @ torch.cat([x, h, torch.ones_like(h[:1])]), c, 0)
+            x, c = advance(_Affine.apply(joint, x, h), c, 0)
             after += [x.t(), c.t()]
         return (self.core.head.weight @ x + self.core.head.bias.unsqueeze(1)).t(), tuple(after)
 
@@ -130,6 +130,24 @@ def advance(sums: Tensor, c: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     i, f, candidate, o = gates(*sums.chunk(4, dim))
     c = f * c + i * candidate
     return o * tanh(c), c
+
+
+class _Affine(Function):
+    """W [x; h; 1], for columns x and h. Its backward pass leaves out the ones, and makes W's gradient transposed: some
+    libraries take twice as long for a product whose first factor has more rows than its second has columns."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, x: Tensor, h: Tensor) -> Tensor:
+        inputs = torch.cat([x, h, torch.ones_like(h[:1])])
+        ctx.save_for_backward(weight, inputs)
+        ctx.rows = len(x)
+        return weight @ inputs
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        weight, inputs = ctx.saved_tensors
+        below = weight[:, :-1].t() @ gradient
+        return (inputs @ gradient.t()).t(), below[: ctx.rows], below[ctx.rows :]
 
 
 class _Products(Function):
