@@ -26,7 +26,7 @@ from benchmarks.crew import Record, cores
 from benchmarks.tables import Table, failures, tables
 from benchmarks.worker import MODULES
 from benchmarks.workloads import WORKLOADS
-from metatele.files import write_atomic
+from metatele.support.files import write_atomic
 
 T = TypeVar("T")
 

@@ -27,8 +27,8 @@ from benchmarks.limit import flops
 from benchmarks.own import OwnTraining
 from benchmarks.tables import spread
 from benchmarks.workloads import WORKLOADS, Workload
-from metatele.device import multiplying
-from metatele.files import write_atomic
+from metatele.support.device import multiplying
+from metatele.support.files import write_atomic
 
 SIDE = 8192  # of the square matrices whose product gives the card's rate
 PRECISIONS = {"float32": False, "TF32": True}  # as `unroll.tf32`

@@ -26,7 +26,7 @@ from benchmarks.jax_inner import InnerLoop, Tree, Weights, to_jax
 from benchmarks.jax_size_free import SizeFree
 from benchmarks.workloads import Workload
 from metatele import DenseUpdate, InnerOptimizer, MetaSettings, UnrollSettings
-from metatele.task import MetaBatch
+from metatele.task.batch import MetaBatch
 
 BETAS, EPS = (0.9, 0.999), 1e-8
 

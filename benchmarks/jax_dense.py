@@ -19,7 +19,7 @@ from jax import Array, lax
 
 from benchmarks.jax_inner import Tree, Weights, advance, part_of, score, to_jax
 from metatele import DenseTeleport, DenseUpdate, InnerOptimizer, UnrollSettings
-from metatele.task import MetaBatch
+from metatele.task.batch import MetaBatch
 
 SLOPE = 0.1  # of the network's LeakyReLU
 EPS = 1e-30  # under the root of a norm

@@ -20,7 +20,8 @@ from jax import Array, lax
 
 from benchmarks.jax_inner import Tree, Weights, advance, part_of, score, to_jax
 from metatele import CoordinateUpdate, InnerOptimizer, NeuronTeleport, UnrollSettings
-from metatele.task import MetaBatch, Part
+from metatele.task.batch import MetaBatch
+from metatele.task.family import Part
 from metatele.update.size_free import TINY
 
 Memory = tuple[Array, Array]  # (h, c), each [hidden, coordinates]

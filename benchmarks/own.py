@@ -7,7 +7,7 @@ import torch
 from benchmarks.workloads import Workload
 from metatele import ValidationSettings
 from metatele.meta_training.trainer import DTYPE, MetaTrainer
-from metatele.unroll import Unroll
+from metatele.unroll.higher.unroll import Unroll
 
 
 class OwnTraining:
@@ -42,7 +42,7 @@ def prepare(workload: Workload, tasks: int) -> OwnTraining:
 
 def prepare_evaluation(workload: Workload, tasks: int) -> Callable[[], None]:
     """The same trajectory as an evaluation plays it."""
-    from metatele.compiled import CompiledUnroll, Programs  # not at the top: another checkout may not have them
+    from metatele.unroll.compiled import CompiledUnroll, Programs  # not at the top: another checkout may not have them
 
     inner, batch = workload.problem(tasks)
     steps, programs = workload.unroll.steps, Programs()

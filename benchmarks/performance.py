@@ -17,8 +17,8 @@ from matplotlib.ticker import LogLocator
 from benchmarks.crew import ROOT
 from benchmarks.tables import ORDER, Record, Table, failures, middle, per_task, tables, training_cells
 from metatele.errors import OutputError
-from metatele.figures import COLOURS, GREYS, save_figures
-from metatele.files import write_atomic
+from metatele.pictures.style import COLOURS, GREYS, save_figures
+from metatele.support.files import write_atomic
 
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 FIGURE = "performance_time"

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy, leaky_relu
 
 from benchmarks.variants import lstm_weights
 from benchmarks.workloads import Workload
-from metatele.task import MetaBatch
+from metatele.task.batch import MetaBatch
 
 FLOOR = 1e-8  # of the initial loss, inside the logarithm
 TINY = 1e-20  # under roots and logarithms

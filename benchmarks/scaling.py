@@ -25,8 +25,8 @@ from benchmarks.performance import save_png
 from benchmarks.variants import varied
 from benchmarks.worker import Job
 from benchmarks.workloads import WORKLOADS
-from metatele.figures import COLOURS
-from metatele.files import write_atomic
+from metatele.pictures.style import COLOURS
+from metatele.support.files import write_atomic
 
 TASKS = 8  # of a meta-batch, where it is not what varies
 VARIED = {

@@ -20,8 +20,8 @@ from torch import nn
 
 import metatele
 from metatele.landscape import Landscape
-from metatele.params import Params
 from metatele.symmetry import group_of
+from metatele.task.params import Params
 from metatele.teleports import LevelSetTeleport, NullSpaceTeleport, OptimisedTeleport, Teleport
 
 ROWS, STEPS = 200, 10

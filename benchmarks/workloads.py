@@ -21,9 +21,9 @@ from metatele import (
     UnrollSettings,
 )
 from metatele.meta_training.trainer import DTYPE
-from metatele.sampling import sample_meta_batch
-from metatele.seeding import derive_seed
-from metatele.task import MetaBatch
+from metatele.support.seeding import derive_seed
+from metatele.task.batch import MetaBatch
+from metatele.task.sampling import sample_meta_batch
 
 SEED = 0
 

@@ -10,7 +10,6 @@ from metatele.errors import (
     TaskError,
 )
 from metatele.evaluation import Evaluation, Learned, evaluate
-from metatele.images import ImageSplit, load_images, split_images
 from metatele.landscape import Curvature, Landscape, Objective, Place, Sharpness
 from metatele.meta_training import (
     MetaSettings,
@@ -21,12 +20,14 @@ from metatele.meta_training import (
     meta_train,
 )
 from metatele.optimizer import InnerOptimizer
+from metatele.parts.point import Point, State
 from metatele.pictures import draw_orbit
-from metatele.point import Point, State
 from metatele.report import write_report
-from metatele.sampling import sample_meta_batch
 from metatele.symmetry import DiscreteSymmetry, Symmetry, discrete_symmetries_of, symmetries_of
-from metatele.task import MetaBatch, TaskFamily
+from metatele.task.batch import MetaBatch
+from metatele.task.family import TaskFamily
+from metatele.task.images import ImageSplit, load_images, split_images
+from metatele.task.sampling import sample_meta_batch
 from metatele.teleports import (
     AlgebraTeleport,
     Balance,
@@ -44,7 +45,8 @@ from metatele.teleports import (
     Wout,
 )
 from metatele.torch_model import Teleported, measure, teleport
-from metatele.unroll import Outcome, Unroll
+from metatele.unroll.higher.unroll import Unroll
+from metatele.unroll.trajectory import Outcome
 from metatele.update import (
     Adam,
     CoordinateUpdate,

@@ -18,9 +18,9 @@ import safetensors.torch
 import torch
 
 from metatele.errors import CheckpointError, MetateleError
-from metatele.files import make_folder, write_atomic
 from metatele.optimizer import InnerOptimizer
-from metatele.part import OptimizerPart
+from metatele.parts.base import OptimizerPart
+from metatele.support.files import make_folder, write_atomic
 from metatele.teleports import Teleport
 from metatele.update import Update
 from metatele.version import __version__

@@ -8,13 +8,13 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from metatele.checks import one_of
 from metatele.errors import ConfigError
-from metatele.params import Params, map_params
-from metatele.point import Point, State
+from metatele.parts.point import Point, State
 from metatele.recurrent import RecurrentCore
-from metatele.seeding import seeded
+from metatele.support.checks import one_of
+from metatele.support.seeding import seeded
 from metatele.symmetry import ProductGroup
+from metatele.task.params import Params, map_params
 from metatele.teleports import OrbitTeleport, Stay, Teleport
 from metatele.update import Update
 

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,9 @@ from hypothesis import settings
 
 from metatele import MetaBatch, sample_meta_batch
 from metatele.testing import ExampleFamily
+
+ROOT = Path(__file__).parents[1]
+MNIST = ROOT.parent / "shared" / "data" / "mnist"  # real images, where they are
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the commands that tests start: several run at a time
 torch.set_num_threads(1)

@@ -225,7 +225,7 @@ def test_a_full_disk_leaves_the_old_file(folder: Path, monkeypatch: pytest.Monke
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("metatele.files.os.fsync", full)
+    monkeypatch.setattr("metatele.support.files.os.fsync", full)
     with pytest.raises(OutputError, match="No space left on device"):
         save_checkpoint(load_checkpoint(folder), folder)
     assert (folder / "model.safetensors").read_bytes() == before

@@ -9,7 +9,7 @@ import metatele.tasks  # noqa: F401 - so that the shipped families can be named 
 from metatele.errors import ConfigError, MetateleError
 from metatele.meta_training import MetaSettings, UnrollSettings, ValidationSettings
 from metatele.optimizer import InnerOptimizer
-from metatele.task import TaskFamily
+from metatele.task.family import TaskFamily
 
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 Families = TaskFamily | list[TaskFamily]

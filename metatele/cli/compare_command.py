@@ -9,20 +9,20 @@ from typing import Literal, get_args
 
 from jsonargparse import ArgumentParser, Namespace
 
-from metatele.checks import at_least
 from metatele.cli.arguments import INTERRUPTED, default_output, instantiate, make_training_parser, require
 from metatele.cli.meta_train_command import train
 from metatele.cli.reporting import family_spec, report
 from metatele.errors import ConfigError, SymmetryError
 from metatele.evaluation import Learned
-from metatele.evaluation.controls import only_scales
+from metatele.evaluation.contestants.controls import only_scales
 from metatele.meta_training.state import STATE
 from metatele.optimizer import InnerOptimizer
-from metatele.sampling import sample_meta_batch
+from metatele.support.checks import at_least
 from metatele.symmetry import Kind, ProductGroup
-from metatele.task import TaskFamily
+from metatele.task.family import TaskFamily
+from metatele.task.sampling import sample_meta_batch
 from metatele.teleports import Balance, CanonicalTeleport, OrbitTeleport, Svd, White, Wout
-from metatele.unroll import Unroll
+from metatele.unroll.higher.unroll import Unroll
 
 Control = Literal["balance", "balance-every", "svd", "svd-every", "white", "white-every", "wout", "wout-every"]
 Change = Callable[[InnerOptimizer], InnerOptimizer]

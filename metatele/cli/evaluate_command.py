@@ -18,8 +18,8 @@ from metatele.evaluation.evaluator import JOURNAL
 from metatele.evaluation.settings import Baselines
 from metatele.optimizer import InnerOptimizer
 from metatele.report import write_report
-from metatele.sampling import sample_meta_batch
-from metatele.task import Split, TaskFamily
+from metatele.task.family import Split, TaskFamily
+from metatele.task.sampling import sample_meta_batch
 
 
 def make_parser() -> ArgumentParser:

@@ -14,7 +14,7 @@ import metatele.experiments  # noqa: F401 - so that the experiments can be named
 from metatele.cli.arguments import default_output, instantiate, require
 from metatele.cli.reporting import family_spec, progress_bar
 from metatele.experiments import Experiment
-from metatele.files import make_folder
+from metatele.support.files import make_folder
 
 
 def make_parser() -> ArgumentParser:

@@ -13,11 +13,11 @@ from rich.text import Text
 from metatele.cli.arguments import instantiate
 from metatele.errors import ConfigError
 from metatele.evaluation import Evaluation, Verdict, evaluate
-from metatele.evaluation.contestant import Given
+from metatele.evaluation.contestants.contestant import Given
 from metatele.evaluation.record import RESULTS
 from metatele.evaluation.results import plain
 from metatele.report import write_report
-from metatele.task import TaskFamily
+from metatele.task.family import TaskFamily
 
 
 def report(

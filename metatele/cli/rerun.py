@@ -9,7 +9,7 @@ from metatele.cli.checkpoints import Loaded
 from metatele.cli.reporting import make_family, report
 from metatele.errors import CheckpointError, ConfigError
 from metatele.evaluation import Entry, Evaluation, Learned
-from metatele.evaluation.contestant import Origin
+from metatele.evaluation.contestants.contestant import Origin
 
 OF_A_RERUN = ("checkpoints", "config", "rerun", "modules", "output", "overwrite")  # what does not contradict --rerun
 

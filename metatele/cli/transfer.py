@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from metatele.checks import at_least
 from metatele.errors import ConfigError
+from metatele.support.checks import at_least
 
 AS_IT_IS = "as it is"
 

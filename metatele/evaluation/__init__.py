@@ -1,17 +1,17 @@
 """Evaluation: checkpoints, their controls and tuned baselines on the same held-out tasks."""
 
-from metatele.evaluation.claims import Claim
-from metatele.evaluation.contestant import Contestant, Learned
+from metatele.evaluation.contestants.contestant import Contestant, Learned
+from metatele.evaluation.contestants.tuning import Tuning, tune
 from metatele.evaluation.entry import Entry
 from metatele.evaluation.evaluator import evaluate
-from metatele.evaluation.measures import Measures
+from metatele.evaluation.judge.claims import Claim
+from metatele.evaluation.judge.measures import Measures
+from metatele.evaluation.judge.verdict import Verdict
+from metatele.evaluation.play.run import Run
+from metatele.evaluation.play.watch import Moves
 from metatele.evaluation.record import Evaluation
-from metatele.evaluation.run import Run
 from metatele.evaluation.settings import Settings
 from metatele.evaluation.statistics import Comparison, Interval, Summary
-from metatele.evaluation.tuning import Tuning, tune
-from metatele.evaluation.verdict import Verdict
-from metatele.evaluation.watch import Moves
 
 __all__ = [
     "Claim",

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metatele.evaluation.contestant import Control, Kind, Origin
-from metatele.evaluation.run import Run
+from metatele.evaluation.contestants.contestant import Control, Kind, Origin
+from metatele.evaluation.contestants.tuning import Tuning
+from metatele.evaluation.play.run import Run
+from metatele.evaluation.play.timing import Cost
 from metatele.evaluation.statistics import Summary, summarise
-from metatele.evaluation.timing import Cost
-from metatele.evaluation.tuning import Tuning
 from metatele.meta_training import Budget
-from metatele.task import Part
+from metatele.task.family import Part
 
 
 @dataclass(frozen=True)

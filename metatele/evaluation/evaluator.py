@@ -8,27 +8,28 @@ from typing import Any
 
 import torch
 
-from metatele.device import check_device
 from metatele.errors import ConfigError
-from metatele.evaluation.contestant import (
+from metatele.evaluation.contestants.contestant import (
     Given,
     check_names,
     check_runs,
     learned_contestants,
     reference_of,
 )
-from metatele.evaluation.contestant import (
+from metatele.evaluation.contestants.contestant import (
     baselines as hand_designed,
 )
-from metatele.evaluation.controls import applicable_rules, with_controls
+from metatele.evaluation.contestants.controls import applicable_rules, with_controls
 from metatele.evaluation.environment import environment
-from metatele.evaluation.journal import Journal
+from metatele.evaluation.play.journal import Journal
 from metatele.evaluation.record import Evaluation
 from metatele.evaluation.settings import Baselines, Settings
 from metatele.evaluation.stages import Progress, Stages, choose_chunk
-from metatele.files import make_folder
-from metatele.sampling import sample_meta_batch
-from metatele.task import MetaBatch, Split, TaskFamily
+from metatele.support.device import check_device
+from metatele.support.files import make_folder
+from metatele.task.batch import MetaBatch
+from metatele.task.family import Split, TaskFamily
+from metatele.task.sampling import sample_meta_batch
 
 REPORT_STEPS = (10, 30)
 JOURNAL = ".unfinished"

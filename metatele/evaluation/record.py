@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from metatele.evaluation.claims import Claim, claims_of
 from metatele.evaluation.entry import Entry
-from metatele.evaluation.measures import Measures, measures_of
+from metatele.evaluation.judge.claims import Claim, claims_of
+from metatele.evaluation.judge.measures import Measures, measures_of
+from metatele.evaluation.judge.verdict import Verdict, best_baseline, conclusion_of, paired_losses, pool_of, verdicts_of
 from metatele.evaluation.results import load_results, save_results
 from metatele.evaluation.settings import Settings
 from metatele.evaluation.statistics import Comparison, compare
 from metatele.evaluation.table import make_table
-from metatele.evaluation.verdict import Verdict, best_baseline, conclusion_of, paired_losses, pool_of, verdicts_of
-from metatele.files import make_folder
-from metatele.seeding import derive_seed
-from metatele.task import Part
+from metatele.support.files import make_folder
+from metatele.support.seeding import derive_seed
+from metatele.task.family import Part
 
 RESULTS = "results.json"
 

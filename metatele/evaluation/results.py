@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from metatele.errors import ConfigError
-from metatele.files import write_atomic
+from metatele.support.files import write_atomic
 
 FORMAT = 2
 DAMAGE = (KeyError, TypeError, ValueError, AttributeError, OverflowError)  # what `restore` raises for other values

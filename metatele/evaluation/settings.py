@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from metatele.checks import at_least, one_of
 from metatele.errors import ConfigError
+from metatele.support.checks import at_least, one_of
 
 Baselines = Literal["plain", "teleports", "none"]
 MOST_RECORDED = 129  # positions of a long trajectory at which everything is measured

@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 
 from metatele.checkpoint import describe
 from metatele.errors import OutputError
-from metatele.evaluation.contestant import Contestant
+from metatele.evaluation.contestants.contestant import Contestant
+from metatele.evaluation.contestants.tuning import Tuning, take, tune
 from metatele.evaluation.entry import Entry
 from metatele.evaluation.environment import hardware, versions
-from metatele.evaluation.journal import Journal, code_of, fingerprint
-from metatele.evaluation.run import Run, play
+from metatele.evaluation.play.journal import Journal, code_of, fingerprint
+from metatele.evaluation.play.run import Run, play
+from metatele.evaluation.play.timing import Cost, clock
 from metatele.evaluation.settings import Settings
-from metatele.evaluation.timing import Cost, clock
-from metatele.evaluation.tuning import Tuning, take, tune
 from metatele.optimizer import InnerOptimizer
-from metatele.stack import stacked_forward
-from metatele.task import MetaBatch
+from metatele.task.batch import MetaBatch
+from metatele.task.stack import stacked_forward
 from metatele.update import HandDesigned
 
 Progress = Callable[[str, int, int], None]

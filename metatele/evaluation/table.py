@@ -11,7 +11,7 @@ from rich.text import Text
 
 from metatele.evaluation.entry import Entry
 from metatele.evaluation.statistics import Interval
-from metatele.task import Part
+from metatele.task.family import Part
 
 if TYPE_CHECKING:
     from metatele.evaluation.record import Evaluation

@@ -12,19 +12,19 @@ from rich.table import Table
 from scipy import stats
 from torch import Tensor
 
-from metatele.checks import above_zero, at_least
 from metatele.evaluation.statistics import CONFIDENCE, RESAMPLES, Interval
 from metatele.evaluation.table import number
-from metatele.experiments.base import Findings, Progress
-from metatele.experiments.drawing import make_table, new_figure, spread, tidy
-from metatele.experiments.images import ImageExperiment
-from metatele.experiments.measures import CHUNK, FAR, curvature_of, first_rows, sharpness_of
-from metatele.experiments.parallel import Workers
-from metatele.experiments.training import initial_params, train
+from metatele.experiments.harness.base import Findings, Progress
+from metatele.experiments.harness.drawing import make_table, new_figure, spread, tidy
+from metatele.experiments.harness.images import ImageExperiment
+from metatele.experiments.harness.measures import CHUNK, FAR, curvature_of, first_rows, sharpness_of
+from metatele.experiments.harness.parallel import Workers
+from metatele.experiments.harness.training import initial_params, train
 from metatele.landscape import Curvature, Sharpness
 from metatele.landscape.sharpness import GRID
 from metatele.optimizer import InnerOptimizer
-from metatele.seeding import derive_seed
+from metatele.support.checks import above_zero, at_least
+from metatele.support.seeding import derive_seed
 from metatele.update import TorchUpdate
 
 MEASURES = {

@@ -8,22 +8,22 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from metatele.checks import above_zero, at_least
 from metatele.errors import ConfigError
 from metatele.evaluation.statistics import Interval
 from metatele.evaluation.table import number
-from metatele.experiments.base import Findings, Progress
-from metatele.experiments.drawing import make_table, signed, spread
 from metatele.experiments.flatness_figure import draw
-from metatele.experiments.images import NONE, ImageExperiment, paired
-from metatele.experiments.measures import CHUNK, FAR, curvature_of, first_rows, sharpness_of
-from metatele.experiments.paired import Paired
-from metatele.experiments.parallel import Workers
-from metatele.experiments.training import Curves, Problem, initial_params, score, train
+from metatele.experiments.harness.base import Findings, Progress
+from metatele.experiments.harness.drawing import make_table, signed, spread
+from metatele.experiments.harness.images import NONE, ImageExperiment, paired
+from metatele.experiments.harness.measures import CHUNK, FAR, curvature_of, first_rows, sharpness_of
+from metatele.experiments.harness.paired import Paired
+from metatele.experiments.harness.parallel import Workers
+from metatele.experiments.harness.training import Curves, Problem, initial_params, score, train
 from metatele.landscape import Curvature, Sharpness
 from metatele.optimizer import InnerOptimizer
-from metatele.params import Params, flatten
-from metatele.point import Point, State
+from metatele.parts.point import Point, State
+from metatele.support.checks import above_zero, at_least
+from metatele.task.params import Params, flatten
 from metatele.teleports import Teleport
 from metatele.update import TorchUpdate
 

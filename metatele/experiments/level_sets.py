@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from rich.table import Table
 from torch import Tensor, nn
 
-from metatele.checks import LARGEST, at_least, within
 from metatele.evaluation.statistics import Interval
 from metatele.evaluation.table import number
-from metatele.experiments.base import Experiment, Findings, Progress
-from metatele.experiments.drawing import make_table, new_figure, tidy
-from metatele.experiments.grid import FLOOR, Tuned, curve_of, geometric_mean, rate_grid, tune
-from metatele.experiments.paired import compare
+from metatele.experiments.functions import Booth, Quadratic, Rosenbrock
+from metatele.experiments.harness.base import Experiment, Findings, Progress
+from metatele.experiments.harness.drawing import make_table, new_figure, tidy
+from metatele.experiments.harness.grid import FLOOR, Tuned, curve_of, geometric_mean, rate_grid, tune
+from metatele.experiments.harness.paired import compare
+from metatele.experiments.harness.training import train
 from metatele.experiments.quadratics import (
     angles,
     classical_rates,
@@ -28,12 +29,11 @@ from metatele.experiments.quadratics import (
     steps_needed,
     teleported,
 )
-from metatele.experiments.training import train
-from metatele.functions import Booth, Quadratic, Rosenbrock
 from metatele.optimizer import InnerOptimizer
 from metatele.pictures.orbit import PLAIN, TELEPORTED, box_around, draw_levels, draw_runs
 from metatele.pictures.traces import Runs, Slice, Trace, descend, follow
-from metatele.seeding import generator
+from metatele.support.checks import LARGEST, at_least, within
+from metatele.support.seeding import generator
 from metatele.teleports import OptimisedTeleport, RandomTeleport, Stay, Teleport
 from metatele.update import GradientDescent
 

@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from metatele.experiments.drawing import new_figure, tidy, variant_looks
-from metatele.experiments.training import Curves
+from metatele.experiments.harness.drawing import new_figure, tidy, variant_looks
+from metatele.experiments.harness.training import Curves
 
 LOSSES = {"train": "training loss", "validation": "validation loss"}
 

@@ -7,19 +7,19 @@ from typing import Any
 
 from rich.table import Table
 
-from metatele.checks import above_zero, at_least, within
 from metatele.errors import ConfigError
 from metatele.evaluation.statistics import Interval
 from metatele.evaluation.table import number
-from metatele.experiments.base import Findings, Progress
-from metatele.experiments.drawing import make_table, spread
-from metatele.experiments.images import NONE, ImageExperiment, hold_out, paired, scheduled
+from metatele.experiments.harness.base import Findings, Progress
+from metatele.experiments.harness.drawing import make_table, spread
+from metatele.experiments.harness.images import NONE, ImageExperiment, hold_out, paired, scheduled
+from metatele.experiments.harness.parallel import Workers
+from metatele.experiments.harness.rate_search import GROWTH, RateSearch
+from metatele.experiments.harness.training import Curves, Problem, initial_params, train
 from metatele.experiments.optimizer_figure import draw
-from metatele.experiments.parallel import Workers
-from metatele.experiments.rate_search import GROWTH, RateSearch
-from metatele.experiments.training import Curves, Problem, initial_params, train
 from metatele.optimizer import InnerOptimizer, Moments
-from metatele.seeding import derive_seed
+from metatele.support.checks import above_zero, at_least, within
+from metatele.support.seeding import derive_seed
 from metatele.teleports import Teleport
 from metatele.update import TorchUpdate
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from metatele.evaluation.statistics import Interval, mean_interval
-from metatele.experiments.training import Problem
-from metatele.functions import value_loss
+from metatele.experiments.functions import value_loss
+from metatele.experiments.harness.training import Problem
 from metatele.landscape import Landscape
-from metatele.point import Point, State
-from metatele.seeding import generator
+from metatele.parts.point import Point, State
+from metatele.support.seeding import generator
 from metatele.teleports import Teleport
 
 ALONG = (0.1, 1e-3)  # gradient descent along which the angle is followed: its step size times L, the last loss ratio

@@ -15,21 +15,21 @@ from numpy.typing import NDArray
 from rich.table import Table
 from torch import Tensor, nn
 
-from metatele.checks import above_zero, at_least
 from metatele.errors import ConfigError
 from metatele.evaluation.statistics import Interval
 from metatele.evaluation.table import number
-from metatele.experiments.base import Experiment, Findings, Progress
-from metatele.experiments.drawing import make_table, new_figure, tidy
-from metatele.experiments.grid import Tuned, curve_of, geometric_mean, rate_grid, tune
-from metatele.experiments.paired import compare
-from metatele.experiments.parallel import one_thread
-from metatele.experiments.training import Problem, train
-from metatele.figures import COLOURS as OKABE_ITO
+from metatele.experiments.harness.base import Experiment, Findings, Progress
+from metatele.experiments.harness.drawing import make_table, new_figure, tidy
+from metatele.experiments.harness.grid import Tuned, curve_of, geometric_mean, rate_grid, tune
+from metatele.experiments.harness.paired import compare
+from metatele.experiments.harness.parallel import one_thread
+from metatele.experiments.harness.training import Problem, train
 from metatele.optimizer import InnerOptimizer
-from metatele.params import Params
-from metatele.seeding import generator
+from metatele.pictures.style import COLOURS as OKABE_ITO
+from metatele.support.checks import above_zero, at_least
+from metatele.support.seeding import generator
 from metatele.symmetry import Kind, symmetries_of
+from metatele.task.params import Params
 from metatele.teleports import Balance, OptimisedTeleport, RandomTeleport, Stay, Teleport
 from metatele.update import TorchUpdate
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from metatele.errors import ConfigError
-from metatele.params import Params
-from metatele.stack import stacked_forward
 from metatele.symmetry import ProductGroup, as_group
+from metatele.task.params import Params
+from metatele.task.stack import stacked_forward
 
 TINY = 1e-30  # under the root of a norm
 LossFunction = Callable[[Tensor, Tensor], Tensor]

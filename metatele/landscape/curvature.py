@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torch.func import jvp
 
-from metatele.checks import at_least
 from metatele.errors import SymmetryError
 from metatele.landscape.base import Objective, Place
-from metatele.params import Params, flatten, map_params
-from metatele.seeding import generator
+from metatele.support.checks import at_least
+from metatele.support.seeding import generator
+from metatele.task.params import Params, flatten, map_params
 
 TINY = 1e-30  # under the root: a derivative where a curve is straight
 

@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from metatele.checks import one_of
 from metatele.errors import ConfigError
 from metatele.landscape.base import ObjectiveFunction, Place
 from metatele.landscape.curvature import Curvature
 from metatele.landscape.sharpness import Sharpness
+from metatele.support.checks import one_of
 
 
 def gradient_norm(place: Place) -> Tensor:

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from metatele.checks import above_zero, at_least
 from metatele.errors import ConfigError
 from metatele.landscape.base import Objective, Place
-from metatele.params import flatten, unflatten
-from metatele.seeding import generator
+from metatele.support.checks import above_zero, at_least
+from metatele.support.seeding import generator
+from metatele.task.params import flatten, unflatten
 
 GRID = tuple(round(0.001 + 0.01 * i, 3) for i in range(20))  # 0.001, 0.011, ..., 0.191
 

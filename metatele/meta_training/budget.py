@@ -13,7 +13,7 @@ from metatele.checkpoint import TRAINING, find_checkpoint
 from metatele.errors import CheckpointError
 from metatele.meta_training.settings import MetaSettings, UnrollSettings
 from metatele.meta_training.state import STATE, read_state
-from metatele.task import TaskFamily
+from metatele.task.family import TaskFamily
 
 
 @dataclass(frozen=True)

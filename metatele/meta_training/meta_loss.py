@@ -5,7 +5,7 @@ from torch import Tensor
 
 from metatele.errors import TaskError
 from metatele.meta_training.settings import MetaLossName
-from metatele.unroll import Window
+from metatele.unroll.trajectory import Window
 
 FLOOR = 1e-8  # of the initial loss; keeps the logarithm finite when a task is solved exactly
 

@@ -12,7 +12,6 @@ from typing import Any
 
 from metatele.checkpoint import TRAINING, describe, load_checkpoint, save_checkpoint
 from metatele.errors import CheckpointError, ConfigError
-from metatele.files import make_folder, write_atomic
 from metatele.meta_training.budget import Budget, budget_of
 from metatele.meta_training.card import training_card
 from metatele.meta_training.monitor import Monitor, TensorBoard
@@ -20,7 +19,8 @@ from metatele.meta_training.settings import MetaSettings, UnrollSettings, Valida
 from metatele.meta_training.state import STATE, read_state, restore_state, save_state
 from metatele.meta_training.trainer import Iteration, MetaTrainer
 from metatele.optimizer import InnerOptimizer
-from metatele.task import TaskFamily
+from metatele.support.files import make_folder, write_atomic
+from metatele.task.family import TaskFamily
 
 SAVE_SECONDS = 60.0
 

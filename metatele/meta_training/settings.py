@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from metatele.checks import above_zero, at_least, one_of
 from metatele.errors import ConfigError
+from metatele.support.checks import above_zero, at_least, one_of
 
 MetaLossName = Literal["log", "sum", "final"]
 Schedule = Literal["constant", "cosine"]

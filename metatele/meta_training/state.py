@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from metatele.errors import CheckpointError
-from metatele.files import write_atomic
 from metatele.meta_training.trainer import MetaTrainer
+from metatele.support.files import write_atomic
 
 STATE = "state.safetensors"
 FORMAT, VERSION = "metatele.run", "1"

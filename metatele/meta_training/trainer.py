@@ -9,17 +9,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metatele.compiled import CompiledUnroll, Programs
-from metatele.device import check_device, multiplying
 from metatele.errors import ConfigError
-from metatele.meta_training.meta_gradient import play_window
 from metatele.meta_training.meta_loss import meta_loss, trajectory_score
 from metatele.meta_training.settings import MetaSettings, UnrollSettings, ValidationSettings
 from metatele.optimizer import InnerOptimizer
-from metatele.sampling import sample_meta_batch
-from metatele.seeding import derive_seed
-from metatele.task import MetaBatch, Split, TaskFamily
-from metatele.unroll import DIVERGENCE, Unroll, Window
+from metatele.support.device import check_device, multiplying
+from metatele.support.seeding import derive_seed
+from metatele.task.batch import MetaBatch
+from metatele.task.family import Split, TaskFamily
+from metatele.task.sampling import sample_meta_batch
+from metatele.unroll.compiled import CompiledUnroll, Programs
+from metatele.unroll.higher.pieces import play_window
+from metatele.unroll.higher.unroll import Unroll
+from metatele.unroll.trajectory import DIVERGENCE, Window
 
 DTYPE = torch.float32  # of meta-training
 

@@ -14,12 +14,12 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from metatele.checks import above_zero, at_least
 from metatele.errors import ConfigError
-from metatele.figures import COLOURS
 from metatele.landscape import Landscape, LossFunction
-from metatele.params import Params
+from metatele.pictures.style import COLOURS
 from metatele.pictures.traces import Runs, Slice, Trace, losses, trace_runs
+from metatele.support.checks import above_zero, at_least
+from metatele.task.params import Params
 from metatele.teleports import OptimisedTeleport, Teleport
 from metatele.teleports.groupless import check_deterministic
 from metatele.torch_model import check_arguments

@@ -8,8 +8,8 @@ from torch import Tensor
 from metatele.errors import ConfigError, SymmetryError
 from metatele.landscape import Landscape
 from metatele.landscape.sharpness import evaluate_all
-from metatele.params import Params, flatten, map_params, unflatten
-from metatele.point import Point, State
+from metatele.parts.point import Point, State
+from metatele.task.params import Params, flatten, map_params, unflatten
 from metatele.teleports import OptimisedTeleport, Teleport
 from metatele.teleports.optimised import known
 from metatele.torch_model import find_group

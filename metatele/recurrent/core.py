@@ -6,10 +6,10 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from metatele.checks import at_least
 from metatele.errors import ConfigError
 from metatele.recurrent.window import CoreWindow
-from metatele.seeding import seeded
+from metatele.support.checks import at_least
+from metatele.support.seeding import seeded
 
 MOST_HIDDEN, MOST_LAYERS = 65536, 64  # far above any sensible size; a hostile checkpoint stops here
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from metatele.evaluation import Comparison, Entry, Evaluation, Measures
-from metatele.evaluation.measures import measures_of
+from metatele.evaluation.judge.measures import measures_of
+from metatele.evaluation.judge.verdict import best_baseline
 from metatele.evaluation.table import has_accuracy, milliseconds
-from metatele.evaluation.verdict import best_baseline
-from metatele.report.moves import moves_of
+from metatele.report.figures.moves import moves_of
 from metatele.report.text import Cell, clean, to_csv
-from metatele.task import Part
+from metatele.task.family import Part
 
 NAN = float("nan")
 

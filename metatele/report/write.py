@@ -7,15 +7,15 @@ from matplotlib.figure import Figure
 
 from metatele.errors import ConfigError
 from metatele.evaluation import Evaluation
-from metatele.figures import save_figures
-from metatele.files import make_folder, write_atomic
-from metatele.report.changes import transfer
-from metatele.report.drawing import quiet
-from metatele.report.drawing_changes import draw_transfer
-from metatele.report.figures import Figures
-from metatele.report.page import make_page
+from metatele.pictures.style import save_figures
+from metatele.report.figures.changes import transfer
+from metatele.report.figures.drawing import quiet
+from metatele.report.figures.drawing_changes import draw_transfer
+from metatele.report.figures.figures import Figures
+from metatele.report.page.page import make_page
 from metatele.report.rows import Numbers, results_csv
 from metatele.report.text import clean, slug
+from metatele.support.files import make_folder, write_atomic
 
 PAGE, TABLE = "report.html", "results.csv"
 

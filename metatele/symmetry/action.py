@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from metatele.params import Params, per_task
 from metatele.symmetry.second_moments import estimate_square
+from metatele.task.params import Params, per_task
 
 OfData = tuple[Tensor, ...]  # what an action makes of the data alone, [B, ...] each
 

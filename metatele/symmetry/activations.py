@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from metatele.stack import ELEMENTWISE, is_plain
+from metatele.task.stack import ELEMENTWISE, is_plain
 
 RECTIFIERS = (nn.ReLU, nn.LeakyReLU)
 

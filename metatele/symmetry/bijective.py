@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
 from metatele.errors import SymmetryError
-from metatele.params import Params
-from metatele.presume import presume
+from metatele.support.presume import presume
 from metatele.symmetry.action import OfData
 from metatele.symmetry.layers import HiddenLayer
 from metatele.symmetry.matrices import MatrixGL, singular_as_zero, solve
+from metatele.task.params import Params
 
 
 class BijectiveGL(MatrixGL):

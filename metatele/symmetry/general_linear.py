@@ -5,8 +5,8 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from metatele.params import Params
 from metatele.symmetry.matrices import MatrixGL
+from metatele.task.params import Params
 
 
 class GeneralLinear(MatrixGL):

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from metatele.errors import SymmetryError
-from metatele.params import Params
-from metatele.presume import presume
+from metatele.support.presume import presume
 from metatele.symmetry.base import Symmetry
 from metatele.symmetry.product import Element, ProductGroup
+from metatele.task.params import Params
 
 
 def check_finite(group: ProductGroup, element: Element, params: Mapping[str, Tensor], inputs: Tensor) -> None:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from metatele.errors import SymmetryError
-from metatele.params import Params
 from metatele.symmetry.action import GroupAction
+from metatele.task.params import Params
 
 LayerInput = Callable[[Mapping[str, Tensor], Tensor], Tensor]
 

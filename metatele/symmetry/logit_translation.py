@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from metatele.params import Params
 from metatele.symmetry.base import Symmetry
+from metatele.task.params import Params
 
 
 class LogitTranslation(Symmetry):

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from metatele.presume import presume
+from metatele.support.presume import presume
 from metatele.symmetry.base import Symmetry
 from metatele.symmetry.layers import AtHiddenLayer
 

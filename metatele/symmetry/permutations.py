@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from metatele.params import Params
 from metatele.symmetry.discrete import DiscreteSymmetry
 from metatele.symmetry.layers import AtHiddenLayer
 from metatele.symmetry.matrices import matrix_size
+from metatele.task.params import Params
 
 
 class Permutations(AtHiddenLayer, DiscreteSymmetry):

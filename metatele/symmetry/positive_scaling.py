@@ -5,9 +5,9 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from metatele.params import Params, smooth_norm
 from metatele.symmetry.base import Symmetry
 from metatele.symmetry.layers import AtHiddenLayer
+from metatele.task.params import Params, smooth_norm
 
 
 class PositiveScaling(AtHiddenLayer, Symmetry):

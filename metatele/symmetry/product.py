@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from metatele.errors import ConfigError
-from metatele.params import Params
 from metatele.symmetry.action import OfData
 from metatele.symmetry.base import Symmetry
 from metatele.symmetry.layers import AtHiddenLayer
+from metatele.task.params import Params
 
 Element = Sequence[Tensor]
 

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metatele.params import Params
 from metatele.symmetry.layers import HiddenLayer
 from metatele.symmetry.matrices import MatrixGL, singular_as_zero, solve
+from metatele.task.params import Params
 
 
 class PseudoInverseGL(MatrixGL):

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from metatele.errors import SymmetryError
-from metatele.params import Params
 from metatele.symmetry.base import Symmetry
 from metatele.symmetry.matrices import matrix_size
+from metatele.task.params import Params
 
 
 class QuadraticOrthogonal(Symmetry):

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from metatele.params import Params
 from metatele.symmetry.base import Symmetry
+from metatele.task.params import Params
 
 PlaneMap = Callable[[Tensor], Tensor]
 

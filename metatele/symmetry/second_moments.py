@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metatele.params import Params, map_params
-from metatele.seeding import derive_seed
+from metatele.support.seeding import derive_seed
+from metatele.task.params import Params, map_params
 
 DRAWS = 8
 TINY = 1e-30  # under the root: a derivative where a second moment is zero

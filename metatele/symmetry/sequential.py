@@ -8,9 +8,9 @@ from typing import NamedTuple, cast
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from metatele.stack import stacked_forward
 from metatele.symmetry.activations import is_plain
 from metatele.symmetry.layers import HiddenLayer, LayerInput
+from metatele.task.stack import stacked_forward
 
 Named = tuple[str, nn.Module]
 

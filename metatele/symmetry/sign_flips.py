@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from metatele.params import Params
 from metatele.symmetry.discrete import DiscreteSymmetry
 from metatele.symmetry.layers import AtHiddenLayer
+from metatele.task.params import Params
 
 
 class SignFlips(AtHiddenLayer, DiscreteSymmetry):

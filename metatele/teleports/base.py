@@ -6,13 +6,13 @@ from typing import Any, get_args
 
 from torch import Tensor, nn
 
-from metatele.checks import at_least, one_of
 from metatele.errors import ConfigError
-from metatele.params import Params
-from metatele.part import OptimizerPart
-from metatele.point import Point, State
-from metatele.presume import known
+from metatele.parts.base import OptimizerPart
+from metatele.parts.point import Point, State
+from metatele.support.checks import at_least, one_of
+from metatele.support.presume import known
 from metatele.symmetry import Kind, ProductGroup, check_residual, group_of
+from metatele.task.params import Params
 
 Observer = Callable[[int, ProductGroup, list[Tensor]], None]  # told of the step, the group and the element
 Recorder = Callable[[int, list[Tensor], Tensor | None], None]  # told of the step, T and which tasks are alive

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from metatele.errors import SymmetryError
-from metatele.params import Params, per_task
-from metatele.point import Point, State
+from metatele.parts.point import Point, State
 from metatele.symmetry import GeneralLinear, HiddenLayer, Kind, PositiveScaling, ProductGroup, Symmetry
 from metatele.symmetry.matrices import solve
+from metatele.task.params import Params, per_task
 from metatele.teleports.base import OrbitTeleport
 from metatele.teleports.spd import gram_root, spd_root
 

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from metatele.checks import above_zero
-from metatele.params import Params
-from metatele.point import Point, State
-from metatele.seeding import generator
+from metatele.parts.point import Point, State
+from metatele.support.checks import above_zero
+from metatele.support.seeding import generator
 from metatele.symmetry import Kind, ProductGroup
+from metatele.task.params import Params
 from metatele.teleports.base import AlgebraTeleport, Teleport
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metatele.errors import SymmetryError
 from metatele.landscape import Landscape, ObjectiveFunction, Place, smooth_task_norm, value_of
-from metatele.params import Params, map_params, per_task, task_norm
+from metatele.task.params import Params, map_params, per_task, task_norm
 
 Direction = Literal["ascend", "descend"]
 TINY = 1e-30  # added to the length of a slope, which may be zero

@@ -6,12 +6,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from metatele.checks import above_zero, one_of
-from metatele.dense_rule import DenseRule, Inputs, Shapes
 from metatele.errors import CheckpointError
-from metatele.params import Params, per_task, smooth_norm
-from metatele.point import Point, State
+from metatele.parts.dense_rule import DenseRule, Inputs, Shapes
+from metatele.parts.point import Point, State
+from metatele.support.checks import above_zero, one_of
 from metatele.symmetry import Kind, ProductGroup
+from metatele.task.params import Params, per_task, smooth_norm
 from metatele.teleports.base import AlgebraTeleport
 
 

@@ -7,12 +7,12 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from metatele.checks import above_zero, at_least, one_of
 from metatele.errors import ConfigError
 from metatele.landscape import Landscape, Objective, find_objective
-from metatele.params import Params, flatten, map_params, select_tasks, unflatten
-from metatele.point import Point, State
+from metatele.parts.point import Point, State
+from metatele.support.checks import above_zero, at_least, one_of
 from metatele.symmetry import ProductGroup
+from metatele.task.params import Params, flatten, map_params, select_tasks, unflatten
 from metatele.teleports.base import Teleport
 from metatele.teleports.climb import Direction
 from metatele.teleports.moved import TINY, Moved, Spot, View

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from metatele.landscape import Landscape
-from metatele.params import Params
+from metatele.task.params import Params
 
 Convolution = nn.Conv1d | nn.Conv2d
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from metatele.landscape import Landscape, Objective
-from metatele.params import Params
+from metatele.task.params import Params
 from metatele.teleports.climb import Direction
 from metatele.teleports.groupless import Aim, GrouplessTeleport
 from metatele.teleports.moved import TINY, Spot, View

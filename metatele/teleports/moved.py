@@ -9,7 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from metatele.errors import ConfigError
 from metatele.landscape import Landscape, ObjectiveFunction, Place, value_of
-from metatele.params import flatten, per_task, unflatten
+from metatele.task.params import flatten, per_task, unflatten
 
 TINY = 1e-30  # added to what may be zero before a division by it
 
@@ -48,7 +48,7 @@ class Spot:
     """What a search knows at a point, for each task; detached.
 
     Attributes:
-        flat: all parameters, [B, n] (see `metatele.params.flatten`).
+        flat: all parameters, [B, n] (see `metatele.task.params.flatten`).
         loss: the loss, [B].
         gain: the objective, with a minus sign where it is to fall, [B].
         gradient, slope: the gradients of the loss and of the gain, [B, n].

@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from metatele.checks import above_zero
 from metatele.errors import SymmetryError
-from metatele.params import Params
-from metatele.point import Point, State
+from metatele.parts.point import Point, State
 from metatele.recurrent import RecurrentCore
+from metatele.support.checks import above_zero
 from metatele.symmetry import PositiveScaling, ProductGroup
+from metatele.task.params import Params
 from metatele.teleports.base import AlgebraTeleport, OrbitTeleport
 
 TINY = 1e-20  # added to squared norms, so that logarithms stay smooth at zero

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from metatele.checks import within
 from metatele.errors import SymmetryError
 from metatele.landscape import Landscape, Objective
-from metatele.params import Params, flatten, unflatten
+from metatele.support.checks import within
+from metatele.task.params import Params, flatten, unflatten
 from metatele.teleports.climb import Direction
 from metatele.teleports.groupless import Aim, GrouplessTeleport
 from metatele.teleports.layer_inputs import find_layers, free_directions, layer_inputs, span

@@ -6,13 +6,13 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from metatele.checks import above_zero, at_least, is_number, one_of
 from metatele.errors import ConfigError, SymmetryError
 from metatele.landscape import Landscape, Objective, find_objective
-from metatele.params import Params
-from metatele.point import Point, State
-from metatele.seeding import generator
+from metatele.parts.point import Point, State
+from metatele.support.checks import above_zero, at_least, is_number, one_of
+from metatele.support.seeding import generator
 from metatele.symmetry import Kind, ProductGroup
+from metatele.task.params import Params
 from metatele.teleports.base import AlgebraTeleport
 from metatele.teleports.climb import Climb, Direction
 

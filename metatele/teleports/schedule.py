@@ -10,11 +10,11 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
-from metatele.checks import LARGEST, at_least, is_number
 from metatele.errors import ConfigError, SymmetryError
-from metatele.params import Params, per_task
-from metatele.point import Point, State
+from metatele.parts.point import Point, State
+from metatele.support.checks import LARGEST, at_least, is_number
 from metatele.symmetry import Kind, ProductGroup
+from metatele.task.params import Params, per_task
 from metatele.teleports.base import AlgebraTeleport, Teleport
 from metatele.teleports.classical import normal_draws
 

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metatele.sampling import build_network, sample_meta_batch
-from metatele.seeding import seeded
-from metatele.stack import stacked_forward
-from metatele.task import PARTS, Split, TaskFamily
+from metatele.support.seeding import seeded
+from metatele.task.family import PARTS, Split, TaskFamily
+from metatele.task.sampling import build_network, sample_meta_batch
+from metatele.task.stack import stacked_forward
 from metatele.testing.laws import one_task, require, same
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metatele.params import Params
-from metatele.point import State
+from metatele.parts.point import State
+from metatele.task.params import Params
 
 Loss = Callable[[Mapping[str, Tensor]], Tensor]
 

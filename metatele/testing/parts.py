@@ -9,17 +9,17 @@ from torch import Tensor
 
 from metatele.landscape import Landscape
 from metatele.optimizer import FREE, InnerOptimizer, Moments, Order
-from metatele.params import Params, flatten, map_params
-from metatele.part import OptimizerPart
-from metatele.point import Point, State
-from metatele.sampling import sample_meta_batch
-from metatele.seeding import seeded
+from metatele.parts.base import OptimizerPart
+from metatele.parts.point import Point, State
+from metatele.support.seeding import seeded
 from metatele.symmetry import ProductGroup
-from metatele.task import MetaBatch
+from metatele.task.batch import MetaBatch
+from metatele.task.params import Params, flatten, map_params
+from metatele.task.sampling import sample_meta_batch
 from metatele.teleports import AlgebraTeleport, OrbitTeleport, Teleport
 from metatele.testing.families import ExampleFamily
 from metatele.testing.laws import one_task, require, same, same_shapes, untouched
-from metatele.unroll import Unroll
+from metatele.unroll.higher.unroll import Unroll
 from metatele.update import Adam, Update
 
 AnyPart = TypeVar("AnyPart", bound=OptimizerPart)

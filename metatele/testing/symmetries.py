@@ -5,9 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from metatele.params import Params, flatten, map_params
-from metatele.seeding import generator
+from metatele.support.seeding import generator
 from metatele.symmetry import DiscreteSymmetry, GroupAction, Symmetry
+from metatele.task.params import Params, flatten, map_params
 from metatele.testing.laws import Loss, gradient_of, one_task, require, same, untouched
 
 SIGNS = 64  # random gradients whose mean square is taken

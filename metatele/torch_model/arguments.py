@@ -5,12 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metatele.checks import at_least, one_of
 from metatele.errors import ConfigError, SymmetryError
 from metatele.landscape import ObjectiveFunction
+from metatele.parts.torch_state import CarriedState
+from metatele.support.checks import at_least, one_of
 from metatele.symmetry import ProductGroup
 from metatele.teleports import OptimisedTeleport, OrbitTeleport, Teleport
-from metatele.torch_state import CarriedState
 
 SCHEDULE = {"first", "last", "every", "rows"}  # settings of teleports in an inner loop
 MOMENTS = ("transform", "keep", "reset")

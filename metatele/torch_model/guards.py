@@ -5,8 +5,8 @@ from torch import Tensor, nn
 
 from metatele.errors import SymmetryError
 from metatele.landscape import Place
-from metatele.params import Params
-from metatele.seeding import generator
+from metatele.support.seeding import generator
+from metatele.task.params import Params
 from metatele.teleports import Teleport
 
 NOISE = 1e-3  # a relative difference of two losses at one point that rounding does not explain

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metatele.checks import above_zero
 from metatele.errors import ConfigError, SymmetryError
 from metatele.landscape import (
     Landscape,
@@ -18,14 +17,15 @@ from metatele.landscape import (
     gradient_norm,
     value_of,
 )
-from metatele.params import Params, map_params, task_norm
-from metatele.point import Point, State
+from metatele.parts.point import Point, State
+from metatele.parts.torch_state import CarriedState, reset_state
+from metatele.support.checks import above_zero
 from metatele.symmetry import ProductGroup, check_finite, check_residual
+from metatele.task.params import Params, map_params, task_norm
 from metatele.teleports import OrbitTeleport, Teleport
 from metatele.torch_model.arguments import check_arguments, choose_moments, choose_teleport, find_group
 from metatele.torch_model.guards import check_deterministic, check_frozen, finite, rounding
 from metatele.torch_model.report import Teleported
-from metatele.torch_state import CarriedState, reset_state
 
 TOLERANCE = 1e-3  # of teleports that state none
 

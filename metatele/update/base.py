@@ -2,9 +2,9 @@
 
 import abc
 
-from metatele.params import Params
-from metatele.part import OptimizerPart
-from metatele.point import Point, State
+from metatele.parts.base import OptimizerPart
+from metatele.parts.point import Point, State
+from metatele.task.params import Params
 
 
 class Update(OptimizerPart, abc.ABC):

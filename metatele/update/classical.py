@@ -3,10 +3,10 @@
 import torch
 from torch import nn
 
-from metatele.checks import above_zero, within
 from metatele.errors import ConfigError
-from metatele.params import Params, map_params
-from metatele.point import Point, State
+from metatele.parts.point import Point, State
+from metatele.support.checks import above_zero, within
+from metatele.task.params import Params, map_params
 from metatele.update.base import Update
 
 

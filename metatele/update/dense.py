@@ -4,12 +4,12 @@ from typing import Literal
 
 from torch import Tensor
 
-from metatele.checks import above_zero, one_of
-from metatele.dense_rule import DenseRule, Inputs, Shapes
 from metatele.errors import ConfigError
-from metatele.params import Params, map_params, per_task, unflatten
-from metatele.point import Point, State
+from metatele.parts.dense_rule import DenseRule, Inputs, Shapes
+from metatele.parts.point import Point, State
+from metatele.support.checks import above_zero, one_of
 from metatele.symmetry import ProductGroup
+from metatele.task.params import Params, map_params, per_task, unflatten
 from metatele.update.base import Update
 
 

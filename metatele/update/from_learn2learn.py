@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
-from metatele.checks import above_zero, at_least, one_of
-from metatele.dense_rule import Shapes
 from metatele.errors import CheckpointError, ConfigError
-from metatele.params import Params
-from metatele.point import Point, State
+from metatele.parts.dense_rule import Shapes
+from metatele.parts.point import Point, State
+from metatele.support.checks import above_zero, at_least, one_of
 from metatele.symmetry import ProductGroup
+from metatele.task.params import Params
 from metatele.update.base import Update
 
 Transform = Literal["kronecker", "meta_curvature", "linear"]

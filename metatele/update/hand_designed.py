@@ -7,9 +7,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from metatele.checks import above_zero, at_least, one_of
-from metatele.params import Params, map_params, per_task
-from metatele.point import Point, State
+from metatele.parts.point import Point, State
+from metatele.support.checks import above_zero, at_least, one_of
+from metatele.task.params import Params, map_params, per_task
 from metatele.update.base import Update
 from metatele.update.classical import Adam, GradientDescent, Momentum
 from metatele.update.torch_update import TorchUpdate

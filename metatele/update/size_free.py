@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from metatele.checks import above_zero
-from metatele.params import Params, flatten, map_params, per_task, smooth_norm, unflatten
-from metatele.point import Point, State
+from metatele.parts.point import Point, State
 from metatele.recurrent import RecurrentCore
+from metatele.support.checks import above_zero
+from metatele.task.params import Params, flatten, map_params, per_task, smooth_norm, unflatten
 from metatele.update.base import Update
 from metatele.update.classical import adam_moments
 

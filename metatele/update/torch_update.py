@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from metatele.errors import ConfigError
-from metatele.params import Params, map_params
-from metatele.point import Point, State
-from metatele.torch_state import split_state
+from metatele.parts.point import Point, State
+from metatele.parts.torch_state import split_state
+from metatele.task.params import Params, map_params
 from metatele.update.base import Update
 
 # These treat every entry of a tensor by itself, so that a whole stack is one tensor to them.
@@ -30,7 +30,7 @@ class TorchUpdate(Update):
     """f = the step of an optimizer of torch.optim, each task by itself.
 
     Its means of gradients and of squared gradients are carried along by teleports (see
-    `metatele.torch_state`), to which a penalty that torch adds to the gradient (the weight_decay of
+    `metatele.parts.torch_state`), to which a penalty that torch adds to the gradient (the weight_decay of
     SGD or Adam, not of AdamW) counts as a part of it. RMSprop with centered=True needs teleports that
     act diagonally (scaling): others may leave it the root of a negative variance.
 

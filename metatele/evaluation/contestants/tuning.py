@@ -1,0 +1,180 @@
+"""The step size and schedule of a hand-designed optimizer, found on tasks of the train split."""
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from metatele.errors import ConfigError
+from metatele.optimizer import InnerOptimizer
+from metatele.task.batch import MetaBatch
+from metatele.teleports import Stay, Teleport
+from metatele.unroll.higher.unroll import Unroll
+from metatele.update import HandDesigned
+from metatele.update.hand_designed import SCHEDULES, Rule, Schedule
+
+EIGHTHS = 8  # step sizes are counted in eighths of a decade
+COARSE = range(-6 * EIGHTHS, EIGHTHS + 1, EIGHTHS // 2)  # 1e-6 to 10
+FINE = (2, 1)  # distances to the best one at which the grid is refined
+REACH = 12  # how many half-decades the grid may grow at its edges
+WINDOW = 10  # steps between two looks at whether every task has diverged
+
+Finals = NDArray[np.float64]
+Cell = tuple[Schedule, int]  # of the grid: schedule, eighths of a decade
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One cell of the grid.
+
+    Attributes:
+        schedule, lr: what was tried.
+        score: the mean of the tasks' final losses on the meta part, geometric if all losses of the grid are
+            positive; infinite if a task diverged.
+        diverged: how many tasks did.
+    """
+
+    schedule: Schedule
+    lr: float
+    score: float
+    diverged: int
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How a step size and its schedule were found.
+
+    Attributes:
+        schedule, lr, score: the best ones, and their score.
+        trials: the whole grid.
+        tasks, steps: the train-split tasks and the steps that it was tuned on.
+        geometric: whether scores are geometric means. Where a loss of exactly 0 is in reach, a step size that
+            overfits half of the tasks and ruins the others would have the lowest.
+        mean: the arithmetic mean in the best cell, to compare rules whose scores differ in kind.
+    """
+
+    schedule: Schedule
+    lr: float
+    score: float
+    trials: tuple[Trial, ...]
+    tasks: int
+    steps: int
+    geometric: bool = True
+    mean: float = float("nan")
+
+
+def tune(rule: Rule, batch: MetaBatch, steps: int, teleport: Teleport | None = None, chunk: int = 256) -> Tuning:
+    """Find the step size and schedule with the lowest score after `steps` steps (see `Trial.score`).
+
+    For both schedules a grid of half-decades, which grows while its best cell is at an edge, then is
+    refined about the best cell to quarters and eighths of a decade. If tasks diverge in every cell,
+    the fewest diverged tasks count first, then the mean over the others; at a tie the smaller step
+    size wins, then the constant schedule. All cells and tasks of a round run as one stack.
+
+    Args:
+        rule: the hand-designed rule.
+        batch: the tasks to tune on, of the train split.
+        steps: length of the trajectory.
+        teleport: what the rule is composed with.
+        chunk: how many tasks to play together.
+    Raises: ConfigError for tasks of another split: tuning on evaluation tasks is refused.
+    """
+    if batch.split != "train":
+        raise ConfigError(f"tuning sees tasks of the train split only, got tasks of the {batch.split} split")
+    finals: dict[Cell, Finals] = {}
+
+    def try_out(cells: Iterable[Cell]) -> Cell:
+        new = [c for c in dict.fromkeys(cells) if c not in finals]
+        finals.update(_finals(rule, new, batch, steps, teleport or Stay(), chunk))
+        return _best(finals)
+
+    schedule, k = try_out((s, k) for s in SCHEDULES for k in COARSE)
+    for _ in range(REACH):
+        known = [j for s, j in finals if s == schedule]
+        if k not in (min(known), max(known)):
+            break
+        schedule, k = try_out([(schedule, k + (-COARSE.step if k == min(known) else COARSE.step))])
+    for distance in FINE:
+        schedule, k = try_out([(schedule, k - distance), (schedule, k + distance)])
+    geometric = _positive(finals)
+    trials = tuple(
+        Trial(s, _lr(k), _centre(finals[s, k], geometric), int(np.isinf(finals[s, k]).sum())) for s, k in sorted(finals)
+    )
+    best = finals[schedule, k]
+    score, mean = _centre(best, geometric), _centre(best, False)
+    return Tuning(schedule, _lr(k), score, trials, batch.tasks, steps, geometric, mean)
+
+
+def _finals(
+    rule: Rule, cells: list[Cell], batch: MetaBatch, steps: int, teleport: Teleport, chunk: int
+) -> Mapping[Cell, Finals]:
+    """Each task's final loss on the meta part in every cell, [B]; infinite for a task that diverged."""
+    stack = [(cell, task) for cell in cells for task in range(batch.tasks)]
+    out = []
+    for begin in range(0, len(stack), chunk):
+        part = stack[begin : begin + chunk]
+        update = HandDesigned(rule, steps=steps)
+        rates = torch.tensor([_lr(k) for (_, k), _ in part])
+        update.vary(rates, torch.tensor([s == "cosine" for (s, _), _ in part]))
+        tasks = take(batch, [task for _, task in part])
+        out.append(final_losses(InnerOptimizer(update, copy.deepcopy(teleport)), tasks, steps))
+    table = np.concatenate(out).reshape(len(cells), batch.tasks) if out else np.empty((0, batch.tasks))
+    return dict(zip(cells, table, strict=True))
+
+
+def take(batch: MetaBatch, tasks: list[int]) -> MetaBatch:
+    """Some tasks of a meta-batch, each as often as it is named."""
+    index = torch.tensor(tasks)
+    chosen: dict[int, torch.Tensor] = {}
+
+    def rows(x: torch.Tensor) -> torch.Tensor:
+        # One result for one tensor, so that parts that share their rows go on sharing them.
+        if id(x) not in chosen:
+            chosen[id(x)] = x[index.to(x.device)]
+        return chosen[id(x)]
+
+    return replace(
+        batch,
+        params={k: rows(p) for k, p in batch.params.items()},
+        inputs={k: rows(x) for k, x in batch.inputs.items()},
+        targets={k: rows(y) for k, y in batch.targets.items()},
+        seeds=rows(batch.seeds),
+    )
+
+
+def final_losses(inner: InnerOptimizer, batch: MetaBatch, steps: int) -> Finals:
+    """Each task's loss on the meta part after `steps` steps, [B]; infinite for a task that diverged."""
+    unroll = Unroll(inner, batch, steps)
+    position = unroll.start()
+    while position.step < steps and bool(position.alive.any()):
+        position = unroll.window(position, min(WINDOW, steps - position.step), differentiable=False).end
+    loss = unroll.evaluate(position.params, "meta")
+    loss = torch.where(position.alive & loss.isfinite(), loss, torch.inf)
+    return loss.double().cpu().numpy()
+
+
+def _lr(eighths: int) -> float:
+    return float(f"{10 ** (eighths / EIGHTHS):.3g}")
+
+
+def _positive(finals: Mapping[Cell, Finals]) -> bool:
+    return all((f > 0).all() for f in finals.values())
+
+
+def _centre(losses: Finals, geometric: bool) -> float:
+    return float(np.exp(np.log(losses).mean()) if geometric else losses.mean())
+
+
+def _best(finals: Mapping[Cell, Finals]) -> Cell:
+    geometric = _positive(finals)
+
+    def key(cell: Cell) -> tuple[int, float, int, bool]:
+        schedule, k = cell
+        ran = finals[cell][np.isfinite(finals[cell])]
+        score = _centre(ran, geometric) if len(ran) else np.inf
+        return len(finals[cell]) - len(ran), score, k, schedule != "constant"
+
+    return min(finals, key=key)

@@ -1,0 +1,1 @@
+"""What an evaluation says: measures, claims, verdicts."""

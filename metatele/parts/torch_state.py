@@ -1,0 +1,119 @@
+"""What the tensors in the state of an optimizer of torch mean, as far as a teleport must know.
+
+torch names them by convention. A teleport carries means of gradients along like the gradient, and
+means of squared gradients like its square; what stands for anything else stays as it is.
+"""
+
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metatele.task.params import Params
+
+# Means of gradients; Rprop's prev is the last one.
+COVECTORS = frozenset({"momentum_buffer", "exp_avg", "grad_avg", "prev"})
+# Means, sums or largest values of squared gradients.
+SQUARES = frozenset({"exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum"})
+
+
+@dataclass(frozen=True)
+class StateKeys:
+    """The keys of one parameter's optimizer state, by meaning; each in the state's own order.
+
+    Attributes:
+        covectors: means of gradients, of the parameter's shape.
+        squares: means, sums or largest values of squared gradients, of the parameter's shape.
+        unknown: other tensors: Adamax's exp_inf, Adadelta's acc_delta, Rprop's step_size, ASGD's ax;
+            also Adafactor's factors, which are not of the parameter's shape.
+        scalars: step counts and the like: numbers, and tensors without dimensions.
+    """
+
+    covectors: tuple[str, ...] = ()
+    squares: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+    scalars: tuple[str, ...] = ()
+
+
+def split_state(state: Mapping[str, Any]) -> StateKeys:
+    """Sort the keys of one parameter's state, `optimizer.state[parameter]`, by what a teleport does to them.
+
+    RMSprop's momentum_buffer, next to a square_avg, is a mean of gradients already divided by their size.
+    Where an action is diagonal, such a quotient stays as it is; so it counts as unknown, and is left alone.
+    """
+
+    def meaning(key: str) -> str:
+        if not isinstance(state[key], Tensor):
+            return "scalars"
+        if key in COVECTORS and not (key == "momentum_buffer" and "square_avg" in state):
+            return "covectors"
+        if key in SQUARES:
+            return "squares"
+        return "unknown" if state[key].dim() or key in COVECTORS else "scalars"
+
+    kinds: dict[str, list[str]] = {"covectors": [], "squares": [], "unknown": [], "scalars": []}
+    for key in state:
+        kinds[meaning(key)].append(key)
+    return StateKeys(**{kind: tuple(keys) for kind, keys in kinds.items()})
+
+
+class CarriedState:
+    """The state of an optimizer that a teleport carries along, as stacks of one network.
+
+    A parameter that has no such tensor (no step was taken with it yet) counts as zero.
+
+    Args:
+        optimizer: the optimizer.
+        named: a model's parameters {name: parameter}.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, named: Mapping[str, Tensor]) -> None:
+        self.state = {name: optimizer.state[p] for name, p in named.items() if p in optimizer.state}
+        self._zeros = {name: torch.zeros_like(p).unsqueeze(0) for name, p in named.items()}
+        kinds = [split_state(s) for s in self.state.values()]
+        self._covectors = list(dict.fromkeys(key for k in kinds for key in k.covectors))
+        self._squares = list(dict.fromkeys(key for k in kinds for key in k.squares))
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of the state is tensors and numbers: LBFGS keeps lists of past steps, which would
+        not fit what was carried."""
+        values = (v for s in self.state.values() for v in s.values())
+        return all(isinstance(v, (Tensor, int, float, type(None))) for v in values)
+
+    @property
+    def covectors(self) -> list[Params]:
+        """Means of gradients, each {name: [1, ...]}."""
+        return [self._read(key) for key in self._covectors]
+
+    @property
+    def squares(self) -> list[Params]:
+        """Means of squared gradients, each {name: [1, ...]}."""
+        return [self._read(key) for key in self._squares]
+
+    def _read(self, key: str) -> Params:
+        own = {name: s[key].detach().unsqueeze(0) for name, s in self.state.items() if isinstance(s.get(key), Tensor)}
+        return self._zeros | own
+
+    @torch.no_grad()
+    def write(self, covectors: Sequence[Params], squares: Sequence[Params]) -> None:
+        """Put carried tensors in the place of the optimizer's, in place."""
+        for key, values in zip([*self._covectors, *self._squares], [*covectors, *squares], strict=True):
+            for name, s in self.state.items():
+                if isinstance(s.get(key), Tensor):
+                    s[key].copy_(values[name][0])
+
+
+def reset_state(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor]) -> None:
+    """Start the optimizer's state of these parameters anew, as its constructor leaves it."""
+    groups = [dict(group) for group in optimizer.param_groups]
+    fresh: Mapping[Tensor, Any] = {}
+    with contextlib.suppress(TypeError):  # a constructor with arguments of its own: then empty
+        fresh = type(optimizer)(groups, **optimizer.defaults).state  # some make state there (Adagrad)
+    for p in parameters:
+        optimizer.state.pop(p, None)
+        if p in fresh:
+            optimizer.state[p] = fresh[p]

@@ -1,0 +1,142 @@
+"""Final losses against the reference: a forest plot, and over several evaluations a heat map."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from metatele.evaluation import Interval
+from metatele.evaluation.table import NONE, number, percent
+from metatele.report.figures.frames import DIGITS
+from metatele.report.rows import NAN, Numbers
+from metatele.report.text import Cell, to_csv
+
+STRONGEST = np.log(3.0)  # a ratio of losses at which the colours of the heat map end
+MOST = 1e4  # percent: a larger change is only said to be larger
+SIGNS = {"better": "▲ ", "worse": "▼ "}  # of verdicts
+
+
+@dataclass(frozen=True)
+class Forest:
+    """The final loss of every contestant against that of the reference.
+
+    Attributes:
+        names, changes: of the contestants, and their changes with 95% intervals.
+        relative: whether the changes are in percent; else they are differences.
+        reference: what they are taken from.
+        step: when.
+    """
+
+    names: tuple[str, ...]
+    changes: tuple[Interval, ...]
+    relative: bool
+    reference: str
+    step: int
+    name: str = "change"
+    title: str = "Final loss against the reference"
+
+    @property
+    def csv(self) -> str:
+        """Its numbers."""
+        what = "change in percent" if self.relative else "mean difference"
+        rows = [(n, c.value, c.low, c.high) for n, c in zip(self.names, self.changes, strict=True)]
+        return to_csv(["contestant", what, "low", "high"], rows, DIGITS)
+
+
+def forest(numbers: Numbers) -> Forest | None:
+    """The forest plot's numbers; None if there is nothing to compare."""
+    e = numbers.evaluation
+    compared = {x.name: p for x in e.entries if (p := numbers.paired(x)) is not None}
+    if not compared:
+        return None
+    relative = all(np.isfinite(p.change.value) for p in compared.values())
+    changes = tuple(p.change if relative else p.difference for p in compared.values())
+    return Forest(tuple(compared), changes, relative, e.reference, e.last)
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Contestants x evaluations: the change against each evaluation's own reference, in percent.
+
+    Attributes:
+        contestants, titles: the rows and the columns.
+        cells: what each cell says: text, and change in percent (NaN where there is none).
+        states: of each cell "changed", "reference", "failed", "absent" or "none".
+    """
+
+    contestants: tuple[str, ...]
+    titles: tuple[str, ...]
+    cells: tuple[tuple[tuple[str, float], ...], ...]
+    states: tuple[tuple[str, ...], ...]
+    name: str = "transfer"
+    title: str = "Change of the final loss, side by side"
+
+    @property
+    def csv(self) -> str:
+        """Its numbers, one row a cell."""
+        rows: list[list[Cell]] = []
+        for name, cells, states in zip(self.contestants, self.cells, self.states, strict=True):
+            for title, (_, value), state in zip(self.titles, cells, states, strict=True):
+                rows.append([name, title, value, state])
+        return to_csv(["contestant", "evaluation", "change in percent", "state"], rows, DIGITS)
+
+
+def transfer(all_numbers: Sequence[Numbers]) -> Transfer:
+    """The heat map of several evaluations; contestants that share a name share a row."""
+    names = tuple(dict.fromkeys(e.name for n in all_numbers for e in n.evaluation.entries))
+    table = [[_cell(numbers, name) for numbers in all_numbers] for name in names]
+    return Transfer(
+        names,
+        tuple(n.title for n in all_numbers),
+        tuple(tuple((text, value) for text, value, _ in row) for row in table),
+        tuple(tuple(state for _, _, state in row) for row in table),
+    )
+
+
+def _cell(numbers: Numbers, name: str) -> tuple[str, float, str]:
+    e = numbers.evaluation
+    entry = next((x for x in e.entries if x.name == name), None)
+    if entry is None:
+        return "", NAN, "absent"
+    if not entry.runs:
+        return "failed", NAN, "failed"
+    if name == e.reference:
+        return "reference", NAN, "reference"
+    paired = numbers.paired(entry)
+    if paired is None or not np.isfinite(paired.change.value):
+        return NONE, NAN, "none"
+    sign = SIGNS.get(_outcome(numbers, name), "")
+    stopped = f" ({entry.diverged} diverged)" if entry.diverged else ""
+    return f"{sign}{percent_text(paired.change.value)}%{stopped}", paired.change.value, "changed"
+
+
+def _outcome(numbers: Numbers, name: str) -> str:
+    """The verdict on a contestant against the reference, whichever of the two it is given for."""
+    e = numbers.evaluation
+    for v in e.verdicts:
+        if (v.name, v.against) == (name, e.reference):
+            return v.outcome
+        if (v.name, v.against) == (e.reference, name):
+            return {"better": "worse", "worse": "better"}.get(v.outcome, v.outcome)
+    return ""
+
+
+def strength(change: float) -> float:
+    """Where a change in percent stands on the colour scale: -1 (a third of the loss) to 1 (three times)."""
+    if change <= -100:
+        return -1.0
+    return float(np.clip(np.log1p(change / 100) / STRONGEST, -1, 1))
+
+
+def percent_text(x: float) -> str:
+    """A signed percentage in few characters; a dash for NaN."""
+    return f"> {MOST:+.0f}" if x > MOST else percent(x)
+
+
+def interval_text(interval: Interval, relative: bool) -> str:
+    """A change with its interval in few characters."""
+    if not relative:
+        value, low, high = (number(x) for x in (interval.value, interval.low, interval.high))
+        return value + (f" [{low}, {high}]" if low != NONE else "")
+    value, low, high = (percent_text(x) for x in (interval.value, interval.low, interval.high))
+    return f"{value}%" + (f" [{low}, {high}]" if low != NONE else "")

@@ -1,0 +1,97 @@
+"""Tasks of one family, stacked."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.func import vmap
+
+from metatele.support.seeding import generator
+from metatele.task.family import Part, Split, TaskFamily
+from metatele.task.params import Params
+
+
+@dataclass(frozen=True)
+class MetaBatch:
+    """B tasks of one family, stacked.
+
+    Attributes:
+        family: the family the tasks were drawn from, `TaskFamily.for_split` of the one that was given.
+        split: the split they belong to.
+        network: the network for one task (its own weights are not used).
+        params: initial parameters, {name: [B, ...]}.
+        inputs, targets: the rows of each part, {part: [B, n_part, ...]}.
+        seeds: one seed per task, [B] int64, for draws that belong to the task.
+    """
+
+    family: TaskFamily
+    split: Split
+    network: nn.Module
+    params: Params
+    inputs: dict[Part, Tensor]
+    targets: dict[Part, Tensor]
+    seeds: Tensor
+
+    @property
+    def tasks(self) -> int:
+        return len(self.seeds)
+
+    @property
+    def shares_meta(self) -> bool:
+        """Whether the meta part is the inner part itself, seen in full at every step."""
+        return self.inputs["meta"] is self.inputs["inner"] and self.family.batch_size is None
+
+    def to(self, dtype: torch.dtype | None = None, device: str | torch.device | None = None) -> "MetaBatch":
+        """The same tasks with floating-point tensors in `dtype`, all on `device`."""
+        moved: dict[int, Tensor] = {}
+
+        def convert(x: Tensor) -> Tensor:
+            # One result for one tensor, so that parts that share their rows go on sharing them.
+            if id(x) not in moved:
+                moved[id(x)] = x.to(device=device, dtype=dtype if x.is_floating_point() else None)
+            return moved[id(x)]
+
+        return replace(
+            self,
+            network=self.network.to(device=device, dtype=dtype),
+            params={k: convert(v) for k, v in self.params.items()},
+            inputs={k: convert(v) for k, v in self.inputs.items()},
+            targets={k: convert(v) for k, v in self.targets.items()},
+        )
+
+    def losses(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """The family's loss of each task, [B]."""
+        # Where a subclass has another loss than the one that `losses` was written for, that loss counts.
+        kind = type(self.family)
+        stacked = next(c for c in kind.__mro__ if "loss" in vars(c) or "losses" in vars(c))
+        if "losses" in vars(stacked) and "loss" not in vars(self.family):
+            return self.family.losses(predictions, targets)
+        return vmap(self.family.loss)(predictions, targets)
+
+    def accuracies(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """The family's accuracy on each task, [B]. Raises: NotImplementedError if it measures none."""
+        return vmap(self.family.accuracy)(predictions, targets)
+
+    def minibatches(self, part: Part, steps: int) -> Tensor | None:
+        """Row numbers [steps, B, batch_size] for each step, epoch by epoch without replacement, or
+        None for the full batch. Depends on each task's own seed only."""
+        size, rows = self.family.batch_size, self.inputs[part].shape[1]
+        if size is None or size >= rows:
+            return None
+        each = rows // size  # whole minibatches in an epoch; the rows left over are dropped
+
+        def draw(seed: int) -> Tensor:
+            stream = generator("minibatch", part, seed)
+            epochs = [torch.randperm(rows, generator=stream)[: each * size] for _ in range(-(-steps // each))]
+            return torch.cat(epochs).reshape(-1, size)[:steps]
+
+        return torch.stack([draw(int(s)) for s in self.seeds], dim=1)
+
+    def rows(self, part: Part, index: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of a part, or of its rows index [B, batch_size]."""
+        x, y = self.inputs[part], self.targets[part]
+        if index is None:
+            return x, y
+        task = torch.arange(len(index), device=x.device).unsqueeze(1)
+        index = index.to(x.device)
+        return x[task, index], y[task, index]

@@ -1,0 +1,102 @@
+"""B copies of one network as one module, so that `higher` patches a whole meta-batch at once."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from metatele.task.params import Params
+
+# The same function of every number, without parameters or chance; that leaves out PReLU and RReLU.
+ELEMENTWISE = (
+    nn.ReLU,
+    nn.LeakyReLU,
+    nn.Tanh,
+    nn.Softsign,
+    nn.Tanhshrink,
+    nn.Softshrink,
+    nn.Hardshrink,
+    nn.Hardtanh,
+    nn.ReLU6,
+    nn.Sigmoid,
+    nn.Hardsigmoid,
+    nn.LogSigmoid,
+    nn.ELU,
+    nn.SELU,
+    nn.CELU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Mish,
+    nn.Hardswish,
+    nn.Softplus,
+    nn.Threshold,
+)
+
+
+def is_plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
+    """Whether a module does what one of torch's kinds does: a subclass may have another forward."""
+    return any(isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds)
+
+
+def stacked_forward(network: nn.Module, params: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+    """Run copy b of `network`, with parameters params[...][b], on inputs[b], for all b.
+
+    Args:
+        network: the network for ONE task; its own parameter values are not used.
+        params: stacked parameters [B, ...].
+        inputs: [B, n, ...].
+    Returns: predictions [B, n, ...].
+    """
+    layers = _plain_layers(network, params) if inputs.dim() == 3 else None
+    if layers is None:
+        return vmap(lambda p, x: functional_call(network, p, (x,)))(dict(params), inputs)
+    for name, module in layers:  # an MLP needs none of vmap's bookkeeping, which takes longer than its arithmetic
+        if isinstance(module, nn.Linear):
+            weight, bias = params[f"{name}.weight"].mT, params.get(f"{name}.bias")
+            inputs = torch.bmm(inputs, weight) if bias is None else torch.baddbmm(bias.unsqueeze(1), inputs, weight)
+        else:
+            inputs = module(inputs)
+    return inputs
+
+
+def _plain_layers(network: nn.Module, params: Mapping[str, Tensor]) -> list[tuple[str, nn.Module]] | None:
+    """The layers of a Sequential of linear layers and elementwise activations and their names; None for others."""
+    if type(network) is not nn.Sequential or _hooked(network) or nn.modules.module._has_any_global_hook():
+        return None
+    layers = list(network._modules.items())
+    names = {f"{name}.{k}" for name, module in layers if module is not None for k in module._parameters}
+    if not params.keys() <= names:
+        return None
+    for name, module in layers:
+        linear = type(module) is nn.Linear and set(module._parameters) == {"weight", "bias"}
+        given = linear and all(p is None or f"{name}.{k}" in params for k, p in module._parameters.items())
+        if module is None or _hooked(module) or not (given or type(module) in ELEMENTWISE):
+            return None
+    return layers
+
+
+def _hooked(module: nn.Module) -> bool:
+    """Whether calling a module does more than its kind's forward."""
+    own = vars(module)
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return "forward" in own or any(own[h] for h in hooks)
+
+
+class StackedNetwork(nn.Module):
+    """B copies of one network with parameters [B, ...], called on inputs [B, n, ...].
+
+    The parameters are registered flat (`p0`, `p1`, ...), because `higher` runs this forward on a
+    patched module that has this module's parameters and attributes but not its methods.
+    """
+
+    def __init__(self, network: nn.Module, params: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.names = tuple(params)
+        self.template = (network,)  # in a tuple, so that its own parameters are not registered
+        for i, value in enumerate(params.values()):
+            self.register_parameter(f"p{i}", nn.Parameter(value.detach()))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        params: Params = {name: getattr(self, f"p{i}") for i, name in enumerate(self.names)}
+        return stacked_forward(self.template[0], params, inputs)

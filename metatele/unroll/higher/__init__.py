@@ -1,0 +1,1 @@
+"""The engine 'higher': the inner loop unrolled operation by operation, whatever its parts and the tasks do."""

@@ -1,0 +1,166 @@
+"""An inner optimizer as an optimizer of `higher`, and one window of the inner loop played with it."""
+
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", SyntaxWarning)  # higher 0.2.1 has two of them, at its first import
+    import higher
+
+from metatele.landscape import Landscape
+from metatele.optimizer import InnerOptimizer, InnerState
+from metatele.parts.point import Point
+from metatele.symmetry import ProductGroup
+from metatele.task.params import Params, map_params, select_tasks, task_norm
+from metatele.task.stack import StackedNetwork
+
+
+class InnerStep(torch.optim.Optimizer):
+    """Holds an inner optimizer and its state until `higher` makes a `DifferentiableInnerStep` of it.
+
+    Args:
+        network: the stacked network whose parameters are to be trained.
+        inner: the inner optimizer.
+        group: the network's group, from `InnerOptimizer.bind`.
+        state: the inner optimizer's state.
+        alive: which tasks have not diverged, [B] bool; the others stay where they are.
+        stopped_at: the last step at which each task was in order, [B].
+        step: number of steps taken so far.
+        whole: the losses on all rows that the tasks train on.
+    """
+
+    def __init__(
+        self,
+        network: StackedNetwork,
+        inner: InnerOptimizer,
+        group: ProductGroup,
+        state: InnerState,
+        alive: Tensor,
+        stopped_at: Tensor,
+        step: int,
+        whole: Landscape,
+    ) -> None:
+        super().__init__(network.parameters(), {})
+        self.names, self.inner, self.group = network.names, inner, group
+        self.inner_state, self.alive, self.stopped_at, self.step_count = state, alive, stopped_at, step
+        self.whole = whole
+
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        raise NotImplementedError("an inner step is taken through higher.innerloop_ctx")
+
+
+class _Gate:
+    """Knows which tasks have not diverged; as a gradient hook, it lets no gradient pass into the
+    past of a task that has diverged since.
+
+    It is an object apart from the optimizer, because a hook that held the optimizer, which holds the
+    parameters, would be a cycle through autograd's graph, which Python cannot collect.
+    """
+
+    def __init__(self, alive: Tensor) -> None:
+        self.alive = alive
+
+    def close(self, good: Tensor) -> None:
+        """Count the tasks that are not good, [B], as diverged."""
+        self.alive = self.alive & good
+
+    def __call__(self, grad: Tensor) -> Tensor:
+        if bool(self.alive.all()):
+            return grad
+        return select_tasks(self.alive, {"": grad}, {"": torch.zeros_like(grad)})[""]
+
+
+class DifferentiableInnerStep(higher.optim.DifferentiableOptimizer):
+    """One step of an inner optimizer on `higher`'s patched network.
+
+    A task that has diverged is frozen: its parameters stay, and no gradient passes through it, so
+    that its non-finite numbers cannot reach the meta-gradient.
+    """
+
+    def __init__(self, other: InnerStep, *args: Any, **kwargs: Any) -> None:
+        super().__init__(other, *args, **kwargs)
+        self.names, self.inner, self.group = other.names, other.inner, other.group
+        self.inner_state, self.step_count = other.inner_state, other.step_count
+        self._gate, self.stopped_at = _Gate(other.alive), other.stopped_at
+        self._whole = self._landscape = other.whole
+
+    @property
+    def alive(self) -> Tensor:
+        """Which tasks have not diverged, [B]."""
+        return self._gate.alive
+
+    @property
+    def params(self) -> Params:
+        """The current parameters of the patched network, {name: [B, ...]}."""
+        return dict(zip(self.names, self._fmodel.fast_params, strict=True))
+
+    def watch(self, losses: Tensor, bar: Tensor, step: int) -> None:
+        """Note which tasks are still in order at a step: their losses [B] are at most bar [B]."""
+        self._gate.close(losses.detach() <= bar)  # a NaN is not <= either
+        self.stopped_at = torch.where(self.alive, step, self.stopped_at)
+
+    def step(
+        self, losses: Tensor, landscape: Landscape, second_order: bool, held: Params | None = None
+    ) -> tuple[Params, Tensor]:
+        """Take one step for all tasks.
+
+        Args:
+            losses: the loss of each task at the current parameters, [B].
+            landscape: what gave the losses.
+            second_order: whether to differentiate through the inner gradient.
+            held: a gradient to use in place of that of the losses.
+        Returns: the gradient that was used, and its norm for each task, [B], detached.
+        """
+        params = self.params
+        if held is None:
+            # Tasks share nothing, so the gradient of the sum is each task's own gradient.
+            grads = torch.autograd.grad(
+                losses.sum(),
+                list(params.values()),
+                create_graph=second_order,
+                retain_graph=self._track_higher_grads,
+                materialize_grads=True,  # zeros for parameters that the loss does not depend on
+            )
+            held = dict(zip(params, grads, strict=True))
+        norm = task_norm(map_params(torch.detach, held))
+        self._gate.close(norm.isfinite())
+        if not bool(self.alive.all()):
+            held = select_tasks(self.alive, held, {k: torch.zeros_like(g) for k, g in held.items()})
+            norm = torch.where(self.alive, norm, 0)
+        self._landscape = landscape
+        self._update([list(held.values())])
+        return held, norm
+
+    def _update(self, grouped_grads: list[Iterable[Tensor]], **kwargs: Any) -> None:
+        params = self.params
+        gradient = dict(zip(self.names, grouped_grads[0], strict=True))
+        here = self._landscape
+        point = Point(params, gradient, here.inputs, self.step_count, here, self._whole)
+        with torch.set_grad_enabled(self._track_higher_grads):
+            new, self.inner_state = self.inner.step(point, self.group, self.inner_state, self.alive)
+        # Whatever parameters a step starts from, their squares are finite: so are all features.
+        self._gate.close(task_norm(map_params(torch.detach, new)).isfinite())
+        if not bool(self.alive.all()):
+            new = select_tasks(self.alive, new, params)
+        self.step_count += 1
+        self._fmodel.update_params([self._leave(p) for p in new.values()])
+
+    def _leave(self, param: Tensor) -> Tensor:
+        """A parameter tensor as the next step starts from it."""
+        if not self._track_higher_grads:
+            return param.detach().requires_grad_()
+        # A tensor of its own: what an action passes on may have entered the other moved parameters,
+        # and the inner gradient is the partial one.
+        param = param.view_as(param)
+        if param.requires_grad:
+            param.register_hook(self._gate)
+        else:  # nothing is learned upstream: the next inner gradient still needs a leaf
+            param.requires_grad_()
+        return param
+
+
+higher.register_optim(InnerStep, DifferentiableInnerStep)

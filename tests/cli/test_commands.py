@@ -1,0 +1,293 @@
+"""The commands that users type, good input and bad."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from metatele import CoordinateUpdate, InnerOptimizer, NeuronTeleport, load_checkpoint, save_checkpoint
+from metatele.cli import main
+from metatele.cli.main import COMMANDS
+from metatele.experiments import Experiment
+from tests.conftest import need_learn2learn
+
+ROOT = Path(__file__).parent.parent
+EXPERIMENTS = sorted((ROOT / "configs" / "experiments").glob("*.yaml"))
+TRANSFER = sorted((ROOT / "configs" / "transfer").glob("*.yaml"))  # tests/test_evaluate_command.py has those
+CONFIGS = sorted({*(ROOT / "configs").rglob("*.yaml")} - {*EXPERIMENTS, *TRANSFER})
+SMALL = ["--family", "TeacherStudent", "--family.rows=8", "--optimizer.update", "CoordinateUpdate",
+         "--optimizer.update.hidden=3", "--unroll.steps=4", "--unroll.window=2", "--meta.iterations=2",
+         "--meta.tasks=2", "--validation.tasks=2", "--validation.every=1"]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    inner = InnerOptimizer(CoordinateUpdate(hidden=3), NeuronTeleport(hidden=3))
+    inner.initialise(0)
+    return save_checkpoint(inner, tmp_path / "tele")
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run a command that must be refused: exit code 2 and one line on stderr; the line."""
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("metatele: error: ")
+    assert err.count("\n") == 1, err
+    assert "Traceback" not in err
+    return err
+
+
+def test_windows_in_pieces_train_alike(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, extra in (("whole", []), ("pieces", ["--unroll.checkpoint=1"])):
+        assert main(["meta-train", *SMALL, *extra, "--output", name]) == 0
+    resolved = yaml.safe_load(Path("pieces/training.yaml").read_text())
+    assert resolved["unroll"]["checkpoint"] == 1
+    whole, pieces = (load_checkpoint(f"{name}/last").state_dict() for name in ("whole", "pieces"))
+    for key in whole:
+        torch.testing.assert_close(pieces[key], whole[key], rtol=1e-3, atol=1e-5)
+    capsys.readouterr()
+    assert "unroll.checkpoint" in refused(capsys, "meta-train", *SMALL, "--unroll.checkpoint=0", "--output=none")
+
+
+@pytest.mark.slow
+def test_compiled_steps_train_alike(capsys: pytest.CaptureFixture[str]) -> None:
+    for engine in ("higher", "compiled"):
+        assert main(["meta-train", *SMALL, "--unroll.engine", engine, "--output", engine]) == 0
+    assert yaml.safe_load(Path("compiled/training.yaml").read_text())["unroll"]["engine"] == "compiled"
+    by_higher, compiled = (load_checkpoint(f"{engine}/last").state_dict() for engine in ("higher", "compiled"))
+    for key in by_higher:
+        torch.testing.assert_close(compiled[key], by_higher[key], rtol=1e-3, atol=1e-5)
+    assert "Warning" not in capsys.readouterr().err
+
+
+def test_an_engine_that_cannot_compile(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line that says what to do."""
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr("torch._inductor.compile_fx.compile_fx_inner", fail)
+    line = refused(capsys, "meta-train", *SMALL, "--unroll.engine=compiled", "--output=none")
+    assert "no compiler; it needs a C++ compiler" in line
+    for name in ("higher", "compiled"):
+        assert name in refused(capsys, "meta-train", *SMALL, "--unroll.engine=jax", "--output=none")
+    assert main(["meta-train", *SMALL, "--output=none"]) == 0  # nothing is in the way of another try
+
+
+def test_meta_train_writes_what_it_promises(tmp_path: Path) -> None:
+    assert main(["meta-train", *SMALL, "--optimizer.teleport=NeuronTeleport", "--output", "run"]) == 0
+    names = {p.relative_to("run").as_posix() for p in Path("run").rglob("*") if p.is_file()}
+    files = {"config.json", "model.safetensors", "README.md", "training.yaml"}
+    assert {f"{part}/{f}" for part in ("best", "last") for f in files} <= names
+    assert {"training.yaml", "state.safetensors"} <= names
+    assert any(n.startswith("tensorboard/events") for n in names)
+    resolved = yaml.safe_load(Path("run/training.yaml").read_text())
+    assert resolved["meta"]["iterations"] == 2
+    assert resolved["optimizer"]["teleport"]["init_args"]["bound"] == 1.0
+
+
+def test_tensorboard_holds_the_scalars() -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert main(["meta-train", *SMALL, "--output", "run"]) == 0
+    events = EventAccumulator("run/tensorboard").Reload()
+    assert {"meta_training/meta_loss", "meta_training/validation", "meta_training/gradient_norm"} <= set(
+        events.Tags()["scalars"]
+    )
+    assert [e.step for e in events.Scalars("meta_training/meta_loss")] == [1, 2]
+
+
+def test_resolved_config_gives_the_same_run() -> None:
+    assert main(["meta-train", *SMALL, "--output", "a"]) == 0
+    assert main(["meta-train", "--config", "a/training.yaml", "--output", "b"]) == 0
+    assert Path("a/last/model.safetensors").read_bytes() == Path("b/last/model.safetensors").read_bytes()
+
+
+def test_evaluate_on_the_family_of_training_and_on_another(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["meta-train", *SMALL, "--optimizer.teleport=NeuronTeleport", "--output", "run"]) == 0
+    assert main(["evaluate", "run", "--tasks", "3", "--steps", "5"]) == 0
+    assert "TeacherStudent" in capsys.readouterr().out
+    results = json.loads(Path("evaluation/results.json").read_text())
+    assert results["family_spec"]["init_args"]["rows"] == 8
+    assert len(results["task_seeds"]) == 3
+    arguments = ["--family", "Digits", "--family.hidden=[9, 8]", "--tasks=3", "--steps=5", "--output=other"]
+    assert main(["evaluate", "mine=run", *arguments]) == 0
+    out = capsys.readouterr().out
+    assert "Digits" in out
+    assert "mine" in out
+    written = {p.name for p in Path("other").iterdir()}
+    assert {"results.json", "results.csv", "report.html"} <= written
+    assert {Path(name).suffix for name in written} == {".json", ".csv", ".html", ".png", ".pdf"}
+
+
+@pytest.mark.slow
+def test_compare_trains_three_with_equal_budgets(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["compare", *SMALL, "--optimizer.teleport=NeuronTeleport", "--output=out", "--evaluation.tasks=3"]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    for name in ("teleport", "no-teleport", "balance", "Adam"):
+        assert name in out
+    states = [Path("out") / name / "state.safetensors" for name in ("teleport", "no-teleport", "balance")]
+    assert all(s.is_file() for s in states)
+    stamps = [s.stat().st_mtime_ns for s in states]
+    assert main(arguments) == 0, "a second call only evaluates"
+    assert stamps == [s.stat().st_mtime_ns for s in states]
+
+
+def test_compare_refuses_before_any_time_is_spent(capsys: pytest.CaptureFixture[str]) -> None:
+    tele = [*SMALL, "--optimizer.teleport=NeuronTeleport", "--output=out"]
+    assert "evaluation.tasks must be" in refused(capsys, "compare", *tele, "--evaluation.tasks=0")
+    assert "evaluation.steps must be" in refused(capsys, "compare", *tele, "--evaluation.steps=0")
+    assert "compare needs an optimizer that teleports" in refused(capsys, "compare", *SMALL, "--output=out")
+    assert not Path("out").exists()
+
+
+def test_compare_leaves_out_a_control_that_has_nothing_to_learn(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--optimizer.update=GradientDescent", "--optimizer.teleport=NeuronTeleport", "--evaluation.tasks=2"]
+    settings = [a for a in SMALL if "optimizer" not in a and a != "CoordinateUpdate"]
+    assert main(["compare", *settings, *arguments, "--output=out"]) == 0
+    out = capsys.readouterr().out
+    assert "no-teleport: left out" in out
+    assert "balance: left out" in out
+
+
+def test_a_name_with_an_equals_sign_and_markup_in_a_folder(checkpoint: Path) -> None:
+    checkpoint.rename("lr=0.1")
+    family = ["--family=TeacherStudent", "--tasks=2", "--steps=2", "--baselines=false"]
+    assert main(["evaluate", "lr=0.1", *family, "--output=ev[/b]"]) == 0
+    assert Path("ev[/b]/results.json").is_file()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=[p.stem for p in CONFIGS])
+def test_every_shipped_config_runs(path: Path) -> None:
+    need_learn2learn(str(path.relative_to(ROOT)))
+    short = ["--meta.iterations=1", "--meta.tasks=2", "--unroll.steps=2", "--unroll.window=1", "--validation.tasks=2"]
+    small = []
+    for part in ("update", "teleport"):
+        spec = (yaml.safe_load(path.read_text())["optimizer"]).get(part)
+        name = spec["class_path"] if isinstance(spec, dict) else spec
+        if name and "Dense" in name:
+            small.append(f"--optimizer.{part}.hidden=4")
+    assert main(["meta-train", "--config", str(path), *short, *small, "--output=run"]) == 0
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=[p.stem for p in EXPERIMENTS])
+def test_every_shipped_experiment_can_be_made(path: Path) -> None:  # they are run, small, in their own tests
+    parser = COMMANDS["experiment"][0].make_parser()
+    made = parser.instantiate(parser.parse_args(["--config", str(path)]))
+    assert isinstance(made.experiment, Experiment)
+    assert f"metatele experiment --config configs/experiments/{path.name}" in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--meta.tasks=0"], "meta.tasks must be a whole number of at least 1, got 0"),
+        (["--unroll.window=5"], "window=5, steps=4"),
+        (["--meta.lr=-1"], "meta.lr must be above 0 and finite, got -1"),
+        (["--meta.lr=.nan"], "meta.lr must be above 0 and finite, got nan"),
+        (["--meta.tasks=many"], "many"),
+        (["--meta.speed=3"], "meta.speed"),
+        (["--optimizer.update.hiden=3"], "hiden"),
+        (["--optimizer.update.hidden=0"], "hidden must be a whole number of at least 1, got 0"),
+        (["--optimizer.update=Nadam"], "Nadam"),
+        (["--optimizer.teleport=NeuronTeleport", "--optimizer.teleport.bound=-1"], "-1"),
+        (["--optimizer.order=sideways"], "sideways"),
+        (["--family=nowhere.Sine"], "nowhere"),
+        (["--family.rows=-3"], "-3"),
+        (["--validation.every=0"], "validation.every must be a whole number of at least 1, got 0"),
+        (["--optimizer.update=Adam"], "nothing to meta-train: Adam"),
+        (["--config=missing.yaml"], "missing.yaml"),
+        (["--resume=missing"], "no run to resume in missing"),
+        (["--device=quantum"], "quantum"),
+        (["--device=meta"], "meta"),
+        (["--meta.iteration=1"], "meta.iteration"),
+        (["--optimizer.teleport=NeuronTeleport", "--family=tanh_family.Tanh"], "known for Sequential(Linear, Tanh"),
+        (["--meta.lr=1e300"], "1e+300"),
+    ],
+)
+def test_bad_settings(capsys: pytest.CaptureFixture[str], arguments: list[str], named: str) -> None:
+    Path("tanh_family.py").write_text(
+        "import torch\nfrom metatele.tasks import TeacherStudent\nclass Tanh(TeacherStudent):\n"
+        "    def network(self):\n"
+        "        return torch.nn.Sequential(torch.nn.Linear(10, 3), torch.nn.Tanh(), torch.nn.Linear(3, 4))\n"
+    )
+    assert named in refused(capsys, "meta-train", *SMALL, *arguments, "--output=run")
+    assert not Path("run").exists() or not any(Path("run").iterdir()), "nothing may be half-written"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["meta: 3", "meta: {iterations: x}", "a: [", "speed: 1", "\t", "family: 3", "\xff", "[" * 5000, "meta: null"],
+)
+def test_bad_config_files(capsys: pytest.CaptureFixture[str], text: str) -> None:
+    Path("bad.yaml").write_text(text, encoding="latin-1")
+    refused(capsys, "meta-train", "--config=bad.yaml", *SMALL[3:], "--output=run")
+    assert not Path("run").exists()
+
+
+def test_missing_settings_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "family is missing" in refused(capsys, "meta-train", "--optimizer.update=CoordinateUpdate")
+    assert "required: optimizer.update" in refused(capsys, "meta-train", "--family=TeacherStudent")
+    assert "name a checkpoint to evaluate, or a task family" in refused(capsys, "evaluate")
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        ("return torch.ones(3, 2), torch.ones(4, 1)", "inputs (3, 2) and targets (4, 1)"),
+        ("return torch.ones(3, 2) / 0, torch.ones(3, 1)", "6 values that are NaN or infinite"),
+        ("return torch.ones(3, 5), torch.ones(3, 1)", "do not run on inputs (3, 5)"),
+        ("return torch.ones(3, 2)", "must return two tensors"),
+    ],
+)
+def test_bad_families(
+    capsys: pytest.CaptureFixture[str], body: str, named: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    module = f"bad_family_{abs(hash(body))}"
+    Path(f"{module}.py").write_text(f"""
+import torch
+from metatele import TaskFamily
+class Bad(TaskFamily):
+    def network(self): return torch.nn.Linear(2, 1)
+    def sample(self, generator): {body}
+    def loss(self, prediction, target): return (prediction - target).square().mean()
+""")
+    assert named in refused(capsys, "meta-train", *SMALL[3:], "--family", f"{module}.Bad", "--output=run")
+    assert not Path("run").exists()
+
+
+def test_a_folder_that_cannot_be_written(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").write_text("")
+    assert "file/run" in refused(capsys, "meta-train", *SMALL, "--output=file/run")
+
+
+def test_help_names_the_commands() -> None:
+    done = subprocess.run([sys.executable, "-m", "metatele", "--help"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(command in done.stdout for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_names_what_a_newcomer_needs(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    out, err = capsys.readouterr()
+    subject = {"experiment": "--experiment", "report": "evaluations"}.get(command, "--family")
+    assert subject in out
+    assert "--output" in out
+    assert err == ""
