@@ -1,5 +1,8 @@
 """metatele: meta-train optimizers that teleport along the symmetries of a network."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from metatele.checkpoint import load_checkpoint, save_checkpoint
 from metatele.errors import (
     CheckpointError,
@@ -9,7 +12,6 @@ from metatele.errors import (
     SymmetryError,
     TaskError,
 )
-from metatele.evaluation import Evaluation, Learned, evaluate
 from metatele.landscape import Curvature, Landscape, Objective, Place, Sharpness
 from metatele.meta_training import (
     MetaSettings,
@@ -21,8 +23,6 @@ from metatele.meta_training import (
 )
 from metatele.optimizer import InnerOptimizer
 from metatele.parts.point import Point, State
-from metatele.pictures import draw_orbit
-from metatele.report import write_report
 from metatele.symmetry import DiscreteSymmetry, Symmetry, discrete_symmetries_of, symmetries_of
 from metatele.task.batch import MetaBatch
 from metatele.task.family import TaskFamily
@@ -63,6 +63,15 @@ from metatele.update import (
     import_learn2learn,
 )
 from metatele.version import __version__
+
+if TYPE_CHECKING:
+    from metatele.evaluation import Evaluation, Learned, evaluate
+    from metatele.pictures import draw_orbit
+    from metatele.report import write_report
+
+# Statistics, figures and pages are loaded when they are first asked for, so that importing metatele costs what
+# importing torch costs.
+_LATER = {"evaluation": ("Evaluation", "Learned", "evaluate"), "pictures": ("draw_orbit",), "report": ("write_report",)}
 
 __all__ = [
     "Adam",
@@ -136,3 +145,15 @@ __all__ = [
     "teleport",
     "write_report",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    for room, names in _LATER.items():
+        if name == room or name in names:
+            module = import_module(f"metatele.{room}")
+            return module if name == room else getattr(module, name)
+    raise AttributeError(f"module 'metatele' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

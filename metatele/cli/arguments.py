@@ -11,7 +11,6 @@ from metatele.meta_training import MetaSettings, UnrollSettings, ValidationSetti
 from metatele.optimizer import InnerOptimizer
 from metatele.task.family import TaskFamily
 
-INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 Families = TaskFamily | list[TaskFamily]
 
 # Lines of jsonargparse's messages that say nothing to a user.

@@ -9,7 +9,9 @@ from typing import Literal, get_args
 
 from jsonargparse import ArgumentParser, Namespace
 
-from metatele.cli.arguments import INTERRUPTED, default_output, instantiate, make_training_parser, require
+from metatele.cli.arguments import default_output, instantiate, make_training_parser, require
+from metatele.cli.command import Command
+from metatele.cli.exit_codes import INTERRUPTED
 from metatele.cli.meta_train_command import train
 from metatele.cli.reporting import family_spec, report
 from metatele.errors import ConfigError, SymmetryError
@@ -30,45 +32,51 @@ RULES: dict[str, type[CanonicalTeleport]] = {"balance": Balance, "svd": Svd, "wh
 EVERY = "-every"  # the rule at every step, not at step 0 only
 
 
-def make_parser() -> ArgumentParser:
-    """The command's arguments."""
-    parser = make_training_parser(
-        "Meta-train an optimizer several times with equal budgets: with its teleport, without, and with closed-form "
-        "rules in its place. Then evaluate all of them and plain baselines on held-out tasks."
-    )
-    parser.add_argument(
-        "--controls",
-        type=Literal["all", Control],
-        nargs="+",
-        default=["balance"],
-        help="closed-form rules to meta-train with: at step 0, or at every step",
-    )
-    parser.add_argument("--seeds", type=int, default=1, help="meta-train each with so many seeds: seed, seed + 1, ...")
-    parser.add_argument("--output", type=str | None, help="folder (default: runs/NAME of the config)")
-    parser.add_argument("--evaluation.tasks", type=int, default=64, help="held-out tasks")
-    parser.add_argument("--evaluation.steps", type=int | None, help="inner steps (default: unroll.steps)")
-    return parser
+class Compare(Command):
+    """`metatele compare`."""
 
+    def make_parser(self) -> ArgumentParser:
+        parser = make_training_parser(
+            "Meta-train an optimizer several times with equal budgets: with its teleport, without, and with "
+            "closed-form "
+            "rules in its place. Then evaluate all of them and plain baselines on held-out tasks."
+        )
+        parser.add_argument(
+            "--controls",
+            type=Literal["all", Control],
+            nargs="+",
+            default=["balance"],
+            help="closed-form rules to meta-train with: at step 0, or at every step",
+        )
+        parser.add_argument(
+            "--seeds", type=int, default=1, help="meta-train each with so many seeds: seed, seed + 1, ..."
+        )
+        parser.add_argument("--output", type=str | None, help="folder (default: runs/NAME of the config)")
+        parser.add_argument("--evaluation.tasks", type=int, default=64, help="held-out tasks")
+        parser.add_argument("--evaluation.steps", type=int | None, help="inner steps (default: unroll.steps)")
+        return parser
 
-def run(parser: ArgumentParser, config: Namespace) -> int:
-    """Run the command; it goes on where an interrupted one stopped."""
-    require(config, "family", "optimizer.update")
-    made = instantiate(parser, config)
-    families = made.family if isinstance(made.family, list) else [made.family]
-    specs = config.family if isinstance(config.family, list) else [config.family]
-    steps = made.unroll.steps if config.evaluation.steps is None else config.evaluation.steps
-    at_least(1, **{"seeds": config.seeds, "evaluation.tasks": config.evaluation.tasks, "evaluation.steps": steps})
-    output = Path(config.output or default_output(config))
-    controls = get_args(Control) if "all" in config.controls else tuple(dict.fromkeys(config.controls))
-    trained = _train_all(parser, config, output, _possible(made.optimizer, families, controls))
-    if trained is None:
-        print("metatele: stopped; the same command goes on from here", file=sys.stderr)
-        return INTERRUPTED
-    for number, (family, spec) in enumerate(zip(families, specs, strict=True)):
-        where = output / "evaluation" if len(families) == 1 else output / f"evaluation-{number}-{type(family).__name__}"
-        settings = {"tasks": config.evaluation.tasks, "steps": steps, "seed": config.seed, "device": config.device}
-        report(trained, family, family_spec(spec), where, overwrite=True, **settings)
-    return 0
+    def run(self, parser: ArgumentParser, config: Namespace) -> int:
+        """Run the command; it goes on where an interrupted one stopped."""
+        require(config, "family", "optimizer.update")
+        made = instantiate(parser, config)
+        families = made.family if isinstance(made.family, list) else [made.family]
+        specs = config.family if isinstance(config.family, list) else [config.family]
+        steps = made.unroll.steps if config.evaluation.steps is None else config.evaluation.steps
+        at_least(1, **{"seeds": config.seeds, "evaluation.tasks": config.evaluation.tasks, "evaluation.steps": steps})
+        output = Path(config.output or default_output(config))
+        controls = get_args(Control) if "all" in config.controls else tuple(dict.fromkeys(config.controls))
+        trained = _train_all(parser, config, output, _possible(made.optimizer, families, controls))
+        if trained is None:
+            print("metatele: stopped; the same command goes on from here", file=sys.stderr)
+            return INTERRUPTED
+        for number, (family, spec) in enumerate(zip(families, specs, strict=True)):
+            where = (
+                output / "evaluation" if len(families) == 1 else output / f"evaluation-{number}-{type(family).__name__}"
+            )
+            settings = {"tasks": config.evaluation.tasks, "steps": steps, "seed": config.seed, "device": config.device}
+            report(trained, family, family_spec(spec), where, overwrite=True, **settings)
+        return 0
 
 
 def _train_all(

@@ -1,25 +1,43 @@
-"""The entry point: parse a command line, run the command, turn expected errors into one line."""
+"""The entry point: find the command, run it, turn expected errors into one line."""
 
 import os
 import sys
-from argparse import ArgumentError
+from argparse import ArgumentError, ArgumentParser
 from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-from jsonargparse import ArgumentParser
-
-from metatele.cli import compare_command, evaluate_command, experiment_command, meta_train_command, report_command
-from metatele.cli.arguments import INTERRUPTED, one_line
+from metatele.cli.exit_codes import BAD_INPUT, INTERRUPTED
 from metatele.errors import MetateleError
 from metatele.version import __version__
 
+if TYPE_CHECKING:
+    from metatele.cli.command import Command
+
+# Of each command its class, which is loaded only when it is asked for, and what the help says.
 COMMANDS = {
-    "meta-train": (meta_train_command, "meta-train a learned optimizer on a task family"),
-    "evaluate": (evaluate_command, "compare checkpoints, controls and tuned baselines on tasks that none has seen"),
-    "report": (report_command, "make the report of an evaluation again, or put several side by side"),
-    "compare": (compare_command, "meta-train with teleports, without, and with rules, at equal budget; then evaluate"),
-    "experiment": (experiment_command, "run one of the paper's experiments on teleportation without learning"),
+    "meta-train": ("meta_train_command.MetaTrain", "meta-train a learned optimizer on a task family"),
+    "evaluate": (
+        "evaluate_command.Evaluate",
+        "compare checkpoints, controls and tuned baselines on tasks that none has seen",
+    ),
+    "report": ("report_command.Report", "make the report of an evaluation again, or put several side by side"),
+    "compare": (
+        "compare_command.Compare",
+        "meta-train with teleports, without, and with rules, at equal budget; then evaluate",
+    ),
+    "experiment": (
+        "experiment_command.RunExperiment",
+        "run one of the paper's experiments on teleportation without learning",
+    ),
 }
-BAD_INPUT = 2
+
+
+def load_command(name: str) -> "Command":
+    """The command of a name in `COMMANDS`."""
+    module, kind = COMMANDS[name][0].split(".")
+    command: Command = getattr(import_module(f"metatele.cli.{module}"), kind)(name)
+    return command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,36 +49,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # users name their own families by import path
-    parser = ArgumentParser(
-        prog="metatele",
-        description="Meta-train optimizers that teleport along the symmetries of a network.",
-        version=__version__,
-        exit_on_error=False,
-        allow_abbrev=False,
-    )
-    parsers = {name: module.make_parser() for name, (module, _) in COMMANDS.items()}
-    commands = parser.add_subcommands(required=True, dest="command")
-    for name, (_, summary) in COMMANDS.items():
-        commands.add_subcommand(name, parsers[name], help=summary)
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        given = list(sys.argv[1:] if arguments is None else arguments)
-        config = parser.parse_args(meta_train_command.with_recorded_config(given))
-        module, _ = COMMANDS[config.command]
-        return module.run(parsers[config.command], config[config.command])
+        if not given or given[0] not in COMMANDS:
+            return _without_command(given)
+        command = load_command(given[0])
+        parser = command.make_parser()
+        parser.prog = f"metatele {command.name}"
+        return command.run(parser, parser.parse_args(command.prepare(given[1:])))
     except (MetateleError, ArgumentError) as error:
-        message = one_line(error)
-        for name in COMMANDS:  # "required: meta-train.optimizer.update", as nobody types it
-            message = message.replace(f"required: {name}.", "required: ")
-        print(f"metatele: error: {message}", file=sys.stderr)
-        return BAD_INPUT
+        return _refuse(_one_line(error))
     except (UnicodeDecodeError, RecursionError) as error:  # from reading a configuration file
-        print(f"metatele: error: a file cannot be read as YAML: {one_line(error)}", file=sys.stderr)
-        return BAD_INPUT
+        return _refuse(f"a file cannot be read as YAML: {_one_line(error)}")
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "allocate" not in str(error) and "out of memory" not in str(error):
             raise
-        print(f"metatele: error: not enough memory ({one_line(error)}); use smaller sizes", file=sys.stderr)
-        return BAD_INPUT
+        return _refuse(f"not enough memory ({_one_line(error)}); use smaller sizes")
     except KeyboardInterrupt:
         print("metatele: interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def _without_command(given: list[str]) -> int:
+    """Show the help or the version, or say what is missing."""
+    parser = ArgumentParser(
+        prog="metatele",
+        description="Meta-train optimizers that teleport along the symmetries of a network.",
+        epilog="`metatele COMMAND --help` shows the arguments of a command.",
+        usage="metatele [--help] [--version] COMMAND ...",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"metatele {__version__}")
+    commands = parser.add_argument_group("commands")
+    for name, (_, summary) in COMMANDS.items():
+        commands.add_argument(name, nargs="?", help=summary)
+    if given and given[0] in ("-h", "--help", "--version"):
+        parser.parse_args(given[:1])
+    what = f"there is no command {given[0]!r}" if given else "a command is missing"
+    return _refuse(f"{what}; use one of {', '.join(COMMANDS)} (metatele --help)")
+
+
+def _refuse(message: str) -> int:
+    print(f"metatele: error: {message}", file=sys.stderr)
+    return BAD_INPUT
+
+
+def _one_line(error: BaseException) -> str:
+    from metatele.cli.arguments import one_line  # not at the top: it loads what commands need
+
+    return one_line(error)

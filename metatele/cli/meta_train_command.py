@@ -11,37 +11,58 @@ from types import FrameType
 from jsonargparse import ArgumentParser, Namespace
 
 from metatele.checkpoint import TRAINING
-from metatele.cli.arguments import INTERRUPTED, default_output, dump, instantiate, make_training_parser, require
+from metatele.cli.arguments import default_output, dump, instantiate, make_training_parser, require
+from metatele.cli.command import Command
+from metatele.cli.exit_codes import INTERRUPTED
 from metatele.errors import CheckpointError, ConfigError
 from metatele.meta_training import MetaTraining, ProgressBar, meta_train
 from metatele.optimizer import InnerOptimizer
 
 
-def make_parser() -> ArgumentParser:
-    """The command's arguments."""
-    parser = make_training_parser(
-        "Meta-train a learned optimizer. Writes best/, last/, the state to resume from, and TensorBoard scalars."
-    )
-    parser.add_argument("--output", type=str | None, help="folder of the run (default: runs/NAME of the config)")
-    parser.add_argument("--resume", type=str | None, metavar="RUN", help="folder of a run to go on with")
-    return parser
+class MetaTrain(Command):
+    """`metatele meta-train`."""
 
-
-def run(parser: ArgumentParser, config: Namespace) -> int:
-    """Run the command."""
-    if config.resume is not None and config.output is not None:
-        raise ConfigError(f"a resumed run stays in its folder {config.resume}; leave --output {config.output} out")
-    output = Path(config.resume or config.output or default_output(config))
-    result = train(parser, config, output, resume=config.resume is not None)
-    if not result.finished:
-        print(
-            f"metatele: stopped after {len(result.history)} iterations; "
-            f"go on with: metatele meta-train --resume {output}",
-            file=sys.stderr,
+    def make_parser(self) -> ArgumentParser:
+        parser = make_training_parser(
+            "Meta-train a learned optimizer. Writes best/, last/, the state to resume from, and TensorBoard scalars."
         )
-        return INTERRUPTED
-    print(f"best checkpoint: {output / 'best'}\nevaluate it:     metatele evaluate {output}{_family_argument(config)}")
-    return 0
+        parser.add_argument("--output", type=str | None, help="folder of the run (default: runs/NAME of the config)")
+        parser.add_argument("--resume", type=str | None, metavar="RUN", help="folder of a run to go on with")
+        return parser
+
+    def prepare(self, arguments: list[str]) -> list[str]:
+        """Put the configuration of a run that is to be resumed before the other arguments, which may then change it
+        (only meta.iterations and device may differ)."""
+        for i, argument in enumerate(arguments):
+            if argument == "--resume" and i + 1 < len(arguments):
+                run = arguments[i + 1]
+            elif argument.startswith("--resume="):
+                run = argument.removeprefix("--resume=")
+            else:
+                continue
+            path = Path(run) / TRAINING
+            if not path.is_file():
+                raise CheckpointError(f"there is no run to resume in {run}: it holds no {TRAINING}")
+            return ["--config", str(path), *arguments]
+        return arguments
+
+    def run(self, parser: ArgumentParser, config: Namespace) -> int:
+        """Run the command."""
+        if config.resume is not None and config.output is not None:
+            raise ConfigError(f"a resumed run stays in its folder {config.resume}; leave --output {config.output} out")
+        output = Path(config.resume or config.output or default_output(config))
+        result = train(parser, config, output, resume=config.resume is not None)
+        if not result.finished:
+            print(
+                f"metatele: stopped after {len(result.history)} iterations; "
+                f"go on with: metatele meta-train --resume {output}",
+                file=sys.stderr,
+            )
+            return INTERRUPTED
+        print(
+            f"best checkpoint: {output / 'best'}\nevaluate it:     metatele evaluate {output}{_family_argument(config)}"
+        )
+        return 0
 
 
 def _family_argument(config: Namespace) -> str:
@@ -84,23 +105,6 @@ def train(
             device=made.device,
             config=dump(parser, config, drop=("output", "resume", "evaluation")),
         )
-
-
-def with_recorded_config(arguments: list[str]) -> list[str]:
-    """Put the configuration of a run that is to be resumed before the other arguments, which may
-    then change it (only meta.iterations and device may differ)."""
-    for i, argument in enumerate(arguments):
-        if argument == "--resume" and i + 1 < len(arguments):
-            run = arguments[i + 1]
-        elif argument.startswith("--resume="):
-            run = argument.removeprefix("--resume=")
-        else:
-            continue
-        path = Path(run) / TRAINING
-        if not path.is_file():
-            raise CheckpointError(f"there is no run to resume in {run}: it holds no {TRAINING}")
-        return [arguments[0], "--config", str(path), *arguments[1:]]
-    return arguments
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
+from metatele.cli.command import Command
 from metatele.errors import ConfigError
 from metatele.evaluation import Evaluation
 from metatele.evaluation.record import RESULTS
@@ -12,35 +13,36 @@ from metatele.report import write_report
 DEFAULT = "report"
 
 
-def make_parser() -> ArgumentParser:
-    """The command's arguments."""
-    parser = ArgumentParser(
-        description="Make the report of evaluations from their results.json: report.html, a page that opens "
-        "anywhere without a network, its figures as PNG and PDF, and results.csv. One evaluation is reported on in "
-        "its own folder, several are put side by side.",
-        exit_on_error=False,
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "evaluations",
-        type=str,
-        nargs="+",
-        help="folders of evaluations, their results.json, or folders that hold folders of evaluations",
-    )
-    parser.add_argument(
-        "--output", type=str | None, help="folder (default: that of the evaluation; of several, 'report')"
-    )
-    return parser
+class Report(Command):
+    """`metatele report`."""
 
+    def make_parser(self) -> ArgumentParser:
+        parser = ArgumentParser(
+            description="Make the report of evaluations from their results.json: report.html, a page that opens "
+            "anywhere without a network, its figures as PNG and PDF, and results.csv. One evaluation is reported on in "
+            "its own folder, several are put side by side.",
+            exit_on_error=False,
+            allow_abbrev=False,
+        )
+        parser.add_argument(
+            "evaluations",
+            type=str,
+            nargs="+",
+            help="folders of evaluations, their results.json, or folders that hold folders of evaluations",
+        )
+        parser.add_argument(
+            "--output", type=str | None, help="folder (default: that of the evaluation; of several, 'report')"
+        )
+        return parser
 
-def run(parser: ArgumentParser, config: Namespace) -> int:
-    """Run the command."""
-    paths = list(dict.fromkeys(path for given in config.evaluations for path in _results(Path(given))))
-    evaluations = [Evaluation.load(path) for path in paths]
-    output = Path(config.output or (paths[0].parent if len(paths) == 1 else DEFAULT))
-    page, *_ = write_report(evaluations, output, names=_names(paths))
-    print(f"report: {page}")
-    return 0
+    def run(self, parser: ArgumentParser, config: Namespace) -> int:
+        """Run the command."""
+        paths = list(dict.fromkeys(path for given in config.evaluations for path in _results(Path(given))))
+        evaluations = [Evaluation.load(path) for path in paths]
+        output = Path(config.output or (paths[0].parent if len(paths) == 1 else DEFAULT))
+        page, *_ = write_report(evaluations, output, names=_names(paths))
+        print(f"report: {page}")
+        return 0
 
 
 def _names(paths: list[Path]) -> list[str]:

@@ -11,13 +11,12 @@ import yaml
 
 from metatele import CoordinateUpdate, InnerOptimizer, NeuronTeleport, load_checkpoint, save_checkpoint
 from metatele.cli import main
-from metatele.cli.main import COMMANDS
+from metatele.cli.main import COMMANDS, load_command
 from metatele.experiments import Experiment
-from tests.conftest import need_learn2learn
+from tests.conftest import ROOT, need_learn2learn
 
-ROOT = Path(__file__).parent.parent
 EXPERIMENTS = sorted((ROOT / "configs" / "experiments").glob("*.yaml"))
-TRANSFER = sorted((ROOT / "configs" / "transfer").glob("*.yaml"))  # tests/test_evaluate_command.py has those
+TRANSFER = sorted((ROOT / "configs" / "transfer").glob("*.yaml"))  # test_evaluate.py has those
 CONFIGS = sorted({*(ROOT / "configs").rglob("*.yaml")} - {*EXPERIMENTS, *TRANSFER})
 SMALL = ["--family", "TeacherStudent", "--family.rows=8", "--optimizer.update", "CoordinateUpdate",
          "--optimizer.update.hidden=3", "--unroll.steps=4", "--unroll.window=2", "--meta.iterations=2",
@@ -183,7 +182,7 @@ def test_every_shipped_config_runs(path: Path) -> None:
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=[p.stem for p in EXPERIMENTS])
 def test_every_shipped_experiment_can_be_made(path: Path) -> None:  # they are run, small, in their own tests
-    parser = COMMANDS["experiment"][0].make_parser()
+    parser = load_command("experiment").make_parser()
     made = parser.instantiate(parser.parse_args(["--config", str(path)]))
     assert isinstance(made.experiment, Experiment)
     assert f"metatele experiment --config configs/experiments/{path.name}" in path.read_text()
@@ -276,6 +275,12 @@ def test_help_names_the_commands() -> None:
     done = subprocess.run([sys.executable, "-m", "metatele", "--help"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert all(command in done.stdout for command in COMMANDS)
+
+
+def test_a_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "a command is missing; use one of meta-train, evaluate" in refused(capsys)
+    assert "there is no command 'evaluat'" in refused(capsys, "evaluat", "--help")
+    assert "there is no command '--tasks=3'" in refused(capsys, "--tasks=3", "evaluate")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -29,9 +29,8 @@ from metatele.cli.transfer import Cell, Variant, base_variant, folder_name, vari
 from metatele.errors import ConfigError
 from metatele.evaluation import Tuning
 from metatele.meta_training import read_budget
-from tests.conftest import heed_ctrl_c
+from tests.conftest import ROOT, heed_ctrl_c
 
-ROOT = Path(__file__).parent.parent
 FEW = ["--tasks=2", "--steps=3", "--tuning_tasks=2", "--timing_repeats=1", "--timing_tasks=1"]
 FAMILY = ["--family=TeacherStudent", "--family.rows=8", "--family.hidden=4"]
 QUICK = [*FAMILY, *FEW, "--baselines=none"]
@@ -436,7 +435,7 @@ def test_shipped_grids_can_be_made(path, tele):
     base = base_variant(given["family"], given["steps"], given["tasks"])
     cells = variants_of(base, {name: Variant.of(name, cell) for name, cell in given["transfer"].items()})
     assert len(cells) == len(given["transfer"]) + 1
-    parser = evaluate_command.make_parser()
+    parser = evaluate_command.Evaluate("evaluate").make_parser()
     parsed = parser.parse_args(["tele", "--config", str(path)])
     assert set(parsed.transfer) == set(given["transfer"])
     if path.stem != "mnist":  # its files are not ours to give

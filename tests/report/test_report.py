@@ -524,8 +524,9 @@ def test_text():
 
 
 def command(*arguments: str) -> int:
-    parser = report_command.make_parser()
-    return report_command.run(parser, parser.parse_args(list(arguments)))
+    report = report_command.Report("report")
+    parser = report.make_parser()
+    return report.run(parser, parser.parse_args(list(arguments)))
 
 
 def test_the_command_reports_in_place_and_equal_evaluations_give_equal_bytes(ordinary, written, tmp_path, capsys):

@@ -75,13 +75,13 @@ def test_custom_family_from_the_command_line(workplace: Path) -> None:
 
 def test_the_commands_of_the_readme_parse() -> None:
     """Every option that the README names exists; nothing is run."""
-    from metatele.cli.main import COMMANDS
+    from metatele.cli.main import load_command
 
     (commands,) = (b for b in blocks("sh") if "tensorboard" in b)
     for line in commands.strip().splitlines():
         name, *arguments = shlex.split(line, comments=True)
         if name == "metatele" and "--resume" not in arguments:
-            COMMANDS[arguments[0]][0].make_parser().parse_args(arguments[1:])
+            load_command(arguments[0]).make_parser().parse_args(arguments[1:])
 
 
 def test_the_ci_runs_the_test_command_of_the_readme() -> None:
