@@ -7,7 +7,6 @@ import torch
 from benchmarks.workloads import Workload
 from metatele import ValidationSettings
 from metatele.meta_training.trainer import DTYPE, MetaTrainer
-from metatele.unroll.higher.unroll import Unroll
 
 
 class OwnTraining:
@@ -42,17 +41,13 @@ def prepare(workload: Workload, tasks: int) -> OwnTraining:
 
 def prepare_evaluation(workload: Workload, tasks: int) -> Callable[[], None]:
     """The same trajectory as an evaluation plays it."""
-    from metatele.unroll.compiled import CompiledUnroll, Programs  # not at the top: another checkout may not have them
+    from metatele.unroll import engine_maker  # not at the top: another checkout may not have it
 
     inner, batch = workload.problem(tasks)
-    steps, programs = workload.unroll.steps, Programs()
+    steps, make = workload.unroll.steps, engine_maker(workload.unroll.engine)
 
-    def higher() -> None:
-        play = Unroll(inner, batch, steps)
+    def run() -> None:
+        play = make(inner, batch, steps, False)
         play.window(play.start(), steps, differentiable=False)
 
-    def compiled() -> None:
-        play = CompiledUnroll(Unroll(inner, batch, steps), programs)
-        play.window(play.start(), steps)
-
-    return {"higher": higher, "compiled": compiled}[workload.unroll.engine]
+    return run

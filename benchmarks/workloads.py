@@ -15,15 +15,14 @@ from metatele import (
     DenseTeleport,
     DenseUpdate,
     InnerOptimizer,
+    MetaBatch,
     MetaSettings,
     NeuronTeleport,
     TaskFamily,
     UnrollSettings,
+    sample_meta_batch,
 )
 from metatele.meta_training.trainer import DTYPE
-from metatele.support.seeding import derive_seed
-from metatele.task.batch import MetaBatch
-from metatele.task.sampling import sample_meta_batch
 
 SEED = 0
 
@@ -62,7 +61,7 @@ class Workload:
         batch = sample_meta_batch(self.family, "train", range(tasks), SEED).to(DTYPE)
         inner = self.inner()
         inner.bind(batch.network, batch.params)
-        inner.initialise(derive_seed("learned weights", SEED))
+        inner.initialise(SEED)
         return inner, batch
 
 

@@ -10,8 +10,8 @@ from metatele.unroll.trajectory import Window
 FLOOR = 1e-8  # of the initial loss; keeps the logarithm finite when a task is solved exactly
 
 
-def meta_loss(window: Window, name: MetaLossName, normalise: bool) -> Tensor | None:
-    """The mean over the tasks that have not diverged, or None if all have.
+def meta_loss(window: Window, name: MetaLossName, normalise: bool) -> Tensor:
+    """The mean over the tasks that have not diverged; NaN if all have.
 
     Args:
         window: its meta-losses are [K, B].
@@ -21,8 +21,6 @@ def meta_loss(window: Window, name: MetaLossName, normalise: bool) -> Tensor | N
     alive = window.end.alive
     losses, initial = window.meta_losses, window.end.initial_loss.abs()
     if not bool(alive.all()):
-        if not bool(alive.any()):
-            return None
         losses, initial = losses[:, alive], initial[alive]
     if name == "log":
         _check_positive(losses, initial)

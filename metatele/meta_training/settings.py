@@ -5,10 +5,10 @@ from typing import Literal, get_args
 
 from metatele.errors import ConfigError
 from metatele.support.checks import above_zero, at_least, one_of
+from metatele.unroll import EngineName
 
 MetaLossName = Literal["log", "sum", "final"]
 Schedule = Literal["constant", "cosine"]
-Engine = Literal["higher", "compiled"]
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,14 @@ class UnrollSettings:
     window: int = 20
     second_order: bool = True
     checkpoint: int | None = None
-    engine: Engine = "higher"
+    engine: EngineName = "higher"
     tf32: bool = False
 
     def __post_init__(self) -> None:
         at_least(1, **{"unroll.steps": self.steps, "unroll.window": self.window})
         if self.checkpoint is not None:
             at_least(1, **{"unroll.checkpoint": self.checkpoint})
-        one_of(get_args(Engine), **{"unroll.engine": self.engine})
+        one_of(get_args(EngineName), **{"unroll.engine": self.engine})
         if self.window > self.steps:
             raise ConfigError(
                 f"unroll.window must not be longer than the trajectory, got window={self.window}, steps={self.steps}; "

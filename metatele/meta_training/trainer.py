@@ -18,10 +18,7 @@ from metatele.support.seeding import derive_seed
 from metatele.task.batch import MetaBatch
 from metatele.task.family import Split, TaskFamily
 from metatele.task.sampling import sample_meta_batch
-from metatele.unroll.compiled import CompiledUnroll, Programs
-from metatele.unroll.higher.pieces import play_window
-from metatele.unroll.higher.unroll import Unroll
-from metatele.unroll.trajectory import DIVERGENCE, Window
+from metatele.unroll import Engine, MakeEngine, Window, engine_maker
 
 DTYPE = torch.float32  # of meta-training
 
@@ -66,7 +63,7 @@ class MetaTrainer:
     seed: int = 0
     device: str = "cpu"
     done: int = 0
-    _programs: dict[tuple[int, Split | None], Programs] = field(default_factory=dict, init=False, repr=False)
+    _makers: dict[tuple[int, Split | None], MakeEngine] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.families:
@@ -119,8 +116,7 @@ class MetaTrainer:
                 begin = play.start()
                 window = play.window(begin, steps, differentiable=False)
             end = window.end
-            bar = DIVERGENCE * (end.initial_loss.abs() + 1)
-            losses = torch.where(end.alive, window.meta_losses, bar)
+            losses = torch.where(end.alive, window.meta_losses, end.bar)
             scores.append(trajectory_score(losses, end.initial_loss, self.meta.loss, self.meta.normalise).mean())
             diverged += int((~end.alive).sum())
         return float(torch.stack(scores).mean()), diverged
@@ -137,32 +133,30 @@ class MetaTrainer:
         with multiplying(self.unroll.tf32):
             position = play.start()
         losses, norms, skipped = [], [], 0
-        while position.step < self.unroll.steps and bool(position.alive.any()):
+        while position.step < self.unroll.steps:
             length = min(self.unroll.window, self.unroll.steps - position.step)
             self.adam.zero_grad()
             with multiplying(self.unroll.tf32):
-                window, loss = play_window(play, position, length, self._score, self.unroll.checkpoint)
-            position = window.end
-            if loss is None:
+                scored = play.gradient(position, length, self._score, self.unroll.checkpoint)
+            position = scored.window.end
+            if position.all_diverged:
                 break
             norm = self._meta_update()
-            losses.append(loss)
+            losses.append(scored.loss)
             norms.append(norm)
             skipped += not math.isfinite(norm)
         finite = [n for n in norms if math.isfinite(n)]
         mean = sum(losses) / len(losses) if losses else None
         return mean, sum(finite) / max(len(finite), 1), int((~position.alive).sum()), skipped
 
-    def _play(self, batch: MetaBatch, family: int, second_order: bool = False) -> Unroll | CompiledUnroll:
+    def _play(self, batch: MetaBatch, family: int, second_order: bool = False) -> Engine:
         """What plays a meta-batch of the family of this number."""
-        play = Unroll(self.inner, batch, self.unroll.steps, second_order)
-        if self.unroll.engine == "higher":
-            return play
         # A family of a split's own is made anew for each meta-batch; equal splits give equal ones.
         split = None if batch.family is self.families[family] else batch.split
-        return CompiledUnroll(play, self._programs.setdefault((family, split), Programs()))
+        make = self._makers.setdefault((family, split), engine_maker(self.unroll.engine))
+        return make(self.inner, batch, self.unroll.steps, second_order)
 
-    def _score(self, window: Window) -> Tensor | None:
+    def _score(self, window: Window) -> Tensor:
         return meta_loss(window, self.meta.loss, self.meta.normalise)
 
     def _meta_update(self) -> float:

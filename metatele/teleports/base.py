@@ -16,7 +16,6 @@ from metatele.task.params import Params
 
 Observer = Callable[[int, ProductGroup, list[Tensor]], None]  # told of the step, the group and the element
 Recorder = Callable[[int, list[Tensor], Tensor | None], None]  # told of the step, T and which tasks are alive
-LISTENERS = ("observer", "recorder")
 
 
 class Teleport(OptimizerPart, abc.ABC):
@@ -44,6 +43,11 @@ class Teleport(OptimizerPart, abc.ABC):
     def moves(self) -> bool:
         """Whether the teleport ever leaves the current point."""
         return True
+
+    @property
+    def has_listener(self) -> bool:
+        """Whether somebody is told of what it does, at every step."""
+        return False
 
     def active(self, step: int) -> bool:
         """Whether the teleport acts at this step."""
@@ -117,7 +121,11 @@ class OrbitTeleport(Teleport):
         """One group element for each factor of the group, and the next state."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in LISTENERS}
+        return {k: v for k, v in self.__dict__.items() if k != "observer"}
+
+    @property
+    def has_listener(self) -> bool:
+        return self.observer is not None
 
     def look(self, point: Point, state: State) -> Point:
         """The point with the batch that the teleport looks at: by default the step's own one."""
@@ -164,6 +172,13 @@ class AlgebraTeleport(OrbitTeleport):
     """
 
     recorder: Recorder | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in super().__getstate__().items() if k != "recorder"}
+
+    @property
+    def has_listener(self) -> bool:
+        return self.recorder is not None or super().has_listener
 
     @abc.abstractmethod
     def choose(self, point: Point, group: ProductGroup, state: State) -> tuple[list[Tensor], State]:

@@ -1,8 +1,11 @@
-"""Trajectories of the inner loop: where they stand, and windows of them."""
+"""Trajectories of the inner loop: where B tasks stand, and what a window of steps gave."""
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from metatele.optimizer import InnerState
@@ -39,6 +42,16 @@ class Position:
     initial_loss: Tensor
 
     @property
+    def bar(self) -> Tensor:
+        """The loss above which each task has diverged, [B]."""
+        return DIVERGENCE * (self.initial_loss.abs() + 1)
+
+    @property
+    def all_diverged(self) -> bool:
+        """Whether no task is left that goes on."""
+        return not bool(self.alive.any())
+
+    @property
     def outcomes(self) -> list[Outcome]:
         """One outcome a task."""
         return [Outcome.FINISHED if a else Outcome.DIVERGED for a in self.alive.tolist()]
@@ -46,23 +59,45 @@ class Position:
 
 @dataclass(frozen=True)
 class Window:
-    """One window of K steps, with the graph that connects its losses to the learned weights.
+    """A window of K steps. Played differentiably, its meta-losses hang on the learned weights by a graph.
 
     Attributes:
         meta_losses: loss on the meta part after each step, [K, B]. What stands in the place of a
             task that has diverged carries no meaning and no gradient.
         inner_losses: loss on the inner rows used at each step, before the step, [K, B]; detached.
         gradient_norms: norm of the inner gradient at each step, [K, B]; detached.
-        gradients: the inner gradients of the window, detached; only when recorded.
         end: where the window ends.
-        incoming, outgoing: the floating-point tensors of the positions at which the window begins and ends, in one
-            order, that gradients can pass in and out by; only when linked.
     """
 
     meta_losses: Tensor
     inner_losses: Tensor
     gradient_norms: Tensor
-    gradients: list[Params]
     end: Position
-    incoming: tuple[Tensor, ...] = ()
-    outgoing: tuple[Tensor, ...] = ()
+
+    @staticmethod
+    def join(windows: "Sequence[Window]") -> "Window":
+        """Windows that follow each other, as one."""
+        losses = torch.cat([w.meta_losses for w in windows])
+        inner_losses = torch.cat([w.inner_losses for w in windows])
+        norms = torch.cat([w.gradient_norms for w in windows])
+        return Window(losses, inner_losses, norms, windows[-1].end)
+
+    def detach(self) -> "Window":
+        """The window without its graph."""
+        return replace(self, meta_losses=self.meta_losses.detach())
+
+
+Score = Callable[[Window], Tensor]
+"""Gives a window's meta-loss: a mean over its tasks that have not diverged, at least one of which there is."""
+
+
+class Scored(NamedTuple):
+    """A window whose meta-gradient has been taken.
+
+    Attributes:
+        window: the window, without a graph.
+        loss: its meta-loss; NaN if all tasks have diverged, and there is no meta-gradient then.
+    """
+
+    window: Window
+    loss: float

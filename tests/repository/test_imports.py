@@ -11,7 +11,7 @@ HEAVY = {"matplotlib", "scipy", "jinja2", "sklearn", "learn2learn", "jsonargpars
 def loaded_by(code: str) -> set[str]:
     """The packages that a new process has loaded when it has run some code."""
     told = subprocess.run(
-        [sys.executable, "-c", f"import sys; before = set(sys.modules)\n{code}\nprint(*set(sys.modules) - before)"],
+        [sys.executable, "-c", f"import sys\nhere = {{*sys.modules}}\n{code}\nprint(*{{*sys.modules}} - here)"],
         capture_output=True,
         text=True,
         check=True,
@@ -23,7 +23,7 @@ def loaded_by(code: str) -> set[str]:
     "code",
     [
         "import metatele",
-        "from metatele import InnerOptimizer, NeuronTeleport, TaskFamily, Unroll, load_checkpoint, meta_train, teleport",
+        "from metatele import InnerOptimizer, NeuronTeleport, TaskFamily, Unroll, load_checkpoint, meta_train",
         "import metatele.tasks",
     ],
 )

@@ -28,6 +28,7 @@ from metatele.teleports import CanonicalTeleport
 from metatele.teleports.spd import gram_root, spd_root
 from metatele.testing import ExampleFamily, check_teleport
 from tests.symmetry.cases import draw_batch, loss_of
+from tests.unroll.replay import recorded
 
 DOUBLE = torch.float64
 RULES = {"balance": Balance, "svd": Svd, "white": White, "wout": Wout}
@@ -459,9 +460,9 @@ def test_rules_act_at_step_0_by_default_or_at_every_kth_step(rule, arguments, st
     unroll, lr = Unroll(inner, batch, 6), float(inner.update.log_lr.detach().exp())
     position, moved = unroll.start(), []
     for k in range(6):
-        gradient = unroll.window(position, 1, record=True).gradients[0]
-        end = unroll.window(position, 1).end
-        plain = map_params(lambda p, g: p - lr * g, position.params, gradient)
+        with recorded() as gradients:
+            end = unroll.window(position, 1).end
+        plain = map_params(lambda p, g: p - lr * g, position.params, gradients[0])
         if (flatten(end.params) - flatten(plain)).norm() > 1e-10:
             moved.append(k)
         position = end

@@ -3,6 +3,7 @@
 Most tests run what it traces operation by operation: compiling takes half a minute, and is tested apart (`slow`).
 """
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -39,8 +40,7 @@ from metatele.recurrent import traced
 from metatele.task.params import Params, flatten, map_params
 from metatele.testing import ExampleFamily
 from metatele.unroll.compiled import CompiledUnroll, Programs, chunks, program, programs
-from metatele.unroll.compiled import engine as compiled_engine
-from metatele.unroll.higher.pieces import play_window
+from metatele.unroll.compiled import unroll as compiled_engine
 from metatele.unroll.trajectory import Outcome, Position, Window
 from tests.unroll.test_fast_paths import CASES, assert_same
 
@@ -68,7 +68,7 @@ def surprises() -> Iterator[None]:
         yield
 
 
-def score(window: Window) -> Tensor | None:
+def score(window: Window) -> Tensor:
     return meta_loss(window, "log", True)
 
 
@@ -99,9 +99,9 @@ def played(
     for _ in range(windows):
         for p in inner.parameters():
             p.grad = None
-        window, loss = play_window(play, position, length, score, piece)
+        window, loss = play.gradient(position, length, score, piece)
         position = window.end
-        out += [*numbers(window), torch.tensor(float("nan") if loss is None else loss)]
+        out += [*numbers(window), torch.tensor(loss)]
         out.append(torch.tensor([p.grad is None for p in inner.parameters()]))
         out += [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in inner.parameters()]
     return out
@@ -115,7 +115,12 @@ def pair(
     plain = Unroll(inner, batch, steps, second_order)
     inner.double().initialise(3)
     inner.double()
-    return plain, CompiledUnroll(plain, Programs())
+    return plain, compiled_twin(plain)
+
+
+def compiled_twin(plain: Unroll, programs: Programs | None = None) -> CompiledUnroll:
+    """The same tasks and inner optimizer by compiled steps."""
+    return CompiledUnroll(programs or Programs(), plain.inner, plain.batch, plain.steps, plain.second_order)
 
 
 def assert_agree(plain: Unroll, compiled: CompiledUnroll, **options: Any) -> None:
@@ -172,7 +177,7 @@ def test_windows_recorded_on_a_gpu_are_the_same(case: str, second_order: bool) -
     batch = sample_meta_batch(family, "train", range(3)).to(torch.float64, "cuda")
     plain = Unroll(inner, batch, 6, second_order)
     inner.double().initialise(3)
-    assert_agree(plain, CompiledUnroll(plain, Programs()), windows=2)
+    assert_agree(plain, compiled_twin(plain), windows=2)
 
 
 @pytest.mark.slow
@@ -199,7 +204,7 @@ def test_float32_is_as_precise() -> None:
     )
     plain = Unroll(inner, batch, 3)
     inner.initialise(3)
-    by_higher, by_compiled = (played(play, windows=1) for play in (plain, CompiledUnroll(plain, Programs())))
+    by_higher, by_compiled = (played(play, windows=1) for play in (plain, compiled_twin(plain)))
     inner.double()
     for exact, a, b in zip(played(Unroll(inner, wide, 3), windows=1), by_higher, by_compiled, strict=True):
         size = float(exact.double().abs().max())
@@ -325,7 +330,7 @@ def test_buffers_that_differ_from_batch_to_batch(traced_only: None) -> None:
         plain = Unroll(inner, batch, 6)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            assert_agree(plain, CompiledUnroll(plain, programs), windows=2)
+            assert_agree(plain, compiled_twin(plain, programs), windows=2)
         told += [str(w.message) for w in caught if "unroll.engine" in str(w.message)]
     assert len(told) == 1
     assert "buffers" in told[0]
@@ -338,7 +343,7 @@ def test_weights_that_are_frozen_on_the_way(traced_only: None) -> None:
     assert_agree(plain, compiled, windows=1)
     for p in list(inner.parameters())[:3]:
         p.requires_grad_(False)
-    again = CompiledUnroll(plain, compiled.programs)
+    again = compiled_twin(plain, compiled.programs)
     assert_agree(plain, again, windows=1)
 
 
@@ -367,7 +372,9 @@ def test_a_window_without_a_gradient(checked: int, traced_only: None, monkeypatc
     monkeypatch.setattr(compiled_engine, "CHECKED", checked)
     plain, compiled = pair(InnerOptimizer(CoordinateUpdate(4), NeuronTeleport(4)), ExampleFamily())
     expected = plain.window(plain.start(), 5, differentiable=False)
-    for a, e in zip(numbers(compiled.window(compiled.start(), 5)), numbers(expected), strict=True):
+    for a, e in zip(
+        numbers(compiled.window(compiled.start(), 5, differentiable=False)), numbers(expected), strict=True
+    ):
         torch.testing.assert_close(a, e, rtol=1e-9, atol=1e-12)
 
 
@@ -397,15 +404,17 @@ def test_tasks_that_diverge(
     assert_agree(plain, compiled, windows=3)
     longer = []
     monkeypatch.setattr(compiled_engine, "CHECKED", 3)
-    monkeypatch.setattr(plain, "window", lambda *a, w=plain.window, **o: longer.append(a[1]) or w(*a, **o))
-    early, late = (compiled.window(compiled.start(), n).end for n in (6, 9))
+    own = compiled.plain
+    monkeypatch.setattr(own, "window", lambda *a, w=own.window, **o: longer.append(a[1]) or w(*a, **o))
+    early, late = (compiled.window(compiled.start(), n, differentiable=False).end for n in (6, 9))
     assert set(longer) == {3}  # only the steps around a divergence are played by `higher`
     assert 2 <= len(longer) < 5
     assert set(early.outcomes) == {Outcome.DIVERGED, Outcome.FINISHED}
     assert early.outcomes == late.outcomes
+    longer.clear()
     found = compiled.gradient(early, 3, score)
-    assert found is not None  # by compiled steps
-    torch.testing.assert_close(flatten(found[0].end.params), flatten(late.params))
+    assert not longer  # by compiled steps
+    torch.testing.assert_close(flatten(found.window.end.params), flatten(late.params))
 
 
 def test_all_tasks_have_diverged(traced_only: None) -> None:
@@ -415,8 +424,7 @@ def test_all_tasks_have_diverged(traced_only: None) -> None:
     begin = plain.start()
     nobody = Position(begin.params, begin.state, 0, begin.alive & False, begin.stopped_at, begin.initial_loss)
     found = compiled.gradient(nobody, 2, score)
-    assert found is not None
-    assert found[1] is None
+    assert math.isnan(found.loss)
     assert all(p.grad is None for p in plain.inner.parameters())
 
 
@@ -476,7 +484,7 @@ def test_what_cannot_be_followed_is_played_by_higher(inner: InnerOptimizer, name
     assert compiled.programs.refused
     for a, e in zip(found, played(plain), strict=True):
         torch.testing.assert_close(a, e)
-    compiled.window(compiled.start(), 2)  # once said is enough
+    compiled.window(compiled.start(), 2, differentiable=False)  # once said is enough
 
 
 def test_a_window_that_cannot_be_recorded(traced_only: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -561,9 +569,9 @@ def test_programs_are_made_once(traced_only: None, monkeypatch: pytest.MonkeyPat
     inner.double()
     for first in (0, 4):
         batch = sample_meta_batch(ExampleFamily(), "train", range(first, first + 4)).to(torch.float64)
-        play = CompiledUnroll(Unroll(inner, batch, 6, True), programs)
+        play = CompiledUnroll(programs, inner, batch, 6, True)
         played(play, windows=2)
-        play.window(play.start(), 3)  # a program with a backward pass serves without one, too
+        play.window(play.start(), 3, differentiable=False)  # a program with a backward pass serves without one, too
     assert len(counted) == 1
 
 

@@ -29,6 +29,7 @@ from metatele import (
 )
 from metatele.unroll.trajectory import Position
 from tests.conftest import concrete_subclasses
+from tests.unroll.replay import recorded, replayed
 
 STEPS, MID, EPS, RTOL = 3, 2, 1e-6, 1e-5
 
@@ -83,7 +84,8 @@ def check_meta_gradient(inner: InnerOptimizer, batch: MetaBatch, second_order: b
         begin = unroll.window(begin, MID).end
         assert begin.step == MID
     weights = torch.linspace(0.5, 1.5, STEPS * batch.tasks, dtype=torch.float64).reshape(STEPS, -1)
-    window = unroll.window(begin, STEPS, record=True)
+    with recorded() as gradients:
+        window = unroll.window(begin, STEPS)
     assert bool(window.end.alive.all())
     loss = (weights * window.meta_losses).sum()
     gradient = torch.autograd.grad(loss, learned)
@@ -91,7 +93,6 @@ def check_meta_gradient(inner: InnerOptimizer, batch: MetaBatch, second_order: b
     norm = torch.stack([g.norm() for g in gradient]).norm()
     assert norm > 1e-4, f"the check would be vacuous: the meta-gradient's norm is {norm}"
 
-    replay = None if second_order else window.gradients
     stream = torch.Generator().manual_seed(1)
     for trial in range(2):
         # One random direction and one close to the gradient: the latter has a large derivative.
@@ -104,7 +105,8 @@ def check_meta_gradient(inner: InnerOptimizer, batch: MetaBatch, second_order: b
             with torch.no_grad():
                 for p, d in zip(learned, direction, strict=True):
                     p.add_(d, alpha=sign * EPS)
-            moved = unroll.window(begin, STEPS, differentiable=False, replay=replay)
+            with replayed(None if second_order else gradients):
+                moved = unroll.window(begin, STEPS, differentiable=False)
             with torch.no_grad():
                 for p, d in zip(learned, direction, strict=True):
                     p.add_(d, alpha=-sign * EPS)

@@ -32,6 +32,7 @@ from metatele import (
 from metatele.task.params import flatten, map_params
 from metatele.task.stack import stacked_forward
 from metatele.unroll.higher.inner_step import DifferentiableInnerStep
+from tests.unroll.replay import recorded, replayed
 
 STEPS = 12
 LEARNED = {
@@ -150,12 +151,13 @@ def test_the_inner_gradient_is_the_gradient_at_the_parameters(make_batch):
     batch = make_batch(widths=(3, 3, 3, 2), activations=(nn.LeakyReLU(0.2),) * 2)
     inner = ready(InnerOptimizer(GradientDescent(0.05), DenseTeleport(4, symmetry="data_dependent"), "after"), batch)
     unroll = Unroll(inner, batch, 3)
-    window = unroll.window(unroll.start(), 3, record=True)
+    with recorded() as gradients:
+        unroll.window(unroll.start(), 3)
     begin = unroll.start()
     for k in range(3):
-        alone = unroll.window(begin, 1, record=True)
-        torch.testing.assert_close(flatten(window.gradients[k]), flatten(alone.gradients[0]), rtol=1e-10, atol=1e-14)
-        begin = alone.end
+        with recorded() as alone:
+            begin = unroll.window(begin, 1).end
+        torch.testing.assert_close(flatten(gradients[k]), flatten(alone[0]), rtol=1e-10, atol=1e-14)
 
 
 def test_a_position_is_detached_from_the_past(make_batch):
@@ -187,11 +189,13 @@ def test_the_batch_is_left_as_it_is(make_batch):
 def test_record_and_replay_give_the_same_window(make_batch):
     batch = make_batch()
     unroll = Unroll(ready(LEARNED["dense"](), batch), batch, 3)
-    recorded = unroll.window(unroll.start(), 3, record=True)
-    assert len(recorded.gradients) == 3
-    replayed = unroll.window(unroll.start(), 3, replay=recorded.gradients)
-    assert torch.equal(replayed.meta_losses, recorded.meta_losses)
-    assert unroll.window(unroll.start(), 3).gradients == []
+    with recorded() as gradients:
+        window = unroll.window(unroll.start(), 3)
+    assert len(gradients) == 3
+    with replayed(gradients):
+        assert torch.equal(unroll.window(unroll.start(), 3).meta_losses, window.meta_losses)
+    with replayed([map_params(torch.zeros_like, g) for g in gradients]):
+        assert not torch.equal(unroll.window(unroll.start(), 3).meta_losses, window.meta_losses)
 
 
 def test_a_trajectory_needs_a_step(make_batch):

@@ -32,6 +32,7 @@ from metatele.parts.point import Point, State
 from metatele.task.params import flatten, map_params
 from metatele.testing import check_update
 from metatele.update import GradientDescent, LearnableTransform, MetaSGD
+from tests.unroll.replay import recorded, replayed
 
 MAKE = {
     "meta_sgd": lambda **a: MetaSGD(**a),
@@ -137,7 +138,8 @@ def test_the_meta_gradient_is_that_of_finite_differences(make, make_batch, secon
     batch, steps, eps = make_batch(tasks=2), 3, 1e-6
     inner = strong(InnerOptimizer(make(lr=0.1)), batch)
     unroll, learned = Unroll(inner, batch, steps, second_order), list(inner.parameters())
-    window = unroll.window(unroll.start(), steps, record=True)
+    with recorded() as gradients:
+        window = unroll.window(unroll.start(), steps)
     gradient = torch.autograd.grad(window.meta_losses.sum(), learned)
     direction = [g / torch.stack([h.norm() for h in gradient]).norm() for g in gradient]
     found = sum(float((g * d).sum()) for g, d in zip(gradient, direction, strict=True))
@@ -146,8 +148,8 @@ def test_the_meta_gradient_is_that_of_finite_differences(make, make_batch, secon
         with torch.no_grad():
             for p, d in zip(learned, direction, strict=True):
                 p.add_(d, alpha=sign * eps)
-        replay = None if second_order else window.gradients
-        moved = unroll.window(unroll.start(), steps, differentiable=False, replay=replay)
+        with replayed(None if second_order else gradients):
+            moved = unroll.window(unroll.start(), steps, differentiable=False)
         sides.append(float(moved.meta_losses.sum()))
     assert abs(found) > 1e-3
     assert found == pytest.approx((sides[0] - sides[1]) / (2 * eps), rel=1e-5)

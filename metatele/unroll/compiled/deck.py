@@ -11,7 +11,7 @@ from metatele.task.stack import stacked_forward
 from metatele.unroll.compiled.chunks import Chunk
 from metatele.unroll.compiled.step import IN_ORDER, Shape, cut
 from metatele.unroll.higher.unroll import Unroll
-from metatele.unroll.trajectory import DIVERGENCE, Position, Window
+from metatele.unroll.trajectory import Position, Window
 
 
 @dataclass
@@ -64,11 +64,10 @@ class Deck:
         self.play, self.chunk, self.length, self.begin = play, chunk, length, chunk.position(begin)
         self.shared = batch.shares_meta
         self.acts = [play.inner.teleport.active(begin.step + k) for k in range(length)]
-        bar = DIVERGENCE * (self.begin.initial_loss.abs() + 1)
         x, y = (chunk.of(t) for t in batch.rows("inner"))
         drawn = {part: play.index[part] for part in ("inner", "meta")}
         made = play.group.of_data(batch.inputs["inner"]) if drawn["inner"] is None else [() for _ in play.group.factors]
-        self.fixed = [x, y, self.begin.alive, bar]
+        self.fixed = [x, y, self.begin.alive, self.begin.bar]
         if not self.shared:
             self.fixed += [chunk.of(t) for t in batch.rows("meta")]
         self.fixed += [chunk.of(t) for tensors in made for t in tensors]
@@ -152,4 +151,4 @@ class Deck:
         first = course.begin_losses
         inner = course.inner_losses if first is None else [first, *course.meta_losses[:-1]]
         losses, inner_losses, norms = (torch.stack(t) for t in (course.meta_losses, inner, course.norms))
-        return Window(losses, inner_losses, norms, [], end)
+        return Window(losses, inner_losses, norms, end)

@@ -1,4 +1,4 @@
-"""An inner optimizer as an optimizer of `higher`, and one window of the inner loop played with it."""
+"""An inner optimizer as an optimizer of `higher`."""
 
 import warnings
 from collections.abc import Callable, Iterable
@@ -12,11 +12,12 @@ with warnings.catch_warnings():
     import higher
 
 from metatele.landscape import Landscape
-from metatele.optimizer import InnerOptimizer, InnerState
+from metatele.optimizer import InnerOptimizer
 from metatele.parts.point import Point
 from metatele.symmetry import ProductGroup
 from metatele.task.params import Params, map_params, select_tasks, task_norm
 from metatele.task.stack import StackedNetwork
+from metatele.unroll.trajectory import Position
 
 
 class InnerStep(torch.optim.Optimizer):
@@ -26,28 +27,15 @@ class InnerStep(torch.optim.Optimizer):
         network: the stacked network whose parameters are to be trained.
         inner: the inner optimizer.
         group: the network's group, from `InnerOptimizer.bind`.
-        state: the inner optimizer's state.
-        alive: which tasks have not diverged, [B] bool; the others stay where they are.
-        stopped_at: the last step at which each task was in order, [B].
-        step: number of steps taken so far.
+        begin: where the tasks stand; those that have diverged stay there.
         whole: the losses on all rows that the tasks train on.
     """
 
     def __init__(
-        self,
-        network: StackedNetwork,
-        inner: InnerOptimizer,
-        group: ProductGroup,
-        state: InnerState,
-        alive: Tensor,
-        stopped_at: Tensor,
-        step: int,
-        whole: Landscape,
+        self, network: StackedNetwork, inner: InnerOptimizer, group: ProductGroup, begin: Position, whole: Landscape
     ) -> None:
         super().__init__(network.parameters(), {})
-        self.names, self.inner, self.group = network.names, inner, group
-        self.inner_state, self.alive, self.stopped_at, self.step_count = state, alive, stopped_at, step
-        self.whole = whole
+        self.names, self.inner, self.group, self.begin, self.whole = network.names, inner, group, begin, whole
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         raise NotImplementedError("an inner step is taken through higher.innerloop_ctx")
@@ -84,8 +72,8 @@ class DifferentiableInnerStep(higher.optim.DifferentiableOptimizer):
     def __init__(self, other: InnerStep, *args: Any, **kwargs: Any) -> None:
         super().__init__(other, *args, **kwargs)
         self.names, self.inner, self.group = other.names, other.inner, other.group
-        self.inner_state, self.step_count = other.inner_state, other.step_count
-        self._gate, self.stopped_at = _Gate(other.alive), other.stopped_at
+        self.inner_state, self.step_count = other.begin.state, other.begin.step
+        self._gate, self.stopped_at = _Gate(other.begin.alive), other.begin.stopped_at
         self._whole = self._landscape = other.whole
 
     @property
@@ -103,37 +91,37 @@ class DifferentiableInnerStep(higher.optim.DifferentiableOptimizer):
         self._gate.close(losses.detach() <= bar)  # a NaN is not <= either
         self.stopped_at = torch.where(self.alive, step, self.stopped_at)
 
-    def step(
-        self, losses: Tensor, landscape: Landscape, second_order: bool, held: Params | None = None
-    ) -> tuple[Params, Tensor]:
+    def step(self, losses: Tensor, landscape: Landscape, second_order: bool) -> Tensor:
         """Take one step for all tasks.
 
         Args:
             losses: the loss of each task at the current parameters, [B].
             landscape: what gave the losses.
             second_order: whether to differentiate through the inner gradient.
-            held: a gradient to use in place of that of the losses.
-        Returns: the gradient that was used, and its norm for each task, [B], detached.
+        Returns: the norm of each task's gradient, [B], detached.
         """
-        params = self.params
-        if held is None:
-            # Tasks share nothing, so the gradient of the sum is each task's own gradient.
-            grads = torch.autograd.grad(
-                losses.sum(),
-                list(params.values()),
-                create_graph=second_order,
-                retain_graph=self._track_higher_grads,
-                materialize_grads=True,  # zeros for parameters that the loss does not depend on
-            )
-            held = dict(zip(params, grads, strict=True))
-        norm = task_norm(map_params(torch.detach, held))
+        gradient = self.gradient(losses, second_order)
+        norm = task_norm(map_params(torch.detach, gradient))
         self._gate.close(norm.isfinite())
         if not bool(self.alive.all()):
-            held = select_tasks(self.alive, held, {k: torch.zeros_like(g) for k, g in held.items()})
+            gradient = select_tasks(self.alive, gradient, {k: torch.zeros_like(g) for k, g in gradient.items()})
             norm = torch.where(self.alive, norm, 0)
         self._landscape = landscape
-        self._update([list(held.values())])
-        return held, norm
+        self._update([list(gradient.values())])
+        return norm
+
+    def gradient(self, losses: Tensor, second_order: bool) -> Params:
+        """The gradient of each task's loss [B] with respect to its current parameters, {name: [B, ...]}."""
+        params = self.params
+        # Tasks share nothing, so the gradient of the sum is each task's own gradient.
+        grads = torch.autograd.grad(
+            losses.sum(),
+            list(params.values()),
+            create_graph=second_order,
+            retain_graph=self._track_higher_grads,
+            materialize_grads=True,  # zeros for parameters that the loss does not depend on
+        )
+        return dict(zip(params, grads, strict=True))
 
     def _update(self, grouped_grads: list[Iterable[Tensor]], **kwargs: Any) -> None:
         params = self.params

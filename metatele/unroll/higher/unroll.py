@@ -1,9 +1,10 @@
-"""A differentiable trajectory of the inner loop, window by window."""
+"""The engine 'higher': a differentiable trajectory of the inner loop, unrolled step by step."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,16 +13,28 @@ from metatele.landscape import Landscape
 from metatele.optimizer import InnerOptimizer, InnerState
 from metatele.support.checks import at_least
 from metatele.symmetry import ProductGroup
-from metatele.task.batch import MetaBatch
-from metatele.task.family import Part
+from metatele.task import MetaBatch, Part
 from metatele.task.params import Params, map_params
 from metatele.task.stack import StackedNetwork, stacked_forward
 from metatele.unroll.higher.inner_step import DifferentiableInnerStep, InnerStep, higher
-from metatele.unroll.trajectory import DIVERGENCE, Position, Window
+from metatele.unroll.trajectory import Position, Score, Scored, Window
+
+
+class LinkedWindow(NamedTuple):
+    """A window with the ends of its graph, by which windows can be chained by hand.
+
+    Attributes:
+        window: the window.
+        incoming, outgoing: the floating-point tensors of the positions at which it begins and ends, in one order.
+    """
+
+    window: Window
+    incoming: tuple[Tensor, ...]
+    outgoing: tuple[Tensor, ...]
 
 
 class Unroll:
-    """Plays the trajectories of one meta-batch with one inner optimizer.
+    """Plays the trajectories of one meta-batch with one inner optimizer (see `metatele.unroll.Engine`).
 
     Args:
         inner: the inner optimizer; it is bound to the meta-batch's network.
@@ -62,80 +75,113 @@ class Unroll:
         x, y = self.batch.rows(part)
         return self.batch.losses(stacked_forward(self.batch.network, params, x), y)
 
-    def window(
-        self,
-        begin: Position,
-        length: int,
-        differentiable: bool = True,
-        record: bool = False,
-        replay: Sequence[Params] | None = None,
-        linked: bool = False,
-    ) -> Window:
-        """Play `length` steps from a position.
+    def window(self, begin: Position, length: int, differentiable: bool = True) -> Window:
+        """Play `length` steps from a position; see `Engine.window`."""
+        with self._patched(begin, differentiable) as (network, steps):
+            return self._play(begin, length, differentiable, network, steps)
+
+    def linked_window(self, begin: Position, length: int) -> LinkedWindow:
+        """The same differentiably, with the ends of the graph."""
+        begin = replace(begin, state=begin.state.map(_leaf))
+        with self._patched(begin, True) as (network, steps):
+            window = self._play(begin, length, True, network, steps)
+            incoming = _floating(cast(list[Tensor], network.init_fast_params), begin.state)
+            return LinkedWindow(window, incoming, _floating(steps.params.values(), steps.inner_state))
+
+    def gradient(self, begin: Position, length: int, score: Score, piece: int | None = None) -> Scored:
+        """Play a window and add the gradient of its meta-loss to that of the learned weights; see `Engine.gradient`."""
+        if piece is not None and piece < length:
+            return self._gradient_in_pieces(begin, length, score, piece)
+        window = self.window(begin, length)
+        if window.end.all_diverged:
+            return Scored(window.detach(), math.nan)
+        loss = score(window)
+        loss.backward()
+        return Scored(window.detach(), loss.item())
+
+    def _gradient_in_pieces(self, begin: Position, length: int, score: Score, piece: int) -> Scored:
+        """The same, to rounding: played once without a graph, then backwards, each piece anew with its graph."""
+        begins, played, position = [], [], begin
+        while position.step < begin.step + length:
+            begins.append(position)
+            steps = min(piece, begin.step + length - position.step)
+            played.append(self.window(position, steps, differentiable=False))
+            position = played[-1].end
+        window = Window.join(played)
+        if position.all_diverged:
+            return Scored(window, math.nan)
+        losses = window.meta_losses.requires_grad_()
+        loss = score(window)
+        (slopes,) = torch.autograd.grad(loss, losses)
+        self._backward(begins, slopes.split([len(w.meta_losses) for w in played]))
+        return Scored(window.detach(), loss.item())
+
+    def _backward(self, begins: list[Position], slopes: tuple[Tensor, ...]) -> None:
+        """Add the gradient of the sum of slopes times meta-losses [K, B] to that of the learned weights.
 
         Args:
-            begin: where to start; the window's graph does not reach beyond it.
-            length: number of steps K.
-            differentiable: keep the graph from the meta-losses to the learned weights.
-            record: keep the inner gradients in the result.
-            replay: inner gradients to use in place of those of the losses, one for each step.
-            linked: give the ends of the graph, too, so that windows can be chained by hand.
+            begins: where each piece of the window begins.
+            slopes: of each piece.
         """
-        if linked:
-            begin = replace(begin, state=begin.state.map(_leaf))
-        shared = self.batch.shares_meta
-        bar = DIVERGENCE * (begin.initial_loss.abs() + 1)
-        meta_losses, inner_losses, norms, gradients = [], [], [], []
-        with self.inner.window(length), self._patched(begin, differentiable) as (patched, diffopt):
-            for k in range(length):
-                step = begin.step + k
-                if k == 0 or not shared:
-                    losses, here = self._losses(patched, "inner", step)
-                diffopt.watch(losses, bar, step)
-                held = None if replay is None else replay[k]
-                used, norm = diffopt.step(losses, here, self.second_order and differentiable, held)
-                inner_losses.append(losses.detach())
-                norms.append(norm)
-                if record:
-                    gradients.append(map_params(torch.detach, used))
-                if shared:  # the next step's inner losses are this step's meta-losses
-                    losses, here = self._losses(patched, "inner", step + 1)
-                    meta_losses.append(losses)
-                else:
-                    meta_losses.append(self._losses(patched, "meta", step + 1)[0])
-                diffopt.watch(meta_losses[-1], bar, step + 1)
-            if linked:
-                incoming = _floating(cast(list[Tensor], patched.init_fast_params), begin.state)
-                outgoing = _floating(diffopt.params.values(), diffopt.inner_state)
-            end = Position(
-                params=map_params(torch.detach, diffopt.params),
-                state=diffopt.inner_state.detach(),
-                step=begin.step + length,
-                alive=diffopt.alive,
-                stopped_at=diffopt.stopped_at,
-                initial_loss=begin.initial_loss,
+        weights = [p for p in self.inner.parameters() if p.requires_grad]
+        adjoint: list[Tensor] = []  # the gradient with respect to where the piece before ended
+        for begin, slope in zip(reversed(begins), reversed(slopes), strict=True):
+            window, incoming, outgoing = self.linked_window(begin, len(slope))
+            outputs = [(window.meta_losses, slope), *zip(outgoing, adjoint, strict=bool(adjoint))]
+            outputs = [(t, g) for t, g in outputs if t.requires_grad]
+            grads = torch.autograd.grad(
+                [t for t, _ in outputs], [*weights, *incoming], [g for _, g in outputs], allow_unused=True
             )
-        scored = torch.stack(meta_losses)
-        scored = scored if differentiable else scored.detach()
-        ends = (incoming, outgoing) if linked else ()
-        return Window(scored, torch.stack(inner_losses), torch.stack(norms), gradients, end, *ends)
+            ends = zip(incoming, grads[len(weights) :], strict=True)
+            adjoint = [torch.zeros_like(t) if grad is None else grad for t, grad in ends]
+            for weight, grad in zip(weights, grads, strict=False):
+                if grad is not None:
+                    # A copy, because weights that are added to each other may be given one tensor.
+                    weight.grad = grad.clone() if weight.grad is None else weight.grad.add_(grad)
 
     @contextmanager
     def _patched(self, begin: Position, differentiable: bool) -> Iterator[tuple[nn.Module, DifferentiableInnerStep]]:
         """The network at a position, patched by `higher`, and the inner optimizer to go on with."""
         network = StackedNetwork(self.batch.network, begin.params)
-        opt = InnerStep(
-            network,
-            self.inner,
-            self.group,
-            begin.state,
-            begin.alive,
-            begin.stopped_at,
-            begin.step,
-            self._landscape(*self.batch.rows("inner")),
-        )
+        whole = self._landscape(*self.batch.rows("inner"))
+        opt = InnerStep(network, self.inner, self.group, begin, whole)
         with higher.innerloop_ctx(network, opt, copy_initial_weights=False, track_higher_grads=differentiable) as pair:
             yield pair
+
+    def _play(
+        self,
+        begin: Position,
+        length: int,
+        differentiable: bool,
+        network: nn.Module,
+        steps: DifferentiableInnerStep,
+    ) -> Window:
+        """Play a window on a patched network."""
+        shared, bar = self.batch.shares_meta, begin.bar
+        meta_losses, inner_losses, norms = [], [], []
+        with self.inner.window(length):
+            for k in range(begin.step, begin.step + length):
+                if k == begin.step or not shared:
+                    losses, here = self._losses(network, "inner", k)
+                steps.watch(losses, bar, k)
+                norms.append(steps.step(losses, here, self.second_order and differentiable))
+                inner_losses.append(losses.detach())
+                if shared:  # the next step's inner losses are this step's meta-losses
+                    losses, here = self._losses(network, "inner", k + 1)
+                    meta_losses.append(losses)
+                else:
+                    meta_losses.append(self._losses(network, "meta", k + 1)[0])
+                steps.watch(meta_losses[-1], bar, k + 1)
+        end = Position(
+            params=map_params(torch.detach, steps.params),
+            state=steps.inner_state.detach(),
+            step=begin.step + length,
+            alive=steps.alive,
+            stopped_at=steps.stopped_at,
+            initial_loss=begin.initial_loss,
+        )
+        window = Window(torch.stack(meta_losses), torch.stack(inner_losses), torch.stack(norms), end)
+        return window if differentiable else window.detach()
 
     def _losses(self, network: nn.Module, part: Part, step: int) -> tuple[Tensor, Landscape]:
         """Losses [B] on the rows that step `step` uses, and the landscape that these rows give."""
