@@ -2,10 +2,10 @@
 
 import copy
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, cast
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -16,20 +16,16 @@ from metatele.cli.meta_train_command import train
 from metatele.cli.reporting import family_spec, report
 from metatele.errors import ConfigError, SymmetryError
 from metatele.evaluation import Learned
-from metatele.evaluation.contestants.controls import only_scales
+from metatele.evaluation.contestants.rules import try_out
 from metatele.meta_training.state import STATE
 from metatele.optimizer import InnerOptimizer
 from metatele.support.checks import at_least
-from metatele.symmetry import Kind, ProductGroup
-from metatele.task.family import TaskFamily
-from metatele.task.sampling import sample_meta_batch
-from metatele.teleports import Balance, CanonicalTeleport, OrbitTeleport, Svd, White, Wout
-from metatele.unroll.higher.unroll import Unroll
+from metatele.symmetry import Kind
+from metatele.task import MetaBatch, TaskFamily, sample_meta_batch
+from metatele.teleports import OrbitTeleport
+from metatele.teleports.rules import Rule, rules
 
-Control = Literal["balance", "balance-every", "svd", "svd-every", "white", "white-every", "wout", "wout-every"]
 Change = Callable[[InnerOptimizer], InnerOptimizer]
-RULES: dict[str, type[CanonicalTeleport]] = {"balance": Balance, "svd": Svd, "white": White, "wout": Wout}
-EVERY = "-every"  # the rule at every step, not at step 0 only
 
 
 class Compare(Command):
@@ -38,12 +34,11 @@ class Compare(Command):
     def make_parser(self) -> ArgumentParser:
         parser = make_training_parser(
             "Meta-train an optimizer several times with equal budgets: with its teleport, without, and with "
-            "closed-form "
-            "rules in its place. Then evaluate all of them and plain baselines on held-out tasks."
+            "closed-form rules in its place. Then evaluate all of them and plain baselines on held-out tasks."
         )
         parser.add_argument(
             "--controls",
-            type=Literal["all", Control],
+            type=cast(Any, Literal)[("all", *(rule.name for rule in rules()))],
             nargs="+",
             default=["balance"],
             help="closed-form rules to meta-train with: at step 0, or at every step",
@@ -65,7 +60,8 @@ class Compare(Command):
         steps = made.unroll.steps if config.evaluation.steps is None else config.evaluation.steps
         at_least(1, **{"seeds": config.seeds, "evaluation.tasks": config.evaluation.tasks, "evaluation.steps": steps})
         output = Path(config.output or default_output(config))
-        controls = get_args(Control) if "all" in config.controls else tuple(dict.fromkeys(config.controls))
+        known = {rule.name: rule for rule in rules()}
+        controls = known if "all" in config.controls else {name: known[name] for name in config.controls}
         trained = _train_all(parser, config, output, _possible(made.optimizer, families, controls))
         if trained is None:
             print("metatele: stopped; the same command goes on from here", file=sys.stderr)
@@ -102,7 +98,7 @@ def _train_all(
     return trained
 
 
-def _possible(inner: InnerOptimizer, families: list[TaskFamily], controls: Sequence[str]) -> dict[str, Change]:
+def _possible(inner: InnerOptimizer, families: list[TaskFamily], controls: Mapping[str, Rule]) -> dict[str, Change]:
     """How to make each contestant that can be meta-trained from the configured optimizer, each tried out for
     one step before any time is spent.
 
@@ -110,57 +106,42 @@ def _possible(inner: InnerOptimizer, families: list[TaskFamily], controls: Seque
     """
     if not inner.teleport.moves:
         raise ConfigError("compare needs an optimizer that teleports; set optimizer.teleport, or use meta-train")
-    changes: dict[str, Change] = {
-        "teleport": lambda given: given,
-        "no-teleport": lambda given: InnerOptimizer(given.update),
-    }
+    batches = [sample_meta_batch(family, "train", range(1)) for family in families]
+    changes: dict[str, Change] = {"teleport": lambda given: given, "no-teleport": lambda g: InnerOptimizer(g.update)}
     found: dict[str, Change] = {}
     for name in (*changes, *controls):
         if not (inner if name == "teleport" else inner.update).learned:
             print(f"{name}: left out, because {type(inner.update).__name__} alone has nothing to meta-train")
-        elif name not in changes:
-            found.update(_rule(name, inner, families))
-        else:
-            _try_out(changes[name], inner, families)
+        elif name in changes:
+            try_out(changes[name](copy.deepcopy(inner)), batches)
             found[name] = changes[name]
+        else:
+            symmetry = _symmetry_of(controls[name], inner, batches)
+            if symmetry is not None:
+                found[name] = partial(_with_rule, rule=controls[name], symmetry=symmetry)
     return found
 
 
-def _rule(name: str, inner: InnerOptimizer, families: list[TaskFamily]) -> dict[str, Change]:
-    """{name: how to put a closed-form rule in the teleport's place}: on the teleport's own group, or, where
-    the rule cannot act on that, on positive scaling; nothing, but the reason printed, if on neither."""
+def _symmetry_of(rule: Rule, inner: InnerOptimizer, batches: list[MetaBatch]) -> Kind | None:
+    """On which group a closed-form rule takes the teleport's place: on the teleport's own, or, where the rule cannot
+    act on that, on positive scaling; None, and the reason is printed, if on neither."""
     kind: Kind = inner.teleport.symmetry if isinstance(inner.teleport, OrbitTeleport) else "auto"
     reasons = []
-    for symmetry in dict.fromkeys((kind, "scaling")):
-        change = partial(_with_rule, name=name, symmetry=symmetry)
+    for symmetry in dict.fromkeys((kind, *rule.kind.symmetries[1:])):
         try:
-            groups = _try_out(change, inner, families)
+            groups = try_out(_with_rule(copy.deepcopy(inner), rule, symmetry), batches)
         except SymmetryError as error:
             reasons.append(str(error).splitlines()[0])
             continue
-        if name.startswith("svd") and all(map(only_scales, groups)):
-            print(f"{name}: left out, because on positive scalings it is the balance rule")
-            return {}
+        if not any(map(rule.kind.differs_on, groups)):
+            print(f"{rule.name}: left out, because on positive scalings it is the balance rule")
+            return None
         if reasons:
-            print(f"{name}: on symmetry {symmetry!r}, because it cannot act on {kind!r} ({reasons[0]})")
-        return {name: change}
-    print(f"{name}: left out, because the network has no such rule ({reasons[0]})")
-    return {}
+            print(f"{rule.name}: on symmetry {symmetry!r}, because it cannot act on {kind!r} ({reasons[0]})")
+        return symmetry
+    print(f"{rule.name}: left out, because the network has no such rule ({reasons[0]})")
+    return None
 
 
-def _with_rule(given: InnerOptimizer, name: str, symmetry: Kind) -> InnerOptimizer:
-    rule = RULES[name.removesuffix(EVERY)]
-    return InnerOptimizer(given.update, rule(last=None if name.endswith(EVERY) else 0, symmetry=symmetry))
-
-
-def _try_out(change: Change, inner: InnerOptimizer, families: list[TaskFamily]) -> list[ProductGroup]:
-    """Play one step on a task of each family; the groups of their networks.
-
-    Raises: SymmetryError if a teleport cannot act there.
-    """
-    groups = []
-    for family in families:
-        play = Unroll(change(copy.deepcopy(inner)), sample_meta_batch(family, "train", range(1)), 1)
-        play.window(play.start(), 1, differentiable=False)
-        groups.append(play.group)
-    return groups
+def _with_rule(given: InnerOptimizer, rule: Rule, symmetry: Kind) -> InnerOptimizer:
+    return InnerOptimizer(given.update, rule.make(symmetry))

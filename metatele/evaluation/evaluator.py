@@ -19,7 +19,8 @@ from metatele.evaluation.contestants.contestant import (
 from metatele.evaluation.contestants.contestant import (
     baselines as hand_designed,
 )
-from metatele.evaluation.contestants.controls import applicable_rules, with_controls
+from metatele.evaluation.contestants.controls import with_controls
+from metatele.evaluation.contestants.rules import applicable_rules
 from metatele.evaluation.environment import environment
 from metatele.evaluation.play.journal import Journal
 from metatele.evaluation.record import Evaluation

@@ -11,7 +11,7 @@ from metatele.symmetry.kinds import Kind
 from metatele.symmetry.layers import HiddenLayer, LayerInput
 from metatele.symmetry.logit_translation import LogitTranslation
 from metatele.symmetry.permutations import Permutations
-from metatele.symmetry.positive_scaling import PositiveScaling
+from metatele.symmetry.positive_scaling import PositiveScaling, only_scales
 from metatele.symmetry.product import ProductGroup, as_group
 from metatele.symmetry.pseudo_inverse import PseudoInverseGL
 from metatele.symmetry.quadratic import QuadraticOrthogonal
@@ -40,5 +40,6 @@ __all__ = [
     "check_residual",
     "discrete_symmetries_of",
     "group_of",
+    "only_scales",
     "symmetries_of",
 ]

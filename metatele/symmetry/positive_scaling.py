@@ -7,6 +7,7 @@ from torch import Tensor
 
 from metatele.symmetry.base import Symmetry
 from metatele.symmetry.layers import AtHiddenLayer
+from metatele.symmetry.product import ProductGroup
 from metatele.task.params import Params, smooth_norm
 
 
@@ -95,3 +96,8 @@ class PositiveScaling(AtHiddenLayer, Symmetry):
         incoming, outgoing = self.norms(params)
         dead = (incoming < 1e-12) | (outgoing < 1e-12)
         return torch.where(dead, torch.zeros_like(incoming), 0.5 * (outgoing.log() - incoming.log()))
+
+
+def only_scales(group: ProductGroup) -> bool:
+    """Whether a group is made of positive scalings alone."""
+    return all(isinstance(factor, PositiveScaling) for factor in group.factors)

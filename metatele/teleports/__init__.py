@@ -1,7 +1,6 @@
 """Teleports: moves inside a level set of the loss, by a rule, by optimisation, or learned."""
 
 from metatele.teleports.base import AlgebraTeleport, OrbitTeleport, Teleport
-from metatele.teleports.canonical import Balance, CanonicalTeleport, Svd, White, Wout
 from metatele.teleports.classical import RandomTeleport, Stay
 from metatele.teleports.climb import Climb
 from metatele.teleports.dense import DenseTeleport
@@ -10,6 +9,11 @@ from metatele.teleports.moved import Moved
 from metatele.teleports.neuron import NeuronTeleport
 from metatele.teleports.null_space import NullSpaceTeleport
 from metatele.teleports.optimised import OptimisedTeleport
+from metatele.teleports.rules import CanonicalTeleport
+from metatele.teleports.rules.balance import Balance
+from metatele.teleports.rules.svd import Svd
+from metatele.teleports.rules.white import White
+from metatele.teleports.rules.wout import Wout
 from metatele.teleports.schedule import MeanSchedule, Recording, SizedRandom
 
 __all__ = [

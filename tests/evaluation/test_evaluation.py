@@ -46,7 +46,8 @@ from metatele import (
 )
 from metatele.evaluation import Evaluation, Learned, Moves, Run, Settings, Tuning, evaluate
 from metatele.evaluation.contestants.contestant import baselines, learned_contestants, reference_of
-from metatele.evaluation.contestants.controls import applicable_rules, with_controls
+from metatele.evaluation.contestants.controls import with_controls
+from metatele.evaluation.contestants.rules import applicable_rules
 from metatele.evaluation.contestants.tuning import Trial
 from metatele.evaluation.play.run import play
 from metatele.evaluation.play.timing import clock

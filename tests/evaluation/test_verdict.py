@@ -25,14 +25,16 @@ from metatele import (
 from metatele.evaluation import Entry, Evaluation, Run, Settings, Tuning, evaluate, statistics
 from metatele.evaluation.contestants.contestant import learned_contestants
 from metatele.evaluation.judge import claims
-from metatele.evaluation.judge.claims import RULES, claims_of
+from metatele.evaluation.judge.claims import claims_of
 from metatele.evaluation.judge.measures import measures_of
 from metatele.evaluation.judge.verdict import FAMILY_WISE, best_baseline, paired_losses, pool_of
 from metatele.evaluation.play.timing import Cost
 from metatele.evaluation.table import percent
 from metatele.meta_training import Budget
+from metatele.teleports import CanonicalTeleport
 from metatele.testing import ExampleFamily
 
+RULES = tuple(kind.__name__ for kind in CanonicalTeleport.named.values())
 BUDGET = Budget(320, 50, (("Example", "{}"),), 0)
 PARTS = {
     "update": {"class": "CoordinateUpdate", "arguments": {"hidden": 4}},

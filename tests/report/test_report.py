@@ -19,7 +19,6 @@ from torch import nn
 from metatele import ConfigError, CoordinateUpdate, InnerOptimizer, NeuronTeleport, OutputError, TaskFamily, Update
 from metatele.cli import report_command
 from metatele.evaluation import Evaluation, Interval, evaluate
-from metatele.evaluation.judge.claims import RULES
 from metatele.parts.point import State
 from metatele.pictures.style import COLOURS, save_figures
 from metatele.report import write, write_report
@@ -33,6 +32,7 @@ from metatele.report.page.sheet import sheet
 from metatele.report.rows import Numbers
 from metatele.report.text import clean, slug
 from metatele.task.params import map_params
+from metatele.teleports import CanonicalTeleport
 from tests.conftest import ROOT
 
 EVIL = "<script>alert(1)</script> & \"q\" 'a'"
@@ -347,7 +347,8 @@ def test_the_strongest_colours_are_for_the_learned_teleport_and_the_reference(or
         parts = {**ordinary["plain"].parts, "teleport": {"class": rule, "arguments": arguments}}
         return dataclasses.replace(ordinary["plain"], name=name, parts=parts)
 
-    rules = [ruled(f"{rule} {last}", rule, last) for rule in RULES for last in (0, None, 5)]
+    kinds = [kind.__name__ for kind in CanonicalTeleport.named.values()]
+    rules = [ruled(f"{rule} {last}", rule, last) for rule in kinds for last in (0, None, 5)]
     copies = [dataclasses.replace(ordinary["plain"], name=f"c{i}") for i in range(3)]
     repeated = [dataclasses.replace(e, name=f"{e.name} again") for e in rules]
     looks = looks_of([*rules, *copies, *repeated, *ordinary.entries], "plain")
@@ -357,7 +358,7 @@ def test_the_strongest_colours_are_for_the_learned_teleport_and_the_reference(or
     assert first.colour == every.colour not in COLOURS[:2]
     assert len({x.dashes for x in (first, every, some)}) == 3
     assert first.width < looks["plain"].width
-    assert len({looks[f"{rule} 0"].colour for rule in RULES}) == 4
+    assert len({looks[f"{rule} 0"].colour for rule in kinds}) == 4
     shown = [looks[e.name] for e in (*rules, *repeated, *copies, ordinary["tele"], ordinary["plain"])]
     assert len({(k.colour, k.dashes, k.width, k.marker) for k in shown}) == len(shown)
     assert len({(k.colour, k.dashes) for k in shown[:12]}) == 12

@@ -25,7 +25,7 @@ from metatele.experiments.functions import Booth
 from metatele.symmetry import BijectiveGL, GeneralLinear, PositiveScaling, ProductGroup, group_of
 from metatele.task.params import Params, flatten, map_params
 from metatele.teleports import CanonicalTeleport
-from metatele.teleports.spd import gram_root, spd_root
+from metatele.teleports.rules.spd import gram_root, spd_root
 from metatele.testing import ExampleFamily, check_teleport
 from tests.symmetry.cases import draw_batch, loss_of
 from tests.unroll.replay import recorded

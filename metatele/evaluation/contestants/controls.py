@@ -5,18 +5,15 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from metatele.checkpoint import describe
-from metatele.errors import MetateleError, SymmetryError
+from metatele.errors import SymmetryError
 from metatele.evaluation.contestants.contestant import Contestant, Control, same_weights
 from metatele.optimizer import InnerOptimizer
-from metatele.symmetry import Kind, PositiveScaling, ProductGroup, group_of
+from metatele.symmetry import group_of, only_scales
 from metatele.task.batch import MetaBatch
-from metatele.teleports import Balance, CanonicalTeleport, Recording, Svd, White, Wout
+from metatele.teleports import Balance, CanonicalTeleport, Recording
 from metatele.unroll.higher.unroll import Unroll
-from metatele.update import GradientDescent
 
 WINDOW = 10  # steps between two looks at whether every task has diverged
-KINDS: tuple[Kind, ...] = ("auto", "scaling")  # the groups that a rule may act on
-RULES: tuple[type[CanonicalTeleport], ...] = (Balance, Svd, White, Wout)
 ALONE = "with the checkpoint's update, which was meta-trained together with the learned teleport"
 
 
@@ -42,7 +39,7 @@ def with_controls(
     out: list[Contestant] = []
     for c in checkpoints:
         out.append(c)
-        if c.inner.teleport.moves and not isinstance(c.inner.teleport, RULES):
+        if c.inner.teleport.moves and not isinstance(c.inner.teleport, CanonicalTeleport):
             note = ALONE if c.learned_teleport else "the same update"
             off = _control(c, "off", "teleports off", [InnerOptimizer(inner.update) for inner in c.seeds], note)
             out += [off] if not any(_equal(off, other) for other in resting) else []
@@ -54,23 +51,6 @@ def with_controls(
             ruled = [InnerOptimizer(inner.update, Balance(), "before") for inner in c.seeds]
             out.append(_control(c, "balance", "balance", ruled, note, " + "))
     return out
-
-
-def applicable_rules(batch: MetaBatch) -> tuple[str, ...]:
-    """The names of the closed-form rules that can act on the network of some tasks; Svd is one of its own
-    only where there is more to rotate than positive scalings."""
-    names = []
-    for rule in RULES:
-        for symmetry in KINDS:
-            try:
-                unroll = Unroll(InnerOptimizer(GradientDescent(1e-6), rule(symmetry=symmetry)), batch, 1)
-                end = unroll.window(unroll.start(), 1, differentiable=False).end
-            except MetateleError:
-                continue
-            if bool(end.alive.any()):
-                names += [] if rule is Svd and only_scales(unroll.group) else [rule.__name__]
-                break
-    return tuple(names)
 
 
 def _played(c: Contestant, train: MetaBatch, steps: int) -> list[Contestant]:
@@ -114,11 +94,6 @@ def _equal(a: Contestant, b: Contestant) -> bool:
         return False
     pairs = zip(a.seeds, b.seeds, strict=True)
     return all(describe(one) == describe(other) and same_weights(one, other) for one, other in pairs)
-
-
-def only_scales(group: ProductGroup) -> bool:
-    """Whether a group is made of positive scalings, on which Svd is the balance rule."""
-    return all(isinstance(factor, PositiveScaling) for factor in group.factors)
 
 
 def _scales(network: nn.Module) -> bool:

@@ -12,9 +12,8 @@ from typing import Any
 
 from metatele.evaluation.contestants.contestant import Control
 from metatele.evaluation.entry import Entry
+from metatele.teleports.rules import WHEN, When, rule_named, when_of
 
-RULES = ("Balance", "Svd", "White", "Wout")
-WHEN = ("at step 0", "at every step")
 OWN: Mapping[Control, str] = {
     "mean schedule": "the mean schedule of its teleports",
     "random": "random teleports of the same size",
@@ -45,7 +44,7 @@ def claims_of(entries: Sequence[Entry], applicable: Sequence[str]) -> list[Claim
 
     Args:
         entries: all contestants; those that failed count as absent.
-        applicable: the rules, out of RULES, that can act on the network.
+        applicable: the class names of the closed-form rules that can act on the network.
     """
     ran = [e for e in entries if e.runs]
     return [_claim(e, ran, applicable) for e in ran if e.kind == "checkpoint" and e.learned_teleport]
@@ -74,15 +73,11 @@ def _update(entry: Entry) -> tuple[str, Any]:
     return spec["class"], {k: v for k, v in spec["arguments"].items() if k not in SIZES}
 
 
-def _rule(entry: Entry) -> tuple[str, str] | None:
-    """Which rule it was meta-trained with, and when that acts."""
+def _rule(entry: Entry) -> tuple[str, When] | None:
+    """Which rule it was meta-trained with, and when that acts; None for another teleport, or a rule at other steps."""
     spec = entry.parts["teleport"]
-    if spec["class"] not in RULES:
-        return None
-    first, last, every = (spec["arguments"].get(k) for k in ("first", "last", "every"))
-    if (first, last) == (0, 0):
-        return spec["class"], WHEN[0]
-    return (spec["class"], WHEN[1]) if (first, last, every) == (0, None, 1) else None
+    when = when_of(spec["arguments"])
+    return None if rule_named(spec["class"]) is None or when is None else (spec["class"], when)
 
 
 def _unequal(entry: Entry, other: Entry) -> Iterator[str]:

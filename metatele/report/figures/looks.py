@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from metatele.evaluation import Entry
-from metatele.evaluation.judge.claims import RULES
 from metatele.pictures.style import COLOURS, GREYS
+from metatele.teleports.rules import CanonicalTeleport, When, rule_named, when_of
 
 Dashes = str | tuple[int, tuple[float, ...]]
 
@@ -16,12 +16,14 @@ CONTROLS: dict[str | None, Dashes] = {
     "balance": (0, (7, 1.5, 1, 1.5, 1, 1.5)),
 }
 BASELINES: tuple[Dashes, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)))
-AT_START: Dashes = (0, (1.2, 1.5))  # checkpoints with a closed-form rule, by when it acts
-AT_EVERY_STEP: Dashes = (0, (5.5, 1.8))
-AT_SOME_STEPS: Dashes = (0, (5.5, 1.5, 1.2, 1.5))
+RULES: dict[When | None, Dashes] = {  # checkpoints with a closed-form rule, by when it acts
+    "at step 0": (0, (1.2, 1.5)),
+    "at every step": (0, (5.5, 1.8)),
+    None: (0, (5.5, 1.5, 1.2, 1.5)),
+}
 MARKERS = ("", "o", "s", "^", "D", "v", "P", "X")  # tell apart what has the same colour and dashes
 STRONG = 2  # colours that are kept for what matters most, if they suffice
-# In the order of RULES: the lighter blue, close to the strongest colour, for the rarest of them.
+# Given to the rules in turn: the lighter blue, close to the strongest colour, for the rarest of them.
 RULE_COLOURS = (COLOURS[2], COLOURS[4], COLOURS[3], COLOURS[5])
 MAIN, RULE, CONTROL, BASELINE = 5, 4, 3, 2  # who is drawn on top of whom
 
@@ -86,7 +88,7 @@ def looks_of(entries: Sequence[Entry], reference: str = "") -> dict[str, Look]:
         elif e.name in colours:
             out[e.name] = _new(out, colours[e.name], "-", 2.6, MAIN)
         else:
-            out[e.name] = _new(out, _rule_colour(e), _rule_dashes(e), 1.8, RULE)
+            out[e.name] = _new(out, _rule_colour(e), RULES[when_of(e.parts["teleport"]["arguments"])], 1.8, RULE)
     return out
 
 
@@ -104,19 +106,13 @@ def _main_colours(entries: Sequence[Entry], reference: str) -> dict[str, str]:
 
 
 def _has_rule(entry: Entry) -> bool:
-    return entry.parts["teleport"]["class"] in RULES
+    return rule_named(str(entry.parts["teleport"]["class"])) is not None
 
 
 def _rule_colour(entry: Entry) -> str:
     """The colour of a closed-form rule, the same in every report."""
-    return RULE_COLOURS[RULES.index(str(entry.parts["teleport"]["class"])) % len(RULE_COLOURS)]
-
-
-def _rule_dashes(entry: Entry) -> Dashes:
-    first, last, every = (entry.parts["teleport"]["arguments"].get(k) for k in ("first", "last", "every"))
-    if (first, last) == (0, 0):
-        return AT_START
-    return AT_EVERY_STEP if (first, last, every) == (0, None, 1) else AT_SOME_STEPS
+    kinds = [kind.__name__ for kind in CanonicalTeleport.named.values()]
+    return RULE_COLOURS[kinds.index(str(entry.parts["teleport"]["class"])) % len(RULE_COLOURS)]
 
 
 def _new(looks: dict[str, Look], colour: str, dashes: Dashes, width: float, order: int, marker: str = "") -> Look:
