@@ -21,6 +21,7 @@ from metatele.errors import CheckpointError, MetateleError
 from metatele.optimizer import InnerOptimizer
 from metatele.parts.base import OptimizerPart
 from metatele.support.files import make_folder, write_atomic
+from metatele.support.messages import first_line
 from metatele.teleports import Teleport
 from metatele.update import Update
 from metatele.version import __version__
@@ -169,7 +170,7 @@ def _build_part(base: type[P], spec: Any, where: str) -> P:
     try:
         return known[name](**arguments)
     except (MetateleError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
-        raise CheckpointError(f"{where} {name}: {_first_line(error)}") from error
+        raise CheckpointError(f"{where} {name}: {first_line(error)}") from error
 
 
 def _subclasses(base: type[P]) -> set[type[P]]:
@@ -186,7 +187,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {_first_line(error)}") from error
+        raise CheckpointError(f"{path} cannot be read as JSON: {first_line(error)}") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{path} must hold an object, got {type(config).__name__}")
     return config
@@ -196,7 +197,7 @@ def _load_weights(inner: InnerOptimizer, path: Path) -> InnerOptimizer:
     try:
         weights = safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError, ValueError) as error:
-        raise CheckpointError(f"{path} is missing, damaged or cut off: {_first_line(error)}") from error
+        raise CheckpointError(f"{path} is missing, damaged or cut off: {first_line(error)}") from error
     expected = {k: v.shape for k, v in inner.state_dict().items()}
     found = {k: v.shape for k, v in weights.items()}
     if expected != found:
@@ -222,12 +223,8 @@ def _download(repository: str) -> Path:
     try:
         return Path(snapshot_download(repository, allow_patterns=[CONFIG, WEIGHTS, CARD, TRAINING]))
     except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
-        raise CheckpointError(f"cannot fetch {HUB}{repository}: {_first_line(error)}") from error
+        raise CheckpointError(f"cannot fetch {HUB}{repository}: {first_line(error)}") from error
 
 
 def _shape(shape: torch.Size | None) -> str:
     return "absent" if shape is None else str(tuple(shape))
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -17,9 +17,11 @@ from metatele.cli.reporting import family_spec, report
 from metatele.errors import ConfigError, SymmetryError
 from metatele.evaluation import Learned
 from metatele.evaluation.contestants.rules import try_out
+from metatele.evaluation.settings import Options, Settings
 from metatele.meta_training.state import STATE
 from metatele.optimizer import InnerOptimizer
 from metatele.support.checks import at_least
+from metatele.support.messages import first_line
 from metatele.symmetry import Kind
 from metatele.task import MetaBatch, TaskFamily, sample_meta_batch
 from metatele.teleports import OrbitTeleport
@@ -70,8 +72,8 @@ class Compare(Command):
             where = (
                 output / "evaluation" if len(families) == 1 else output / f"evaluation-{number}-{type(family).__name__}"
             )
-            settings = {"tasks": config.evaluation.tasks, "steps": steps, "seed": config.seed, "device": config.device}
-            report(trained, family, family_spec(spec), where, overwrite=True, **settings)
+            settings = Settings(config.evaluation.tasks, steps, config.seed, device=config.device)
+            report(trained, family, settings, Options(family_spec=family_spec(spec)), where, overwrite=True)
         return 0
 
 
@@ -131,7 +133,7 @@ def _symmetry_of(rule: Rule, inner: InnerOptimizer, batches: list[MetaBatch]) ->
         try:
             groups = try_out(_with_rule(copy.deepcopy(inner), rule, symmetry), batches)
         except SymmetryError as error:
-            reasons.append(str(error).splitlines()[0])
+            reasons.append(first_line(error))
             continue
         if not any(map(rule.kind.differs_on, groups)):
             print(f"{rule.name}: left out, because on positive scalings it is the balance rule")

@@ -7,7 +7,7 @@ from jsonargparse import ArgumentParser, Namespace
 from metatele.cli.command import Command
 from metatele.errors import ConfigError
 from metatele.evaluation import Evaluation
-from metatele.evaluation.record import RESULTS
+from metatele.evaluation.evaluation import RESULTS
 from metatele.report import write_report
 
 DEFAULT = "report"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +14,35 @@ from rich.text import Text
 from metatele.cli.arguments import instantiate
 from metatele.errors import ConfigError
 from metatele.evaluation import Evaluation, Verdict, evaluate
-from metatele.evaluation.contestants.contestant import Given
-from metatele.evaluation.record import RESULTS
+from metatele.evaluation.contestants.learned import Given
+from metatele.evaluation.evaluation import RESULTS
 from metatele.evaluation.results import plain
+from metatele.evaluation.settings import Options, Settings
 from metatele.report import write_report
 from metatele.task.family import TaskFamily
 
+Contestants = Mapping[str, Given | Sequence[Given]]
+
 
 def report(
-    checkpoints: Mapping[str, Given | Sequence[Given]],
+    checkpoints: Contestants,
     family: TaskFamily,
-    spec: dict[str, Any],
+    settings: Settings,
+    options: Options,
     output: Path,
+    *,
     overwrite: bool = False,
-    **settings: Any,
 ) -> Evaluation:
     """Evaluate, write the report, print the table and the verdicts, and name what was written.
 
+    Args: see `metatele.evaluate`; the options say how the family was made.
     Raises: ConfigError if the folder holds the results of another evaluation that are not to be overwritten.
     """
     if not overwrite:
-        _check_free(output, spec, sorted(checkpoints), settings)
+        _check_free(output, sorted(checkpoints), settings, options)
     with progress_bar("evaluate") as progress:
-        evaluation = evaluate(checkpoints, family, output=output, family_spec=spec, progress=progress, **settings)
+        shown = replace(options, progress=progress)
+        evaluation = evaluate(checkpoints, family, settings, output=output, options=shown)
     write_report(evaluation, output)
     console = Console(highlight=False)
     console.print(evaluation.table())
@@ -53,15 +60,15 @@ def report(
     return evaluation
 
 
-def _check_free(output: Path, spec: Mapping[str, Any], names: Sequence[str], settings: Mapping[str, Any]) -> None:
+def _check_free(output: Path, names: Sequence[str], settings: Settings, options: Options) -> None:
     """Raises: ConfigError if a folder holds the results of an evaluation of other contestants, tasks or settings."""
     if not (output / RESULTS).is_file():
         return
     old = Evaluation.load(output)
-    same = old.family_spec is not None and plain(spec) == plain(old.family_spec)
+    same = old.family_spec is not None and plain(options.family_spec) == plain(old.family_spec)
     same = same and sorted(e.name for e in old.entries if e.kind == "checkpoint") == list(names)
-    kept = {"tasks", "steps", "seed", "tuning_tasks"} & settings.keys()
-    if not same or any(getattr(old.settings, key) != settings[key] for key in kept):
+    kept = ("tasks", "steps", "seed", "tuning_tasks")
+    if not same or any(getattr(old.settings, key) != getattr(settings, key) for key in kept):
         raise ConfigError(
             f"{output} holds another evaluation ({old.family}, {old.settings.tasks} tasks, {len(old.entries)} "
             "contestants); choose another --output, or give --overwrite true"

@@ -10,11 +10,12 @@ from metatele.cli.reporting import make_family, report
 from metatele.errors import CheckpointError, ConfigError
 from metatele.evaluation import Entry, Evaluation, Learned
 from metatele.evaluation.contestants.contestant import Origin
+from metatele.evaluation.settings import Options
 
 OF_A_RERUN = ("checkpoints", "config", "rerun", "modules", "output", "overwrite")  # what does not contradict --rerun
 
 
-def rerun(parser: ArgumentParser, config: Namespace, settings_kept: tuple[str, ...]) -> int:
+def rerun(parser: ArgumentParser, config: Namespace) -> int:
     """Make an evaluation again from its results.json."""
     old = Evaluation.load(config.rerun)
     default = parser.get_defaults()
@@ -28,22 +29,9 @@ def rerun(parser: ArgumentParser, config: Namespace, settings_kept: tuple[str, .
     for entry in old.entries:
         if entry.kind == "checkpoint":
             checkpoints[entry.name] = [_same(entry.name, origin) for origin in entry.origins]
-    s = old.settings
-    settings = {name: getattr(s, name) for name in settings_kept}
     family = make_family(parser, dict(old.family_spec))
-    new = report(
-        checkpoints,
-        family,
-        dict(old.family_spec),
-        Path(config.output),
-        config.overwrite,
-        title=old.title,
-        steps=s.steps,
-        tasks=s.tasks,
-        reference=old.reference,
-        strict=False,
-        **settings,
-    )
+    options = Options(old.reference, strict=False, family_spec=dict(old.family_spec), title=old.title)
+    new = report(checkpoints, family, old.settings, options, Path(config.output), overwrite=config.overwrite)
     differing = [e.name for e in old.entries if not _same_curves(e, new[e.name])]
     print(f"the losses differ for {', '.join(differing)}" if differing else "the losses are equal, bit for bit")
     if differing and old.environment != new.environment:

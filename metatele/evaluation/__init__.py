@@ -1,16 +1,17 @@
 """Evaluation: checkpoints, their controls and tuned baselines on the same held-out tasks."""
 
-from metatele.evaluation.contestants.contestant import Contestant, Learned
+from metatele.evaluation.contestants.contestant import Contestant
+from metatele.evaluation.contestants.learned import Learned
 from metatele.evaluation.contestants.tuning import Tuning, tune
 from metatele.evaluation.entry import Entry
+from metatele.evaluation.evaluation import Evaluation
 from metatele.evaluation.evaluator import evaluate
 from metatele.evaluation.judge.claims import Claim
 from metatele.evaluation.judge.measures import Measures
 from metatele.evaluation.judge.verdict import Verdict
 from metatele.evaluation.play.run import Run
 from metatele.evaluation.play.watch import Moves
-from metatele.evaluation.record import Evaluation
-from metatele.evaluation.settings import Settings
+from metatele.evaluation.settings import Options, Settings
 from metatele.evaluation.statistics import Comparison, Interval, Summary
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Learned",
     "Measures",
     "Moves",
+    "Options",
     "Run",
     "Settings",
     "Summary",

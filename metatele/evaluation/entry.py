@@ -2,15 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from metatele.evaluation.contestants.contestant import Control, Kind, Origin
+from metatele.evaluation.contestants.contestant import ContestantKind, Control, Origin
 from metatele.evaluation.contestants.tuning import Tuning
 from metatele.evaluation.play.run import Run
 from metatele.evaluation.play.timing import Cost
+from metatele.evaluation.play.watch import Moves
 from metatele.evaluation.statistics import Summary, summarise
 from metatele.meta_training import Budget
 from metatele.task.family import Part
@@ -31,7 +33,7 @@ class Entry:
     """
 
     name: str
-    kind: Kind
+    kind: ContestantKind
     note: str
     source: str | None
     control: Control | None
@@ -62,6 +64,26 @@ class Entry:
     def diverged(self) -> int:
         """How many tasks, over all seeds, did not run all steps."""
         return sum(run.diverged for run in self.runs)
+
+    @property
+    def trouble(self) -> str:
+        """How it failed, or how many of its runs diverged; empty if all is well."""
+        if self.failure is not None:
+            return f"failed: {self.failure}"
+        return f"{self.diverged} of {sum(run.tasks for run in self.runs)} diverged" if self.diverged else ""
+
+    @property
+    def milliseconds(self) -> float:
+        """Wall-clock of one step of the tasks that were timed together; NaN if unknown."""
+        if self.cost is None or not self.runs:
+            return float("nan")
+        return 1000 * float(self.cost.seconds[-1]) / int(self.runs[0].at[-1])
+
+    @cached_property
+    def all_moves(self) -> Moves | None:
+        """What the teleports of all seeds did, the seeds' tasks side by side; None if there were none."""
+        known = [run.moves for run in self.runs if run.moves is not None]
+        return Moves.join(known) if known else None
 
     def losses(self, part: Part, step: int) -> NDArray[np.float64]:
         """The losses at a recorded step as statistics count them (see `Run.scored`), [seeds, B]."""

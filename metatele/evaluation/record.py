@@ -1,33 +1,17 @@
-"""What an evaluation found, as plain data that comes back from results.json."""
+"""What an evaluation found, as plain data."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-from rich.table import Table
-
 from metatele.evaluation.entry import Entry
-from metatele.evaluation.judge.claims import Claim, claims_of
-from metatele.evaluation.judge.measures import Measures, measures_of
-from metatele.evaluation.judge.verdict import Verdict, best_baseline, conclusion_of, paired_losses, pool_of, verdicts_of
-from metatele.evaluation.results import load_results, save_results
 from metatele.evaluation.settings import Settings
-from metatele.evaluation.statistics import Comparison, compare
-from metatele.evaluation.table import make_table
-from metatele.support.files import make_folder
-from metatele.support.seeding import derive_seed
 from metatele.task.family import Part
-
-RESULTS = "results.json"
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """The result of `evaluate`.
+class Record:
+    """What was measured, from which `Evaluation` concludes.
 
     Attributes:
         family: name of the task family.
@@ -69,6 +53,11 @@ class Evaluation:
         return {e.name: e for e in self.entries}[name]
 
     @property
+    def called(self) -> str:
+        """The title, or without one the name of the family."""
+        return self.title or self.family
+
+    @property
     def ran(self) -> tuple[Entry, ...]:
         """The entries that did not fail."""
         return tuple(e for e in self.entries if e.runs)
@@ -88,52 +77,6 @@ class Evaluation:
         """The last step."""
         return self.settings.steps
 
-    def paired(self, name: str, part: Part | None = None, step: int | None = None) -> Comparison:
-        """A contestant against the reference, with plain 95% intervals; one seed gives one set of resamples."""
-        rng = np.random.default_rng(derive_seed("bootstrap", self.settings.seed))
-        part, step = part or self.part, self.last if step is None else step
-        two = self[name], self[self.reference]
-        losses = paired_losses(*two, part, step)
-        return compare(*losses, rng, pool=pool_of(self.entries, *two, part, step))
-
-    @cached_property
-    def measures(self) -> Mapping[str, Measures]:
-        """{contestant: area, steps and seconds to the target, and so on}, of those that did not fail."""
-        return measures_of(self.ran, best_baseline(self.entries), self.part)
-
-    @cached_property
-    def claims(self) -> tuple[Claim, ...]:
-        """What each learned teleport is held against."""
-        return tuple(claims_of(self.entries, self.applicable_rules))
-
-    @cached_property
-    def verdicts(self) -> tuple[Verdict, ...]:
-        """See `verdicts_of`."""
-        seed = self.settings.seed
-        return tuple(verdicts_of(self.entries, self.claims, self.reference, self.part, self.last, seed))
-
-    @cached_property
-    def conclusions(self) -> Mapping[str, str]:
-        """{checkpoint with a learned teleport: whether its teleports help, in a sentence}."""
-        return {claim.name: conclusion_of(claim, self.verdicts) for claim in self.claims}
-
-    def table(self, part: Part | None = None) -> Table:
-        """A table for the terminal (`rich.print` shows it)."""
-        return make_table(self, part or self.part)
-
-    def save(self, folder: Path | str) -> Path:
-        """Write results.json into a folder; its path. `metatele.write_report` makes the report.
-
-        Raises: OutputError if the folder cannot be written to.
-        """
-        path = make_folder(Path(folder)) / RESULTS
-        save_results(self, path)
-        return path
-
-    @staticmethod
-    def load(path: Path | str) -> "Evaluation":
-        """Read an evaluation from results.json, or from the folder that holds it.
-
-        Raises: ConfigError if there is none, or it is damaged or of another version.
-        """
-        return load_results(Path(path, RESULTS) if os.path.isdir(path) else path, Evaluation)
+    def has_accuracy(self, part: Part) -> bool:
+        """Whether there are accuracies on a part."""
+        return any(part in run.accuracies for e in self.ran for run in e.runs)

@@ -1,55 +1,67 @@
-"""The numbers that an evaluation depends on, checked when they are made."""
+"""What an evaluation's numbers depend on, checked when it is made, and what they do not."""
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 from metatele.errors import ConfigError
 from metatele.support.checks import at_least, one_of
 
 Baselines = Literal["plain", "teleports", "none"]
+Progress = Callable[[str, int, int], None]
+"""Told what comes next, how much is done, and how much there is in all."""
+
 MOST_RECORDED = 129  # positions of a long trajectory at which everything is measured
+REPORTED = (10, 30)  # steps that are reported by default, beside the last one
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The numbers that an evaluation depends on.
+    """What the numbers of an evaluation depend on, beside its contestants and its tasks.
 
-    Attributes:
-        tasks: how many tasks of the test split.
-        steps: length of a trajectory.
+    Args:
+        tasks: held-out tasks, of the test split.
+        steps: inner steps.
         seed: of the tasks and of the bootstrap.
-        tuning_tasks: tasks of the train split that hand-designed contestants are tuned on, and that the
-            controls of learned teleports are recorded on.
-        timing_tasks: how many of the test tasks are played for the wall-clock, at most.
+        tuning_tasks: tasks of the train split to tune baselines and record controls on.
+        timing_tasks: held-out tasks that are played together for the wall-clock, at most.
         timing_repeats: runs of which the median wall-clock is taken.
-        report_steps: steps at which the table and the statistics give losses, the last step last.
-        baselines: the hand-designed contestants: "plain"; also each with random and with optimised
-            "teleports"; or "none".
-        chunk: tasks that are played together.
-        device: where to compute, in float32.
+        report_steps: steps that the table shows, beside the last one; without it 10 and 30.
+        baselines: hand-designed optimizers: plain, teleports (each also with random and with optimised
+            teleports), or none; true and false mean plain and none.
+        chunk: tasks that are played together; without it so many that they take about a gigabyte.
+        device: where to compute, in float32: cpu, cuda, ...
     Raises: ConfigError if one is impossible.
     """
 
-    tasks: int
-    steps: int
-    seed: int
-    tuning_tasks: int
-    timing_tasks: int
-    timing_repeats: int
-    report_steps: tuple[int, ...]
-    baselines: Baselines
-    chunk: int
-    device: str
+    tasks: int = 64
+    steps: int = 100
+    seed: int = 0
+    tuning_tasks: int = 32
+    timing_tasks: int = 32
+    timing_repeats: int = 3
+    report_steps: tuple[int, ...] | None = None
+    baselines: Baselines | bool = "plain"
+    chunk: int | None = None
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
-        whole = ("tasks", "steps", "tuning_tasks", "timing_tasks", "timing_repeats", "chunk")
+        whole = ("tasks", "steps", "tuning_tasks", "timing_tasks", "timing_repeats")
         at_least(1, **{name: getattr(self, name) for name in whole})
+        at_least(1, **({} if self.chunk is None else {"chunk": self.chunk}))
+        if isinstance(self.baselines, bool):
+            object.__setattr__(self, "baselines", "plain" if self.baselines else "none")
         one_of(get_args(Baselines), baselines=self.baselines)
         if not isinstance(self.seed, int):
             raise ConfigError(f"seed must be a whole number, got {self.seed!r}")
-        for step in self.report_steps:
-            if not (isinstance(step, int) and 0 <= step <= self.steps):
-                raise ConfigError(f"a report step must be in [0, {self.steps}], got {step!r}")
+        object.__setattr__(self, "report_steps", _reported(self.report_steps, self.steps))
+
+    @property
+    def reported(self) -> tuple[int, ...]:
+        """The steps that the table shows, in order, the last step last."""
+        assert self.report_steps is not None
+        return self.report_steps
 
     @property
     def recorded(self) -> tuple[int, ...]:
@@ -58,4 +70,35 @@ class Settings:
         if self.steps < MOST_RECORDED:
             return tuple(range(self.steps + 1))
         distance = -(-self.steps // (MOST_RECORDED - 1))
-        return tuple(sorted({*range(11), *range(0, self.steps, distance), *self.report_steps, self.steps}))
+        return tuple(sorted({*range(11), *range(0, self.steps, distance), *self.reported}))
+
+
+def _reported(given: object, steps: int) -> tuple[int, ...]:
+    """The steps to report, in order, with the last one. Raises: ConfigError for one that there is not."""
+    chosen = [step for step in REPORTED if step <= steps] if given is None else given
+    if not isinstance(chosen, Sequence) or isinstance(chosen, str):
+        raise ConfigError(f"report_steps must be a list of steps, got {given!r}")
+    for step in chosen:
+        if not (isinstance(step, int) and 0 <= step <= steps):
+            raise ConfigError(f"a report step must be in [0, {steps}], got {step!r}")
+    return tuple(sorted({*chosen, steps}))
+
+
+@dataclass(frozen=True)
+class Options:
+    """How an evaluation is run, on which its numbers do not depend.
+
+    Args:
+        reference: the contestant that differences are taken from; by default see `reference_of`.
+        strict: whether a checkpoint that cannot run on the family is an error, or a failed contestant.
+        family_spec, title: see `Evaluation`.
+        journal: folder for finished pieces, which is kept; by default one in the output folder, deleted in the end.
+        progress: called with (what comes next, tasks done, tasks in all, over all contestants).
+    """
+
+    reference: str | None = None
+    strict: bool = True
+    family_spec: Mapping[str, Any] | None = None
+    title: str = ""
+    journal: Path | str | None = None
+    progress: Progress | None = None

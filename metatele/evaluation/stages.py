@@ -17,13 +17,13 @@ from metatele.evaluation.environment import hardware, versions
 from metatele.evaluation.play.journal import Journal, code_of, fingerprint
 from metatele.evaluation.play.run import Run, play
 from metatele.evaluation.play.timing import Cost, clock
-from metatele.evaluation.settings import Settings
+from metatele.evaluation.settings import Progress, Settings
 from metatele.optimizer import InnerOptimizer
+from metatele.support.messages import first_line
 from metatele.task.batch import MetaBatch
 from metatele.task.stack import stacked_forward
 from metatele.update import HandDesigned
 
-Progress = Callable[[str, int, int], None]
 T = TypeVar("T")
 
 Measured = tuple[NDArray[np.float64], int | None]
@@ -46,17 +46,21 @@ class Stages:
     """Does the work for each contestant, and notes those that fail.
 
     Args:
-        settings: of the evaluation.
+        settings: of the evaluation; without a chunk, one is chosen (see `choose_chunk`).
         journal: where finished pieces are kept.
         train: tasks of the train split, to tune on.
         progress: called with (what comes next, tasks done, tasks in all).
 
     Attributes:
+        settings: with the chunk.
+        chunk: tasks that are played together.
         task_seeds: of the test tasks, once they have been played.
     """
 
     def __init__(self, settings: Settings, journal: Journal, train: MetaBatch, progress: Progress | None) -> None:
-        self.settings, self.journal, self.train, self.progress = settings, journal, train, progress
+        self.chunk = settings.chunk or choose_chunk(train)
+        self.settings = replace(settings, chunk=self.chunk)
+        self.journal, self.train, self.progress = journal, train, progress
         self.task_seeds: tuple[int, ...] = ()
         self._made_with = fingerprint(versions(), hardware(settings.device))
         self._failures: dict[str, str] = {}
@@ -75,14 +79,14 @@ class Stages:
             draw: gives the test tasks with the indices asked for; called only when all is tuned.
         """
         s = self.settings
-        timed = min(s.timing_tasks, s.tasks, s.chunk)
+        timed = min(s.timing_tasks, s.tasks, self.chunk)
         tuned = sum(c.kind == "baseline" for c in entrants)
         played = sum(len(c.seeds) for c in entrants)
         self._total = (tuned + played) * s.tasks + len(entrants) * s.timing_repeats * timed
         contestants = [self._tuned(c) for c in entrants]
         runs: dict[str, list[list[Run]]] = {c.name: [[] for _ in c.seeds] for c in contestants}
-        for begin in range(0, s.tasks, s.chunk):
-            batch = draw(range(begin, min(begin + s.chunk, s.tasks)))
+        for begin in range(0, s.tasks, self.chunk):
+            batch = draw(range(begin, min(begin + self.chunk, s.tasks)))
             self.task_seeds += tuple(batch.seeds.tolist())
             for c in contestants:
                 for inner, mine in zip(c.seeds, runs[c.name], strict=True):
@@ -98,8 +102,8 @@ class Stages:
             return c
         update, teleport, s = c.inner.update, c.inner.teleport, self.settings
         assert isinstance(update, HandDesigned)
-        key = fingerprint("tune", self._code(c.inner), describe(c.inner), _data(self.train), s.steps, s.chunk)
-        work = partial(tune, update.rule, self.train, s.steps, teleport, s.chunk)
+        key = fingerprint("tune", self._code(c.inner), describe(c.inner), _data(self.train), s.steps, self.chunk)
+        work = partial(tune, update.rule, self.train, s.steps, teleport, self.chunk)
         found = self._attempt(c.name, f"tuning {c.name}", s.tasks, partial(self.journal.once, key, Tuning, work))
         if found is None:
             return c
@@ -145,8 +149,7 @@ class Stages:
         except OutputError:  # the disk is full: that is nobody's fault
             raise
         except Exception as error:
-            first = (str(error).strip().splitlines() or [""])[0]
-            self._failures[name] = f"{type(error).__name__} while {stage.split(' ')[0]}: {first}"
+            self._failures[name] = f"{type(error).__name__} while {stage.split(' ')[0]}: {first_line(error)}"
             return None
 
     def _entry(self, c: Contestant, runs: Sequence[Sequence[Run]], cost: Cost | None) -> Entry:

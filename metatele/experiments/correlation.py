@@ -13,7 +13,6 @@ from scipy import stats
 from torch import Tensor
 
 from metatele.evaluation.statistics import CONFIDENCE, RESAMPLES, Interval
-from metatele.evaluation.table import number
 from metatele.experiments.harness.base import Findings, Progress
 from metatele.experiments.harness.drawing import make_table, new_figure, spread, tidy
 from metatele.experiments.harness.images import ImageExperiment
@@ -24,6 +23,7 @@ from metatele.landscape import Curvature, Sharpness
 from metatele.landscape.sharpness import GRID
 from metatele.optimizer import InnerOptimizer
 from metatele.support.checks import above_zero, at_least
+from metatele.support.messages import number
 from metatele.support.seeding import derive_seed
 from metatele.update import TorchUpdate
 

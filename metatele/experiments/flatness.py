@@ -10,7 +10,6 @@ from torch import Tensor
 
 from metatele.errors import ConfigError
 from metatele.evaluation.statistics import Interval
-from metatele.evaluation.table import number
 from metatele.experiments.flatness_figure import draw
 from metatele.experiments.harness.base import Findings, Progress
 from metatele.experiments.harness.drawing import make_table, signed, spread
@@ -23,6 +22,7 @@ from metatele.landscape import Curvature, Sharpness
 from metatele.optimizer import InnerOptimizer
 from metatele.parts.point import Point, State
 from metatele.support.checks import above_zero, at_least
+from metatele.support.messages import number
 from metatele.task.params import Params, flatten
 from metatele.teleports import Teleport
 from metatele.update import TorchUpdate

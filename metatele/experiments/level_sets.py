@@ -13,7 +13,6 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from metatele.evaluation.statistics import Interval
-from metatele.evaluation.table import number
 from metatele.experiments.functions import Booth, Quadratic, Rosenbrock
 from metatele.experiments.harness.base import Experiment, Findings, Progress
 from metatele.experiments.harness.drawing import make_table, new_figure, tidy
@@ -33,6 +32,7 @@ from metatele.optimizer import InnerOptimizer
 from metatele.pictures.orbit import PLAIN, TELEPORTED, box_around, draw_levels, draw_runs
 from metatele.pictures.traces import Runs, Slice, Trace, descend, follow
 from metatele.support.checks import LARGEST, at_least, within
+from metatele.support.messages import number
 from metatele.support.seeding import generator
 from metatele.teleports import OptimisedTeleport, RandomTeleport, Stay, Teleport
 from metatele.update import GradientDescent

@@ -9,7 +9,6 @@ from rich.table import Table
 
 from metatele.errors import ConfigError
 from metatele.evaluation.statistics import Interval
-from metatele.evaluation.table import number
 from metatele.experiments.harness.base import Findings, Progress
 from metatele.experiments.harness.drawing import make_table, spread
 from metatele.experiments.harness.images import NONE, ImageExperiment, hold_out, paired, scheduled
@@ -19,6 +18,7 @@ from metatele.experiments.harness.training import Curves, Problem, initial_param
 from metatele.experiments.optimizer_figure import draw
 from metatele.optimizer import InnerOptimizer, Moments
 from metatele.support.checks import above_zero, at_least, within
+from metatele.support.messages import number
 from metatele.support.seeding import derive_seed
 from metatele.teleports import Teleport
 from metatele.update import TorchUpdate

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from metatele.errors import ConfigError
 from metatele.evaluation.statistics import Interval
-from metatele.evaluation.table import number
 from metatele.experiments.harness.base import Experiment, Findings, Progress
 from metatele.experiments.harness.drawing import make_table, new_figure, tidy
 from metatele.experiments.harness.grid import Tuned, curve_of, geometric_mean, rate_grid, tune
@@ -27,6 +26,7 @@ from metatele.experiments.harness.training import Problem, train
 from metatele.optimizer import InnerOptimizer
 from metatele.pictures.style import COLOURS as OKABE_ITO
 from metatele.support.checks import above_zero, at_least
+from metatele.support.messages import number
 from metatele.support.seeding import generator
 from metatele.symmetry import Kind, symmetries_of
 from metatele.task.params import Params

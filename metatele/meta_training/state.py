@@ -12,6 +12,7 @@ from torch import Tensor
 from metatele.errors import CheckpointError
 from metatele.meta_training.trainer import MetaTrainer
 from metatele.support.files import write_atomic
+from metatele.support.messages import first_line
 
 STATE = "state.safetensors"
 FORMAT, VERSION = "metatele.run", "1"
@@ -91,7 +92,7 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                 raise CheckpointError(f"{path} is damaged: its record is no mapping")
             return record, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
     except (OSError, safetensors.SafetensorError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} is missing, damaged or cut off: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(f"{path} is missing, damaged or cut off: {first_line(error)}") from error
 
 
 def _adam_state(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:

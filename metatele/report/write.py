@@ -1,6 +1,7 @@
 """Writing a report."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -8,12 +9,12 @@ from matplotlib.figure import Figure
 from metatele.errors import ConfigError
 from metatele.evaluation import Evaluation
 from metatele.pictures.style import save_figures
+from metatele.report.csv_file import results_csv
 from metatele.report.figures.changes import transfer
 from metatele.report.figures.drawing import quiet
 from metatele.report.figures.drawing_changes import draw_transfer
 from metatele.report.figures.figures import Figures
 from metatele.report.page.page import make_page
-from metatele.report.rows import Numbers, results_csv
 from metatele.report.text import clean, slug
 from metatele.support.files import make_folder, write_atomic
 
@@ -44,10 +45,11 @@ def write_report(
     if names is not None and len(names) != len(given):
         raise ConfigError(f"names needs one for each of the {len(given)} evaluations, got {len(names)}")
     where = make_folder(Path(folder))
-    figures = [Figures(Numbers(e, title)) for e, title in zip(given, _titles(given, names), strict=True)]
-    numbers = [f.numbers for f in figures]
+    titles = zip(given, _titles(given, names), strict=True)
+    titled = [e if e.called == title else replace(e, title=title) for e, title in titles]
+    figures = [Figures(e) for e in titled]
     page, table = where / PAGE, where / TABLE
-    write_atomic(table, results_csv(numbers))
+    write_atomic(table, results_csv(titled))
     with quiet():
         pictures = save_figures(_files(figures), where)
     write_atomic(page, make_page(figures))
@@ -58,16 +60,16 @@ def _files(figures: Sequence[Figures]) -> Mapping[str, Figure]:
     """Every figure by its file's name."""
     if len(figures) == 1:
         return figures[0].files()
-    drawn = {"transfer": draw_transfer(transfer([f.numbers for f in figures]))}
+    drawn = {"transfer": draw_transfer(transfer([f.evaluation for f in figures]))}
     for i, each in enumerate(figures, 1):
-        prefix = "-".join(filter(None, (str(i), slug(each.numbers.title))))
+        prefix = "-".join(filter(None, (str(i), slug(each.evaluation.called))))
         drawn |= {f"{prefix}-{name}": figure for name, figure in each.files().items()}
     return drawn
 
 
 def _titles(evaluations: Sequence[Evaluation], names: Sequence[str] | None) -> list[str]:
     """What the evaluations are called: with their names where titles do not tell them apart, else numbered."""
-    plain = [clean(e.title or e.family) for e in evaluations]
+    plain = [clean(e.called) for e in evaluations]
     if names is not None and len(plain) > 1:
         unclear = [not e.title or plain.count(t) > 1 for e, t in zip(evaluations, plain, strict=True)]
         given = zip(plain, map(clean, names), unclear, strict=True)

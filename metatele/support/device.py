@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from metatele.errors import ConfigError
+from metatele.support.messages import first_line
 
 
 def check_device(name: str) -> torch.device:
@@ -15,8 +16,7 @@ def check_device(name: str) -> torch.device:
         tensor.item()  # the meta device has no numbers
         return tensor.device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"the device {name!r} cannot be used: {reason}; use cpu or cuda") from error
+        raise ConfigError(f"the device {name!r} cannot be used: {first_line(error)}; use cpu or cuda") from error
 
 
 @contextmanager

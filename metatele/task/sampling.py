@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from metatele.errors import MetateleError, TaskError
+from metatele.support.messages import named_line
 from metatele.support.seeding import derive_seed, seeded
 from metatele.task.batch import MetaBatch
 from metatele.task.family import PARTS, Part, Split, TaskFamily
@@ -90,8 +91,7 @@ def _call(family: TaskFamily, method: str, call: Callable[[], T]) -> T:
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         raise TaskError(
-            f"{type(family).__name__}.{method}() raised {type(error).__name__}: {_first_line(error)} "
-            f"({last.filename}:{last.lineno})"
+            f"{type(family).__name__}.{method}() raised {named_line(error)} ({last.filename}:{last.lineno})"
         ) from error
 
 
@@ -150,7 +150,7 @@ def _check_loss(batch: MetaBatch) -> None:
     except Exception as error:
         raise TaskError(
             f"{name}: the network and the loss do not run on inputs {tuple(x.shape[1:])} and targets "
-            f"{tuple(y.shape[1:])}: {type(error).__name__}: {_first_line(error)}"
+            f"{tuple(y.shape[1:])}: {named_line(error)}"
         ) from error
     if loss.shape != (1,):
         raise TaskError(f"{name}.loss() must return a scalar, got shape {tuple(loss.shape[1:])}")
@@ -171,7 +171,7 @@ def _check_accuracy(batch: MetaBatch, params: dict[str, Tensor], x: Tensor, y: T
         fraction = batch.accuracies(predictions, y[:1])
     except Exception as error:
         shapes = f"predictions {tuple(predictions.shape[1:])} and targets {tuple(y.shape[1:])}"
-        message = f"{name} does not run on {shapes}: {type(error).__name__}: {_first_line(error)}"
+        message = f"{name} does not run on {shapes}: {named_line(error)}"
         raise TaskError(message) from error
     if fraction.shape != (1,):
         raise TaskError(f"{name} must return a scalar, got shape {tuple(fraction.shape[1:])}")
@@ -197,7 +197,3 @@ def _check_broadcasting(batch: MetaBatch, params: dict[str, Tensor], x: Tensor, 
             f"{type(batch.family).__name__}.loss(): predictions ({n}, 1) and targets ({n},) broadcast to ({n}, {n}); "
             f"let sample() return targets of shape ({n}, 1)"
         )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [""])[0]

@@ -20,6 +20,7 @@ from metatele.landscape import (
 from metatele.parts.point import Point, State
 from metatele.parts.torch_state import CarriedState, reset_state
 from metatele.support.checks import above_zero
+from metatele.support.messages import first_line
 from metatele.symmetry import ProductGroup, check_finite, check_residual
 from metatele.task.params import Params, map_params, task_norm
 from metatele.teleports import OrbitTeleport, Teleport
@@ -87,8 +88,9 @@ def teleport(
     try:
         report, params, covectors, squares = _find(model, batch, loss_fn, by, carried, tolerance, seed)
     except (RuntimeError, NotImplementedError, TypeError, ValueError, LookupError, AttributeError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"{type(by).__name__} does not run on this model, batch and loss: {first}") from error
+        raise ConfigError(
+            f"{type(by).__name__} does not run on this model, batch and loss: {first_line(error)}"
+        ) from error
     if report.distance > 0:
         # The model last, because a constructor of an optimizer may raise.
         if optimizer is not None and carried is not None and moments == "transform":

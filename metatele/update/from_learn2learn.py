@@ -15,6 +15,7 @@ from metatele.errors import CheckpointError, ConfigError
 from metatele.parts.dense_rule import Shapes
 from metatele.parts.point import Point, State
 from metatele.support.checks import above_zero, at_least, one_of
+from metatele.support.messages import first_line
 from metatele.symmetry import ProductGroup
 from metatele.task.params import Params
 from metatele.update.base import Update
@@ -184,8 +185,7 @@ def import_learn2learn() -> Any:
                 warnings.simplefilter("ignore")
                 return importlib.import_module("learn2learn")
         except Exception as error:  # also what a torchvision for another torch raises
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ConfigError(
-                f"this needs learn2learn, which cannot be imported ({reason}); install it with: "
+                f"this needs learn2learn, which cannot be imported ({first_line(error)}); install it with: "
                 "pip install -r requirements.txt"
             ) from error

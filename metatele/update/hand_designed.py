@@ -14,12 +14,12 @@ from metatele.update.base import Update
 from metatele.update.classical import Adam, GradientDescent, Momentum
 from metatele.update.torch_update import TorchUpdate
 
-Rule = Literal["SGD", "momentum", "Nesterov", "AdaGrad", "RMSProp", "Adam", "AdamW"]
+UpdateRule = Literal["SGD", "momentum", "Nesterov", "AdaGrad", "RMSProp", "Adam", "AdamW"]
 Schedule = Literal["constant", "cosine"]
 SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
 
 # Each with a step size of 1: the steps of all of them are proportional to it, AdamW's decay included.
-UNITS: Mapping[Rule, Callable[[], Update]] = {
+UNITS: Mapping[UpdateRule, Callable[[], Update]] = {
     "SGD": lambda: GradientDescent(1.0),
     "momentum": lambda: Momentum(1.0),
     "Nesterov": lambda: Momentum(1.0, nesterov=True),
@@ -46,10 +46,10 @@ class HandDesigned(Update):
     """
 
     def __init__(
-        self, rule: Rule = "Adam", lr: float = 0.01, schedule: Schedule = "constant", steps: int = 100
+        self, rule: UpdateRule = "Adam", lr: float = 0.01, schedule: Schedule = "constant", steps: int = 100
     ) -> None:
         super().__init__()
-        one_of(get_args(Rule), rule=rule)
+        one_of(get_args(UpdateRule), rule=rule)
         one_of(SCHEDULES, schedule=schedule)
         above_zero(lr=lr)
         at_least(1, steps=steps)

@@ -10,6 +10,7 @@ from torch import Tensor
 from metatele.errors import ConfigError
 from metatele.parts.point import Point, State
 from metatele.parts.torch_state import split_state
+from metatele.support.messages import first_line
 from metatele.task.params import Params, map_params
 from metatele.update.base import Update
 
@@ -181,5 +182,4 @@ def _refusing(optimizer: str, options: Mapping[str, Any], make: Callable[[], Any
     except ConfigError:
         raise
     except (ValueError, TypeError, AssertionError, KeyError, IndexError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"torch.optim.{optimizer} with options {dict(options)!r}: {reason}") from error
+        raise ConfigError(f"torch.optim.{optimizer} with options {dict(options)!r}: {first_line(error)}") from error

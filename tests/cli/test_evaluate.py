@@ -61,9 +61,9 @@ def worked(monkeypatch):
     """The names of the families that an evaluation was begun on."""
     begun = []
 
-    def noted(checkpoints, family, **settings):
+    def noted(checkpoints, family, *settings, **others):
         begun.append(type(family).__name__)
-        return evaluate(checkpoints, family, **settings)
+        return evaluate(checkpoints, family, *settings, **others)
 
     monkeypatch.setattr(reporting, "evaluate", noted)
     return begun

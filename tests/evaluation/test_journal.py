@@ -76,8 +76,8 @@ def learned(seed):
 def main():
     torch.set_num_threads(1)
     tuning.COARSE, tuning.FINE = range(-16, 1, 8), (2,)  # few cells: what is tested is the journal
-    real = evaluator.hand_designed
-    evaluator.hand_designed = lambda *a: [c for c in real(*a) if c.name in ("SGD", "Adam")]
+    real = evaluator.baselines
+    evaluator.baselines = lambda *a: [c for c in real(*a) if c.name in ("SGD", "Adam")]
     contestants = {
         "learned": [learned(1), learned(2)],
         "counted": InnerOptimizer(Counted(0.05)),
@@ -108,7 +108,7 @@ def calls() -> int:
 def test_killed_it_ends_with_the_same_numbers_and_replays_nothing(tmp_path, monkeypatch):
     (tmp_path / "killed_program.py").write_text(PROGRAM)
     monkeypatch.syspath_prepend(str(tmp_path))
-    for module, name in ((tuning, "COARSE"), (tuning, "FINE"), (evaluator, "hand_designed")):
+    for module, name in ((tuning, "COARSE"), (tuning, "FINE"), (evaluator, "baselines")):
         monkeypatch.setattr(module, name, getattr(module, name))  # restored in the end
     program = importlib.import_module("killed_program")
     for name in ("whole", "killed"):

@@ -29,10 +29,10 @@ from metatele.evaluation.contestants.tuning import FINE, REACH, final_losses, ta
 from metatele.task.params import map_params
 from metatele.task.stack import stacked_forward
 from metatele.update import HandDesigned
-from metatele.update.hand_designed import Rule
+from metatele.update.hand_designed import UpdateRule
 
 FAMILY = TeacherStudent(4, 5, 2, rows=12, spread=10)
-RULES: tuple[Rule, ...] = get_args(Rule)
+RULES: tuple[UpdateRule, ...] = get_args(UpdateRule)
 
 
 class Noise(TaskFamily):
@@ -358,7 +358,7 @@ TORCH = {
 }
 
 
-def of_torch(batch, rule: Rule, lr: float, steps: int, cosine: bool):
+def of_torch(batch, rule: UpdateRule, lr: float, steps: int, cosine: bool):
     """The parameters after so many steps of torch's own optimizer and schedule."""
     params = {k: p.clone().requires_grad_() for k, p in batch.params.items()}
     optimizer = TORCH[rule](list(params.values()), lr)

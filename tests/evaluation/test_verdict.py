@@ -23,14 +23,15 @@ from metatele import (
     Wout,
 )
 from metatele.evaluation import Entry, Evaluation, Run, Settings, Tuning, evaluate, statistics
-from metatele.evaluation.contestants.contestant import learned_contestants
+from metatele.evaluation.contestants.learned import learned_contestants
 from metatele.evaluation.judge import claims
 from metatele.evaluation.judge.claims import claims_of
 from metatele.evaluation.judge.measures import measures_of
-from metatele.evaluation.judge.verdict import FAMILY_WISE, best_baseline, paired_losses, pool_of
+from metatele.evaluation.judge.pairing import best_baseline, paired_losses, pool_of
+from metatele.evaluation.judge.verdict import FAMILY_WISE
 from metatele.evaluation.play.timing import Cost
-from metatele.evaluation.table import percent
 from metatele.meta_training import Budget
+from metatele.support.messages import percent
 from metatele.teleports import CanonicalTeleport
 from metatele.testing import ExampleFamily
 

@@ -19,17 +19,17 @@ from torch import nn
 from metatele import ConfigError, CoordinateUpdate, InnerOptimizer, NeuronTeleport, OutputError, TaskFamily, Update
 from metatele.cli import report_command
 from metatele.evaluation import Evaluation, Interval, evaluate
+from metatele.evaluation.formats import interval_text
 from metatele.parts.point import State
 from metatele.pictures.style import COLOURS, save_figures
 from metatele.report import write, write_report
-from metatele.report.figures.changes import interval_text, strength, transfer
+from metatele.report.figures.changes import strength, transfer
 from metatele.report.figures.curves import loss_against_step
 from metatele.report.figures.looks import looks_of
 from metatele.report.figures.moves import group_elements
 from metatele.report.figures.palette import diverging
 from metatele.report.page.measured import private
 from metatele.report.page.sheet import sheet
-from metatele.report.rows import Numbers
 from metatele.report.text import clean, slug
 from metatele.task.params import map_params
 from metatele.teleports import CanonicalTeleport
@@ -366,7 +366,7 @@ def test_the_strongest_colours_are_for_the_learned_teleport_and_the_reference(or
 
 def test_columns(ordinary, written):
     text, _ = page(written)
-    shown = sheet(Numbers(ordinary, ""), "test")
+    shown = sheet(ordinary, "test")
     few = [h.text for h in shown.headings if not h.more]
     means = [f"mean @{step}" for step in ordinary.settings.report_steps]
     assert few == ["change @6", "wins", *means, "accuracy @6", "ms/step", "diverged"]
@@ -495,10 +495,9 @@ def test_names_tell_evaluations_apart(ordinary, tmp_path):
 def test_a_verdict_for_the_reference_counts_for_the_other(ordinary):
     best = next(v for v in ordinary.verdicts if v.name == ordinary.reference)
     known = dataclasses.replace(best, outcome="better")
-    numbers = Numbers(ordinary, "")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(vars(ordinary), "verdicts", (known,))
-        heat = transfer([numbers])
+        heat = transfer([ordinary])
     cells = dict(zip(heat.contestants, heat.cells, strict=True))
     assert cells[best.against][0][0].startswith("▼ ")
 

@@ -1,26 +1,18 @@
 """Who takes part in an evaluation: meta-trained optimizers, their controls, hand-designed ones."""
 
-import copy
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-import torch
-
-from metatele.checkpoint import CONFIG, WEIGHTS, describe, find_checkpoint, load_checkpoint
+from metatele.checkpoint import describe
 from metatele.errors import ConfigError, MetateleError
 from metatele.evaluation.contestants.tuning import Tuning
-from metatele.meta_training import Budget, MetaTraining, read_budget
+from metatele.meta_training import Budget
 from metatele.optimizer import InnerOptimizer
-from metatele.task.batch import MetaBatch
-from metatele.teleports import OptimisedTeleport, RandomTeleport, Stay, Teleport
-from metatele.unroll.higher.unroll import Unroll
-from metatele.update import HandDesigned
-from metatele.update.hand_designed import Rule
+from metatele.task import MetaBatch
+from metatele.unroll import Unroll
 
-Kind = Literal["checkpoint", "control", "baseline"]
+ContestantKind = Literal["checkpoint", "control", "baseline"]
 Control = Literal["off", "mean schedule", "random", "balance"]
 
 
@@ -35,31 +27,6 @@ class Origin:
 
     source: str
     sha256: str
-
-
-@dataclass(frozen=True)
-class Learned:
-    """One meta-trained optimizer.
-
-    Attributes:
-        inner: the optimizer.
-        budget: its meta-training; None if unknown.
-        origin: where it was read from; None if it was handed over as an object.
-    """
-
-    inner: InnerOptimizer
-    budget: Budget | None = None
-    origin: Origin | None = None
-
-    @staticmethod
-    def load(source: str | Path) -> "Learned":
-        """Read a checkpoint with the record of its meta-training. Raises: CheckpointError."""
-        inner, folder = load_checkpoint(source), find_checkpoint(source)
-        digest = hashlib.sha256(b"".join((folder / name).read_bytes() for name in (CONFIG, WEIGHTS)))
-        return Learned(inner, read_budget(source), Origin(str(source), digest.hexdigest()))
-
-
-Given = InnerOptimizer | MetaTraining | Learned
 
 
 @dataclass(frozen=True)
@@ -79,7 +46,7 @@ class Contestant:
 
     name: str
     seeds: tuple[InnerOptimizer, ...]
-    kind: Kind = "checkpoint"
+    kind: ContestantKind = "checkpoint"
     note: str = ""
     source: str | None = None
     control: Control | None = None
@@ -109,86 +76,6 @@ class Contestant:
 def _short(value: Any) -> Any:
     text = str(value)
     return value if len(text) < 1000 else f"{text[:80]}... ({len(text)} characters)"
-
-
-def learned_contestants(given: Mapping[str, Given | Sequence[Given]], device: str | torch.device) -> list[Contestant]:
-    """Frozen float32 copies of meta-trained optimizers on a device; the originals are left alone.
-
-    Args:
-        given: {name: optimizer}, or {name: [optimizers]} for several meta-seeds of one recipe.
-        device: where to put them.
-    Raises: ConfigError for something else, or for seeds whose recipes differ.
-    """
-    if not isinstance(given, Mapping):
-        raise ConfigError(f"checkpoints must be a mapping {{name: InnerOptimizer}}, got {type(given).__name__}")
-    out = []
-    for name, value in given.items():
-        if not (isinstance(name, str) and name.strip()):
-            raise ConfigError(f"the name of a checkpoint must be a text, got {name!r}")
-        several = list(value) if isinstance(value, (list, tuple)) else [value]
-        if not several:
-            raise ConfigError(f"the checkpoint {name!r} has no seeds: its list is empty")
-        seeds = [_as_learned(name, one) for one in several]
-        frozen = tuple(
-            copy.deepcopy(s.inner).to(device=device, dtype=torch.float32).requires_grad_(False) for s in seeds
-        )
-        budgets, origins = tuple(s.budget for s in seeds), tuple(s.origin for s in seeds)
-        made = Contestant(name, frozen, budgets=budgets, origins=origins)
-        _check_one_recipe(made)
-        out.append(made)
-    return out
-
-
-def _as_learned(name: str, given: object) -> Learned:
-    if isinstance(given, Learned):
-        return given
-    if isinstance(given, MetaTraining):
-        return Learned(given.optimizer, given.budget)
-    if isinstance(given, InnerOptimizer):
-        return Learned(given)
-    raise ConfigError(
-        f"the checkpoint {name!r} must be an InnerOptimizer (see load_checkpoint), the result of meta_train, or a list "
-        f"of them for several meta-seeds, got {type(given).__name__}"
-    )
-
-
-def _check_one_recipe(c: Contestant) -> None:
-    try:
-        first = describe(c.seeds[0])
-    except AttributeError as error:
-        raise ConfigError(f"{c.name}: every constructor argument must be kept as an attribute: {error}") from error
-    for other in c.seeds[1:]:
-        if describe(other) != first:
-            raise ConfigError(
-                f"the seeds of {c.name!r} differ in more than their weights; give them names of their own"
-            )
-    for i, one in enumerate(c.seeds):
-        if any(same_weights(one, other) for other in c.seeds[:i]):
-            raise ConfigError(f"the seeds of {c.name!r} hold the same optimizer twice; name each meta-seed once")
-    for budget in c.budgets[1:]:
-        mine = c.budgets[0]
-        differs = None if mine is None or budget is None else mine.differs_from(budget)
-        if differs:
-            raise ConfigError(f"the seeds of {c.name!r} have unequal budgets ({differs}); give them names of their own")
-
-
-def same_weights(a: InnerOptimizer, b: InnerOptimizer) -> bool:
-    """Whether two inner optimizers have equal learned weights and buffers."""
-    mine, theirs = a.state_dict(), b.state_dict()
-    return mine.keys() == theirs.keys() and all(torch.equal(mine[k], theirs[k]) for k in mine)
-
-
-def baselines(steps: int, with_teleports: bool) -> list[Contestant]:
-    """The hand-designed contestants, not yet tuned; also each with teleports without learning, once
-    before the first update: random ones, and the climb of the gradient norm."""
-    teleports: dict[str, Teleport] = {"": Stay()}
-    if with_teleports:
-        teleports |= {" + random": RandomTeleport(last=0), " + climb": OptimisedTeleport()}
-    return [
-        Contestant(f"{rule}{suffix}", (InnerOptimizer(HandDesigned(rule, 1e-3, "constant", steps), t),), "baseline")
-        for suffix, t in teleports.items()
-        for rule in get_args(Rule)
-    ]
 
 
 def check_names(contestants: Sequence[Contestant]) -> None:

@@ -6,7 +6,8 @@ from torch import nn
 
 from metatele.checkpoint import describe
 from metatele.errors import SymmetryError
-from metatele.evaluation.contestants.contestant import Contestant, Control, same_weights
+from metatele.evaluation.contestants.contestant import Contestant, Control
+from metatele.evaluation.contestants.learned import same_weights
 from metatele.optimizer import InnerOptimizer
 from metatele.symmetry import group_of, only_scales
 from metatele.task.batch import MetaBatch

@@ -14,7 +14,7 @@ from metatele.task.batch import MetaBatch
 from metatele.teleports import Stay, Teleport
 from metatele.unroll.higher.unroll import Unroll
 from metatele.update import HandDesigned
-from metatele.update.hand_designed import SCHEDULES, Rule, Schedule
+from metatele.update.hand_designed import SCHEDULES, Schedule, UpdateRule
 
 EIGHTHS = 8  # step sizes are counted in eighths of a decade
 COARSE = range(-6 * EIGHTHS, EIGHTHS + 1, EIGHTHS // 2)  # 1e-6 to 10
@@ -66,7 +66,7 @@ class Tuning:
     mean: float = float("nan")
 
 
-def tune(rule: Rule, batch: MetaBatch, steps: int, teleport: Teleport | None = None, chunk: int = 256) -> Tuning:
+def tune(rule: UpdateRule, batch: MetaBatch, steps: int, teleport: Teleport | None = None, chunk: int = 256) -> Tuning:
     """Find the step size and schedule with the lowest score after `steps` steps (see `Trial.score`).
 
     For both schedules a grid of half-decades, which grows while its best cell is at an edge, then is
@@ -109,7 +109,7 @@ def tune(rule: Rule, batch: MetaBatch, steps: int, teleport: Teleport | None = N
 
 
 def _finals(
-    rule: Rule, cells: list[Cell], batch: MetaBatch, steps: int, teleport: Teleport, chunk: int
+    rule: UpdateRule, cells: list[Cell], batch: MetaBatch, steps: int, teleport: Teleport, chunk: int
 ) -> Mapping[Cell, Finals]:
     """Each task's final loss on the meta part in every cell, [B]; infinite for a task that diverged."""
     stack = [(cell, task) for cell in cells for task in range(batch.tasks)]

@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from metatele.evaluation.statistics import Interval
-from metatele.evaluation.table import NONE, number
 from metatele.pictures.style import COLOURS
+from metatele.support.messages import NONE, number
 
 PLAIN = "#3a3a3a"  # colour of the variant without teleports
 

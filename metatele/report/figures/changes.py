@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metatele.evaluation import Interval
-from metatele.evaluation.table import NONE, number, percent
+from metatele.evaluation import Evaluation, Interval
+from metatele.evaluation.formats import percent_text
 from metatele.report.figures.frames import DIGITS
-from metatele.report.rows import NAN, Numbers
-from metatele.report.text import Cell, to_csv
+from metatele.report.text import Cell, clean, to_csv
+from metatele.support.messages import NONE
 
 STRONGEST = np.log(3.0)  # a ratio of losses at which the colours of the heat map end
-MOST = 1e4  # percent: a larger change is only said to be larger
+NAN = float("nan")
 SIGNS = {"better": "▲ ", "worse": "▼ "}  # of verdicts
 
 
@@ -43,10 +43,9 @@ class Forest:
         return to_csv(["contestant", what, "low", "high"], rows, DIGITS)
 
 
-def forest(numbers: Numbers) -> Forest | None:
+def forest(e: Evaluation) -> Forest | None:
     """The forest plot's numbers; None if there is nothing to compare."""
-    e = numbers.evaluation
-    compared = {x.name: p for x in e.entries if (p := numbers.paired(x)) is not None}
+    compared = {x.name: p for x in e.entries if (p := e.numbers.against_reference(x, e.part, e.last)) is not None}
     if not compared:
         return None
     relative = all(np.isfinite(p.change.value) for p in compared.values())
@@ -81,20 +80,19 @@ class Transfer:
         return to_csv(["contestant", "evaluation", "change in percent", "state"], rows, DIGITS)
 
 
-def transfer(all_numbers: Sequence[Numbers]) -> Transfer:
+def transfer(evaluations: Sequence[Evaluation]) -> Transfer:
     """The heat map of several evaluations; contestants that share a name share a row."""
-    names = tuple(dict.fromkeys(e.name for n in all_numbers for e in n.evaluation.entries))
-    table = [[_cell(numbers, name) for numbers in all_numbers] for name in names]
+    names = tuple(dict.fromkeys(e.name for evaluation in evaluations for e in evaluation.entries))
+    table = [[_cell(e, name) for e in evaluations] for name in names]
     return Transfer(
         names,
-        tuple(n.title for n in all_numbers),
+        tuple(clean(e.called) for e in evaluations),
         tuple(tuple((text, value) for text, value, _ in row) for row in table),
         tuple(tuple(state for _, _, state in row) for row in table),
     )
 
 
-def _cell(numbers: Numbers, name: str) -> tuple[str, float, str]:
-    e = numbers.evaluation
+def _cell(e: Evaluation, name: str) -> tuple[str, float, str]:
     entry = next((x for x in e.entries if x.name == name), None)
     if entry is None:
         return "", NAN, "absent"
@@ -102,17 +100,16 @@ def _cell(numbers: Numbers, name: str) -> tuple[str, float, str]:
         return "failed", NAN, "failed"
     if name == e.reference:
         return "reference", NAN, "reference"
-    paired = numbers.paired(entry)
+    paired = e.numbers.against_reference(entry, e.part, e.last)
     if paired is None or not np.isfinite(paired.change.value):
         return NONE, NAN, "none"
-    sign = SIGNS.get(_outcome(numbers, name), "")
+    sign = SIGNS.get(_outcome(e, name), "")
     stopped = f" ({entry.diverged} diverged)" if entry.diverged else ""
     return f"{sign}{percent_text(paired.change.value)}%{stopped}", paired.change.value, "changed"
 
 
-def _outcome(numbers: Numbers, name: str) -> str:
+def _outcome(e: Evaluation, name: str) -> str:
     """The verdict on a contestant against the reference, whichever of the two it is given for."""
-    e = numbers.evaluation
     for v in e.verdicts:
         if (v.name, v.against) == (name, e.reference):
             return v.outcome
@@ -126,17 +123,3 @@ def strength(change: float) -> float:
     if change <= -100:
         return -1.0
     return float(np.clip(np.log1p(change / 100) / STRONGEST, -1, 1))
-
-
-def percent_text(x: float) -> str:
-    """A signed percentage in few characters; a dash for NaN."""
-    return f"> {MOST:+.0f}" if x > MOST else percent(x)
-
-
-def interval_text(interval: Interval, relative: bool) -> str:
-    """A change with its interval in few characters."""
-    if not relative:
-        value, low, high = (number(x) for x in (interval.value, interval.low, interval.high))
-        return value + (f" [{low}, {high}]" if low != NONE else "")
-    value, low, high = (percent_text(x) for x in (interval.value, interval.low, interval.high))
-    return f"{value}%" + (f" [{low}, {high}]" if low != NONE else "")

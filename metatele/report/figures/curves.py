@@ -8,7 +8,6 @@ from numpy.typing import ArrayLike
 
 from metatele.evaluation import Entry, Evaluation
 from metatele.evaluation.statistics import performance_profile
-from metatele.evaluation.table import has_accuracy
 from metatele.report.figures.frames import Frame, Line, Panel, Scale, Values
 
 ROWS = {"inner": "training loss", "meta": "loss on the rows of the meta-loss", "test": "loss on unseen rows"}
@@ -71,7 +70,7 @@ def profile(evaluation: Evaluation) -> Frame | None:
 def accuracy_against_step(evaluation: Evaluation) -> Frame | None:
     """The accuracy against the step; None if the family has none."""
     part = evaluation.part
-    if not has_accuracy(evaluation, part):
+    if not evaluation.has_accuracy(part):
         return None
     lines = []
     for e in evaluation.ran:

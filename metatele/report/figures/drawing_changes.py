@@ -10,7 +10,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from matplotlib.transforms import Transform, blended_transform_factory
 
-from metatele.report.figures.changes import Forest, Transfer, interval_text, strength
+from metatele.evaluation.formats import interval_text
+from metatele.report.figures.changes import Forest, Transfer, strength
 from metatele.report.figures.drawing import FAINT, GRID, INK, new_figure, style
 from metatele.report.figures.looks import Look
 from metatele.report.figures.palette import DARK, diverging

@@ -6,7 +6,7 @@ from functools import cached_property
 
 from matplotlib.figure import Figure
 
-from metatele.evaluation import Entry
+from metatele.evaluation import Entry, Evaluation
 from metatele.report.figures import curves, moves
 from metatele.report.figures.changes import Forest, forest
 from metatele.report.figures.drawing import banded, draw_frame, draw_panel
@@ -14,8 +14,6 @@ from metatele.report.figures.drawing_changes import draw_forest
 from metatele.report.figures.frames import BANDS, Frame
 from metatele.report.figures.looks import Look, looks_of
 from metatele.report.figures.svg import to_svg
-from metatele.report.page.sheet import trouble
-from metatele.report.rows import Numbers
 from metatele.report.text import as_link, clean
 
 CHOOSE = "Choose a contestant in the legend to bring it out with its band."
@@ -62,17 +60,17 @@ class Shown:
 class Figures:
     """The figures of one evaluation."""
 
-    numbers: Numbers
+    evaluation: Evaluation
 
     @cached_property
     def looks(self) -> Mapping[str, Look]:
         """How each contestant is drawn."""
-        return looks_of(self.numbers.evaluation.entries, self.numbers.evaluation.reference)
+        return looks_of(self.evaluation.entries, self.evaluation.reference)
 
     @cached_property
     def frames(self) -> Sequence[Frame]:
         """The figures of curves, in the order of the page."""
-        e = self.numbers.evaluation
+        e = self.evaluation
         if not e.ran:
             return []
         made = [
@@ -88,12 +86,12 @@ class Figures:
     @cached_property
     def forest(self) -> Forest | None:
         """The final losses against the reference."""
-        return forest(self.numbers)
+        return forest(self.evaluation)
 
     def files(self) -> dict[str, Figure]:
         """{name without ending: figure}."""
-        labels = {e.name: _label(e) for e in self.numbers.evaluation.entries}
-        title = self.numbers.title
+        labels = {e.name: _label(e) for e in self.evaluation.entries}
+        title = clean(self.evaluation.called)
         drawn = {frame.name: draw_frame(frame, self.looks, labels, title) for frame in self.frames}
         if self.forest is not None:
             drawn[self.forest.name] = draw_forest(self.forest, self.looks, {}, title)
@@ -101,7 +99,7 @@ class Figures:
 
     def shown(self, prefix: str) -> Iterator[Shown]:
         """The figures as the page shows them; identifiers begin with the prefix."""
-        index = {e.name: i for i, e in enumerate(self.numbers.evaluation.entries)}
+        index = {e.name: i for i, e in enumerate(self.evaluation.entries)}
         for frame in self.frames:
             size = {"size": SMALL} if len(frame.panels) > 1 else {}
             pictures = tuple(
@@ -137,7 +135,7 @@ class Figures:
         return f"{frame.title}{which}: {panel.y} against {panel.x}, {lines}; the CSV file below has the numbers."
 
     def _keys(self, names: Sequence[str]) -> tuple[Key, ...]:
-        entries = self.numbers.evaluation.entries
+        entries = self.evaluation.entries
         bands = banded(list(self.looks.values()), names, self.looks)
         found = []
         for i, e in enumerate(entries):
@@ -146,10 +144,9 @@ class Figures:
             look = self.looks[e.name]
             shown = e.name in bands
             drawn = look.variable, look.dash_array, look.width, SIGNS.get(look.marker, "")
-            found.append(Key(i, clean(e.label), e.kind, trouble(e), *drawn, shown))
+            found.append(Key(i, clean(e.label), e.kind, clean(e.trouble), *drawn, shown))
         return tuple(found)
 
 
 def _label(entry: Entry) -> str:
-    wrong = trouble(entry)
-    return f"{entry.label} ({wrong})" if wrong else entry.label
+    return f"{entry.label} ({clean(entry.trouble)})" if entry.trouble else entry.label

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from metatele.evaluation import Entry, Evaluation, Moves
+from metatele.evaluation import Evaluation, Moves
 from metatele.report.figures.curves import median, quartiles
 from metatele.report.figures.frames import Frame, Line, Panel
 
@@ -12,7 +12,7 @@ UNCHANGED = "largest change of the loss"
 
 def group_elements(evaluation: Evaluation) -> Frame | None:
     """One panel a layer, and two for loss and gradient norm; None if nobody teleports."""
-    moves = {e.name: m for e in evaluation.ran if (m := moves_of(e)) is not None and len(m.steps)}
+    moves = {e.name: m for e in evaluation.ran if (m := e.all_moves) is not None and len(m.steps)}
     if not moves:
         return None
     layers = max(m.sizes.shape[1] for m in moves.values())
@@ -30,12 +30,6 @@ def group_elements(evaluation: Evaluation) -> Frame | None:
         f"float32, 1e-6 to 1e-5 (drawn as {SMALLEST:g} where smaller). Gradient norm: the median of its ratio."
     )
     return Frame("group_elements", "What the teleports do", caption, tuple(panels))
-
-
-def moves_of(entry: Entry) -> Moves | None:
-    """What the teleports of all seeds did, the seeds' tasks side by side; None if there were none."""
-    known = [run.moves for run in entry.runs if run.moves is not None]
-    return Moves.join(known) if known else None
 
 
 def _panel(title: str, y: str, lines: list[Line], log: bool = False, level: float | None = None) -> Panel:

@@ -7,8 +7,8 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from metatele.evaluation import Entry, Evaluation
-from metatele.evaluation.table import NONE, number
 from metatele.report.text import clean
+from metatele.support.messages import NONE, number
 
 Pairs = tuple[tuple[str, str], ...]
 DIGEST = 12  # letters of a checksum

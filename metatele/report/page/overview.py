@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from metatele.evaluation.table import NONE, number
+from metatele.evaluation import Evaluation
 from metatele.report.figures.changes import strength, transfer
 from metatele.report.figures.palette import diverging
-from metatele.report.rows import Numbers
 from metatele.report.text import as_link, clean
+from metatele.support.messages import NONE, number
 
 
 @dataclass(frozen=True)
@@ -44,21 +44,20 @@ class Overview:
     link: str
 
 
-def overview(all_numbers: Sequence[Numbers]) -> Overview:
+def overview(evaluations: Sequence[Evaluation]) -> Overview:
     """What stands above the evaluations' own sections."""
-    heat = transfer(all_numbers)
+    heat = transfer(evaluations)
     rows = []
     for name, cells, states in zip(heat.contestants, heat.cells, heat.states, strict=True):
         squares = [
-            Square(text, state, diverging(strength(value)) if state == "changed" else "", _loss(numbers, name))
-            for (text, value), state, numbers in zip(cells, states, all_numbers, strict=True)
+            Square(text, state, diverging(strength(value)) if state == "changed" else "", _loss(e, name))
+            for (text, value), state, e in zip(cells, states, evaluations, strict=True)
         ]
         rows.append((clean(name), tuple(squares)))
-    return Overview(tuple(map(_summed, all_numbers)), tuple(rows), as_link(heat.csv))
+    return Overview(tuple(map(_summed, evaluations)), tuple(rows), as_link(heat.csv))
 
 
-def _summed(numbers: Numbers) -> Summed:
-    e = numbers.evaluation
+def _summed(e: Evaluation) -> Summed:
     found = Counter(v.outcome for v in e.verdicts)
     failed = sum(not x.runs for x in e.entries)
     diverged = sum(x.diverged > 0 for x in e.ran)
@@ -67,7 +66,7 @@ def _summed(numbers: Numbers) -> Summed:
     undecided = found["not distinguishable"] + found["not decided"]
     s = e.settings
     return Summed(
-        numbers.title,
+        clean(e.called),
         s.tasks,
         s.steps,
         clean(e.reference),
@@ -78,8 +77,7 @@ def _summed(numbers: Numbers) -> Summed:
     )
 
 
-def _loss(numbers: Numbers, name: str) -> str:
-    e = numbers.evaluation
+def _loss(e: Evaluation, name: str) -> str:
     entry = next((x for x in e.entries if x.name == name), None)
     if entry is None:
         return ""

@@ -11,8 +11,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from metatele.evaluation import Evaluation
+from metatele.evaluation.formats import ROWS, held_out
 from metatele.evaluation.judge.verdict import FAMILY_WISE, MARGIN
-from metatele.evaluation.table import ROWS, count
 from metatele.pictures.style import COLOURS, GREYS
 from metatele.report.figures.figures import Figures, Shown
 from metatele.report.figures.looks import DARK_COLOURS, DARK_GREYS
@@ -20,7 +21,6 @@ from metatele.report.page.measured import Measured, measured
 from metatele.report.page.overview import Overview, overview
 from metatele.report.page.sheet import Sheet, sheet
 from metatele.report.page.verdicts import Judged, judged
-from metatele.report.rows import Numbers
 from metatele.report.text import clean
 from metatele.version import __version__
 
@@ -51,7 +51,7 @@ class Section:
 def make_page(figures: Sequence[Figures]) -> str:
     """One HTML file with everything in it."""
     sections = [_section(each, f"e{i}") for i, each in enumerate(figures, 1)]
-    several: Overview | None = overview([f.numbers for f in figures]) if len(figures) > 1 else None
+    several: Overview | None = overview([f.evaluation for f in figures]) if len(figures) > 1 else None
     script = _read("script.js")
     return (
         _environment()
@@ -76,26 +76,24 @@ def make_page(figures: Sequence[Figures]) -> str:
 
 
 def _section(figures: Figures, name: str) -> Section:
-    numbers = figures.numbers
-    e = numbers.evaluation
+    e = figures.evaluation
     parts = [e.part, *(p for p in e.parts if p != e.part)]
     return Section(
         id=name,
-        title=numbers.title,
-        about=_about(numbers),
+        title=clean(e.called),
+        about=_about(e),
         judged=judged(e),
-        sheets=tuple(sheet(numbers, part) for part in parts),
+        sheets=tuple(sheet(e, part) for part in parts),
         figures=tuple(figures.shown(f"{name}-")),
         measured=measured(e),
     )
 
 
-def _about(numbers: Numbers) -> str:
-    e = numbers.evaluation
+def _about(e: Evaluation) -> str:
     s = e.settings
     steps = f"{s.steps} step{'s' if s.steps > 1 else ''}"
     contestants = f"{len(e.entries)} contestant{'s' if len(e.entries) > 1 else ''}"
-    return f"{clean(e.family)}: {count(s.tasks)}, {steps} each, seed {s.seed}; {contestants}; loss on {ROWS[e.part]}"
+    return f"{clean(e.family)}: {held_out(s.tasks)}, {steps} each, seed {s.seed}; {contestants}; loss on {ROWS[e.part]}"
 
 
 @cache

@@ -5,18 +5,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from metatele.evaluation import Evaluation, Verdict
-from metatele.evaluation.judge.verdict import Outcome
-from metatele.report.figures.changes import interval_text
+from metatele.evaluation.formats import interval_text
+from metatele.evaluation.judge.verdict import Judgement
 from metatele.report.text import clean
 
-ICONS: dict[Outcome, str] = {"better": "▲", "worse": "▼", "not distinguishable": "≈", "not decided": "?"}
+ICONS: dict[Judgement, str] = {"better": "▲", "worse": "▼", "not distinguishable": "≈", "not decided": "?"}
 
 
 @dataclass(frozen=True)
 class Sentence:
     """One verdict: its outcome in a word and a sign, and in numbers who was compared with whom."""
 
-    outcome: Outcome
+    outcome: Judgement
     icon: str
     text: str
 

@@ -12,6 +12,7 @@ from torch.func import functionalize
 from torch.fx import GraphModule, Node
 
 from metatele.errors import ConfigError, MetateleError
+from metatele.support.messages import named_line
 from metatele.unroll.compiled.memory import keep_freed_memory
 
 Tensors = Sequence[Tensor]
@@ -112,7 +113,7 @@ def following() -> Iterator[None]:
     except Exception as error:
         if "can't allocate memory" in str(error):  # a want of memory on a CPU, in torch's words
             raise
-        raise CannotFollowError(f"steps seem to hang on the values of tensors ({first_line(error)})") from error
+        raise CannotFollowError(f"steps seem to hang on the values of tensors ({named_line(error)})") from error
 
 
 class _Compiled:
@@ -221,7 +222,7 @@ def _compile(graph: GraphModule, inputs: Tensors) -> Callable[[list[Tensor]], Se
             run(list(inputs))
     except Exception as error:
         raise ConfigError(
-            f"unroll.engine 'compiled' could not compile: {first_line(error)}; it needs a C++ compiler such as g++ "
+            f"unroll.engine 'compiled' could not compile: {named_line(error)}; it needs a C++ compiler such as g++ "
             "(on a GPU, triton); else leave unroll.engine at 'higher'"
         ) from error
     return run
@@ -233,8 +234,3 @@ def settle() -> None:
     gc.unfreeze()
     gc.collect()
     gc.freeze()
-
-
-def first_line(error: BaseException) -> str:
-    """An error in a line."""
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"

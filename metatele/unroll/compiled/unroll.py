@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from metatele.optimizer import InnerOptimizer
+from metatele.support.messages import named_line
 from metatele.task import MetaBatch
 from metatele.teleports import Stay
 from metatele.unroll.compiled.chunks import join, split
@@ -18,7 +19,7 @@ from metatele.unroll.compiled.deck import Course, Deck
 from metatele.unroll.compiled.gradients import Gradients, add_to_weights
 from metatele.unroll.compiled.graphs import GraphedWindow
 from metatele.unroll.compiled.player import Player
-from metatele.unroll.compiled.program import CannotFollowError, first_line
+from metatele.unroll.compiled.program import CannotFollowError
 from metatele.unroll.compiled.programs import Programs
 from metatele.unroll.compiled.step import IN_ORDER, Weights
 from metatele.unroll.higher.unroll import Unroll
@@ -136,7 +137,7 @@ class CompiledUnroll:
         except RuntimeError as error:
             warnings.warn(
                 f"unroll.engine 'compiled' cannot record {_name(self.plain)} as CUDA graphs, so that each operation is "
-                f"launched by itself, which takes longer: {first_line(error)}",
+                f"launched by itself, which takes longer: {named_line(error)}",
                 stacklevel=5,
             )
             return None
