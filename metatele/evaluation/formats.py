@@ -35,3 +35,9 @@ def interval_text(interval: Interval, relative: bool) -> str:
         return value + (f" [{low}, {high}]" if low != NONE else "")
     value, low, high = (percent_text(x) for x in (interval.value, interval.low, interval.high))
     return f"{value}%" + (f" [{low}, {high}]" if low != NONE else "")
+
+
+def wins_text(wins: Interval) -> str:
+    """A probability of the lower loss in percent, with its interval unless that holds everything."""
+    value, low, high = (f"{100 * x:.0f}" for x in (wins.value, wins.low, wins.high))
+    return f"{value}%" if (low, high) == ("0", "100") or np.isnan(wins.low) else f"{value}% [{low}, {high}]"

@@ -6,9 +6,9 @@ import numpy as np
 
 from metatele.evaluation.entry import Entry
 from metatele.evaluation.judge.measures import Measures, measures_of
-from metatele.evaluation.judge.pairing import best_baseline, paired_losses, pool_of
+from metatele.evaluation.judge.pairing import Pairing, best_baseline
 from metatele.evaluation.record import Record
-from metatele.evaluation.statistics import Comparison, compare
+from metatele.evaluation.statistics import Comparison
 from metatele.support.seeding import derive_seed
 from metatele.task.family import Part
 
@@ -34,9 +34,8 @@ class Numbers:
         if key not in self._paired:
             record = self.record
             rng = np.random.default_rng(derive_seed("bootstrap", record.settings.seed))
-            two = record[name], record[record.reference]
-            pool = pool_of(record.entries, *two, part, step)
-            self._paired[key] = compare(*paired_losses(*two, part, step), rng, pool=pool)
+            pairing = Pairing.of(record.entries, record[name], record[record.reference], part, step)
+            self._paired[key] = pairing.compare(rng)
         return self._paired[key]
 
     def against_reference(self, entry: Entry, part: Part, step: int) -> Comparison | None:

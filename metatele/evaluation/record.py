@@ -6,7 +6,7 @@ from typing import Any
 
 from metatele.evaluation.entry import Entry
 from metatele.evaluation.settings import Settings
-from metatele.task.family import Part
+from metatele.task.family import Part, judged_part
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Record:
     @property
     def part(self) -> Part:
         """Whose loss is shown: that of the test rows if the family has some, else of the inner rows."""
-        return "test" if "test" in self.parts else "inner"
+        return judged_part(self.parts)
 
     @property
     def last(self) -> int:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from metatele.support.seeding import generator
-from metatele.task.family import Part, Split, TaskFamily
+from metatele.task.family import PARTS, Part, Split, TaskFamily
 from metatele.task.params import Params
 
 
@@ -35,6 +35,11 @@ class MetaBatch:
     @property
     def tasks(self) -> int:
         return len(self.seeds)
+
+    @property
+    def own_parts(self) -> list[Part]:
+        """The parts that have rows of their own, the inner one first."""
+        return [p for p in PARTS if p == "inner" or self.inputs[p] is not self.inputs["inner"]]
 
     @property
     def shares_meta(self) -> bool:

@@ -1,6 +1,7 @@
 """What a user writes for one task: the network, the data and the loss."""
 
 import abc
+from collections.abc import Collection
 from typing import Literal, get_args
 
 import torch
@@ -12,6 +13,12 @@ from metatele.support.seeding import seeded
 Part = Literal["inner", "meta", "test"]
 Split = Literal["train", "validation", "test"]
 PARTS: tuple[Part, ...] = get_args(Part)
+
+
+def judged_part(parts: Collection[Part]) -> Part:
+    """Whose loss contestants are judged by, and so are tuned for, of the parts that have rows of their own: the unseen
+    rows, or without any the inner ones."""
+    return "test" if "test" in parts else "inner"
 
 
 class TaskFamily(abc.ABC):

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import math
 import typing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,13 +28,15 @@ from metatele import (
     Update,
     sample_meta_batch,
 )
-from metatele.evaluation import Evaluation, Learned, Tuning, evaluate
+from metatele.evaluation import Entry, Evaluation, Learned, Run, Settings, Tuning, evaluate, statistics
 from metatele.evaluation.contestants.controls import with_controls
 from metatele.evaluation.contestants.learned import learned_contestants
 from metatele.evaluation.contestants.tuning import Trial
+from metatele.evaluation.judge.claims import claims_of
 from metatele.meta_training import Budget
 from metatele.parts.point import Point, State
 from metatele.task.params import map_params
+from metatele.teleports import CanonicalTeleport
 from metatele.update.hand_designed import UpdateRule
 
 FAMILY = TeacherStudent(4, 5, 2, rows=12, spread=10)
@@ -183,3 +186,114 @@ def assert_equal(a, b, where="evaluation"):
             assert_equal(x, y, f"{where}[{i}]")
     else:
         assert a == b or (a != a and b != b), where
+
+
+# --- made-up entries -----------------------------------------------------------------------------
+
+CLOSED_FORM = tuple(kind.__name__ for kind in CanonicalTeleport.named.values())
+BUDGET = Budget(320, 50, (("Example", "{}"),), 0)
+PARTS = {
+    "update": {"class": "CoordinateUpdate", "arguments": {"hidden": 4}},
+    "teleport": {"class": "Stay", "arguments": {}},
+    "order": "before",
+    "moments": "transform",
+}
+REPEATS = 100
+FALSE_POSITIVES = 6  # of REPEATS; the judged property
+
+
+def run_of(losses, first: float = 1e3) -> Run:
+    """A run of one step from the loss `first` to the losses [B]; those that are NaN have diverged."""
+    final = np.asarray(losses, np.float64)
+    curves = np.stack([np.full_like(final, first), final])
+    return Run(np.array([0, 1]), {"inner": curves}, {}, np.ones_like(curves), np.where(np.isnan(final), 0, 1))
+
+
+def entry(name: str, *losses, **fields) -> Entry:
+    """A checkpoint with one run for each seed's losses [B]."""
+    given = {
+        "kind": "checkpoint",
+        "note": "",
+        "source": None,
+        "control": None,
+        "budgets": (BUDGET,),
+        "origins": (None,),
+        "tuning": None,
+        "parts": PARTS,
+        "moves": False,
+        "learned_teleport": False,
+        "runs": tuple(run_of(x) for x in losses),
+    }
+    return Entry(name, **given | fields)
+
+
+def evaluation(entries, reference: str, rules: tuple[str, ...] = (), seed: int = 0) -> Evaluation:
+    tasks = next(e.runs[0].tasks for e in entries if e.runs)
+    settings = Settings(tasks, 1, seed, 1, 1, 1, (1,), "plain", 1, "cpu")
+    return Evaluation("Example", settings, tuple(entries), reference, tuple(range(tasks)), rules, 0.0)
+
+
+def verdict(entries, name: str, against: str, **arguments):
+    (found,) = (v for v in evaluation(entries, against, **arguments).verdicts if (v.name, v.against) == (name, against))
+    return found
+
+
+def outcome(losses, others, **arguments) -> str:
+    return verdict([entry("b", others), entry("a", losses)], "a", "b", **arguments).outcome
+
+
+@pytest.fixture
+def few_resamples(monkeypatch):
+    """A bootstrap of 500 resamples in place of 5000: many evaluations in little time. Student's t, the other
+    of the two that intervals are made from, stays as it is."""
+    monkeypatch.setattr(statistics, "RESAMPLES", 500)
+
+
+NOISE = {
+    "normal": lambda r, shape: 0.2 * r.normal(size=shape),
+    "heavy-tailed": lambda r, shape: 0.2 * r.standard_t(2.0, size=shape),
+    "skewed": lambda r, shape: r.exponential(size=shape) ** 2,
+    "mostly equal": lambda r, shape: r.normal(size=shape) * (r.random(shape) < 0.1),
+    "two-valued": lambda r, shape: r.choice([0.0, 1.0], size=shape),
+}
+
+
+def losses_of(stream, law: str, tasks: int, contestants: int, seeds: int = 1):
+    """Losses [contestants, seeds, tasks] of one law on the same tasks, of which some are much harder."""
+    return np.exp(2 * stream.normal(size=tasks) + NOISE[law](stream, (contestants, seeds, tasks)))
+
+
+def rule_parts(rule: str, last: int | None = None, every: int = 1, update=PARTS["update"]) -> dict:
+    arguments = {"symmetry": "auto", "first": 0, "last": last, "every": every}
+    return PARTS | {"update": update, "teleport": {"class": rule, "arguments": arguments}}
+
+
+def controls_of(source: str, losses) -> list[Entry]:
+    own = {"kind": "control", "source": source, "budgets": (), "origins": ()}
+    named = {"off": "teleports off", "mean schedule": "mean schedule", "random": "random"}
+    return [entry(f"{source}, {words}", losses(), control=c, **own) for c, words in named.items()]
+
+
+def claimed(stream=None, rules=CLOSED_FORM) -> list[Entry]:
+    """A learned teleport with everything that its claim needs."""
+    stream = np.random.default_rng(0) if stream is None else stream
+
+    def losses():
+        return stream.lognormal(size=8)
+
+    neuron = PARTS | {"teleport": {"class": "NeuronTeleport", "arguments": {"hidden": 4}}}
+    out = [entry("tele", losses(), parts=neuron, moves=True, learned_teleport=True), entry("twin", losses())]
+    out += controls_of("tele", losses)
+    for rule in rules:
+        out.append(entry(f"{rule} once", losses(), parts=rule_parts(rule, 0), moves=True))
+        out.append(entry(f"{rule} always", losses(), parts=rule_parts(rule), moves=True))
+    return out
+
+
+def the_claim(entries, rules=CLOSED_FORM):
+    (claim,) = claims_of(entries, rules)
+    return claim
+
+
+def change(entries, name: str, **fields) -> list[Entry]:
+    return [replace(e, **fields) if e.name == name else e for e in entries]

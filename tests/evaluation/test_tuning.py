@@ -26,6 +26,7 @@ from metatele import (
 )
 from metatele.evaluation import Evaluation, evaluate, tune
 from metatele.evaluation.contestants.tuning import FINE, REACH, final_losses, take
+from metatele.evaluation.judge.pairing import best_baseline
 from metatele.task.params import map_params
 from metatele.task.stack import stacked_forward
 from metatele.update import HandDesigned
@@ -80,6 +81,58 @@ def trial(tuning, schedule: str, lr: float):
 
 
 # --- what is found -------------------------------------------------------------------------------
+
+
+class Elsewhere(Noise):
+    """Ten rows with other targets in each part: a loss on inner rows that ends in overfitting."""
+
+    def __init__(self, parts, targets) -> None:
+        super().__init__(1.0)
+        self.parts, self.targets = parts, targets
+
+    def sample(self, generator):
+        counts = [round(10 * share) for share in self.parts]
+        y = torch.cat([torch.full((n, 1), y) for n, y in zip(counts, self.targets, strict=True)])
+        return torch.ones(10, 1), y
+
+    def loss(self, prediction, target):
+        return (prediction - target).square().mean() / 2 + self.shift
+
+
+@pytest.mark.parametrize(
+    ("parts", "best"),
+    [((0.6, 0.0, 0.4), 1.2), ((0.4, 0.2, 0.4), 1.2), ((0.6, 0.4, 0.0), 0.0), ((1.0, 0.0, 0.0), 0.0)],
+)
+def test_a_step_size_is_tuned_for_the_rows_that_are_judged(parts, best):
+    """One step from w in [1, 2] towards 0 ends at (1 - lr) w: all the way is best for the inner rows, the weight 1.2
+    for the test rows, which are judged where there are some; nobody is judged by the meta rows."""
+    family = Elsewhere(parts, (0.0, 0.7, 1.2))
+    batch = train(family, 16)
+    tuning = tune("SGD", batch, 1)
+    w = next(iter(batch.params.values())).flatten().numpy()
+    rates = np.array(tried(tuning, "constant"))
+    ends = (1 - rates[:, None]) * w
+    scores = np.exp(np.log((ends - best) ** 2 / 2 + 1).mean(1))
+    assert tuning.lr == rates[scores.argmin()]
+    assert tuning.score == pytest.approx(scores.min(), rel=1e-5)
+    assert (tuning.lr == 1) == (best == 0)
+
+
+def test_the_best_baseline_is_the_best_on_the_rows_that_are_judged():
+    """Few rows with noise in them: the rules that fit them best do worst on others. Tuned and chosen by the training
+    loss, the best baseline would be one of those."""
+    family = TeacherStudent(4, 20, 1, rows=20, parts=(0.6, 0.0, 0.4))
+    found = evaluate({}, family, tasks=8, steps=60, tuning_tasks=8, timing_tasks=1, timing_repeats=1)
+    best = best_baseline(found.entries)
+    batch = train(family, 8)
+    for entry in found.entries:
+        inner = InnerOptimizer(HandDesigned(entry.name, entry.tuning.lr, entry.tuning.schedule, 60))
+        unroll = Unroll(inner, batch, 60)
+        end = unroll.window(unroll.start(), 60, differentiable=False).end
+        unseen = unroll.evaluate(end.params, "test").detach()
+        assert entry.tuning.score == pytest.approx(float(unseen.log().mean().exp()), rel=1e-4)
+    assert best.tuning.score == min(e.tuning.score for e in found.entries)
+    assert found.part == "test"
 
 
 def test_the_best_step_size_is_found():

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from metatele.errors import ConfigError
 from metatele.optimizer import InnerOptimizer
 from metatele.task.batch import MetaBatch
+from metatele.task.family import judged_part
 from metatele.teleports import Stay, Teleport
 from metatele.unroll.higher.unroll import Unroll
 from metatele.update import HandDesigned
@@ -32,8 +33,8 @@ class Trial:
 
     Attributes:
         schedule, lr: what was tried.
-        score: the mean of the tasks' final losses on the meta part, geometric if all losses of the grid are
-            positive; infinite if a task diverged.
+        score: the mean of the tasks' final losses on the part that is judged (see `judged_part`), geometric if all
+            losses of the grid are positive; infinite if a task diverged.
         diverged: how many tasks did.
     """
 
@@ -69,6 +70,7 @@ class Tuning:
 def tune(rule: UpdateRule, batch: MetaBatch, steps: int, teleport: Teleport | None = None, chunk: int = 256) -> Tuning:
     """Find the step size and schedule with the lowest score after `steps` steps (see `Trial.score`).
 
+    The score is that of the rows that an evaluation judges by; of tasks of the train split, so that is no leak.
     For both schedules a grid of half-decades, which grows while its best cell is at an edge, then is
     refined about the best cell to quarters and eighths of a decade. If tasks diverge in every cell,
     the fewest diverged tasks count first, then the mean over the others; at a tie the smaller step
@@ -111,7 +113,7 @@ def tune(rule: UpdateRule, batch: MetaBatch, steps: int, teleport: Teleport | No
 def _finals(
     rule: UpdateRule, cells: list[Cell], batch: MetaBatch, steps: int, teleport: Teleport, chunk: int
 ) -> Mapping[Cell, Finals]:
-    """Each task's final loss on the meta part in every cell, [B]; infinite for a task that diverged."""
+    """Each task's final loss on the judged part in every cell, [B]; infinite for a task that diverged."""
     stack = [(cell, task) for cell in cells for task in range(batch.tasks)]
     out = []
     for begin in range(0, len(stack), chunk):
@@ -146,12 +148,12 @@ def take(batch: MetaBatch, tasks: list[int]) -> MetaBatch:
 
 
 def final_losses(inner: InnerOptimizer, batch: MetaBatch, steps: int) -> Finals:
-    """Each task's loss on the meta part after `steps` steps, [B]; infinite for a task that diverged."""
+    """Each task's loss on the judged part after `steps` steps, [B]; infinite for a task that diverged."""
     unroll = Unroll(inner, batch, steps)
     position = unroll.start()
     while position.step < steps and bool(position.alive.any()):
         position = unroll.window(position, min(WINDOW, steps - position.step), differentiable=False).end
-    loss = unroll.evaluate(position.params, "meta")
+    loss = unroll.evaluate(position.params, judged_part(batch.own_parts))
     loss = torch.where(position.alive & loss.isfinite(), loss, torch.inf)
     return loss.double().cpu().numpy()
 

@@ -1,6 +1,8 @@
 """Verdicts: better, worse or not distinguishable, corrected for how many of them are given.
 
-Each verdict comes from a simultaneous interval: Bonferroni's correction over all verdicts of an
+Each verdict comes from two simultaneous intervals: of the change of the loss, and of the probability of the lower
+loss. One says how much, the other how surely, and does not know how far a loss has run away. A contestant is better if
+either says so and the other does not say the opposite. Bonferroni's correction is over all intervals of an
 evaluation, at a family-wise level of 1%, so that in 99 of 100 evaluations no verdict at all favours one of
 two equals. Differences below MARGIN are rounding, whatever the interval. A task on which only one of the
 two diverged is at best a tie for it.
@@ -13,14 +15,17 @@ from typing import Literal
 import numpy as np
 
 from metatele.evaluation.entry import Entry
+from metatele.evaluation.formats import shown_change, wins_text
 from metatele.evaluation.judge.claims import Claim
-from metatele.evaluation.judge.pairing import best_baseline, paired_losses, pool_of
-from metatele.evaluation.statistics import Interval, compare
+from metatele.evaluation.judge.pairing import Pairing, best_baseline
+from metatele.evaluation.judge.wins import win_interval
+from metatele.evaluation.statistics import Interval
 from metatele.support.messages import percent
 from metatele.support.seeding import derive_seed
 from metatele.task.family import Part
 
 FAMILY_WISE = 0.99  # confidence that all intervals of the verdicts hold at once
+SHARE = 0.9  # of the level, for the change; the wins, which are clear where they are needed, have the rest
 MARGIN = 0.1  # percent: a smaller change is no change; of losses that are not all positive, of their mean size
 
 Judgement = Literal["better", "worse", "not distinguishable", "not decided"]
@@ -37,7 +42,7 @@ class Verdict:
         change: ratio of the geometric means of the losses minus 1, in percent, with the simultaneous
             interval; of losses that are not all positive, the mean difference.
         relative: whether `change` is in percent.
-        win_rate: fraction of tasks on which `name` has the lower loss.
+        wins: probability that `name` has the lower loss, over tasks and seeds, with its simultaneous interval.
         tasks: how many tasks they were compared on.
         meta_seeds: seeds of the two recipes (1 for what is not meta-trained).
     """
@@ -47,9 +52,14 @@ class Verdict:
     outcome: Judgement
     change: Interval
     relative: bool
-    win_rate: float
+    wins: Interval
     tasks: int
     meta_seeds: tuple[int, int]
+
+    @property
+    def win_rate(self) -> float:
+        """Fraction of tasks, and pairs of seeds, on which `name` has the lower loss; ties count half."""
+        return self.wins.value
 
     @property
     def sentence(self) -> str:
@@ -61,7 +71,7 @@ class Verdict:
         value, low, high = (write(x) for x in (self.change.value, self.change.low, self.change.high))
         text = (
             f"{self.name} {verb} {self.against}: {value}{unit} [{low}, {high}], lower loss on "
-            f"{100 * self.win_rate:.0f}% of {self.tasks} tasks"
+            f"{wins_text(self.wins)} of {self.tasks} tasks"
         )
         if max(self.meta_seeds) > 1:
             text += f", {self.meta_seeds[0]} against {self.meta_seeds[1]} meta-seeds"
@@ -85,8 +95,8 @@ def verdicts_of(
     for e in entries:
         if e.name != reference and (reference, e.name) not in pairs:
             pairs.setdefault((e.name, reference))
-    confidence = 1 - (1 - FAMILY_WISE) / max(1, len(pairs))
-    return [_verdict(entries, known[name], known[other], part, step, confidence, seed) for name, other in pairs]
+    level = (1 - FAMILY_WISE) / max(1, len(pairs))
+    return [_verdict(entries, known[name], known[other], part, step, level, seed) for name, other in pairs]
 
 
 def conclusion_of(claim: Claim, verdicts: Sequence[Verdict]) -> str:
@@ -107,30 +117,30 @@ def conclusion_of(claim: Claim, verdicts: Sequence[Verdict]) -> str:
 
 
 def _verdict(
-    entries: Sequence[Entry],
-    entry: Entry,
-    other: Entry,
-    part: Part,
-    step: int,
-    confidence: float,
-    seed: int,
+    entries: Sequence[Entry], entry: Entry, other: Entry, part: Part, step: int, level: float, seed: int
 ) -> Verdict:
+    """Of one contestant against another."""
     none, seeds = Interval(np.nan, np.nan, np.nan), (entry.meta_seeds, other.meta_seeds)
     if not entry.runs or not other.runs:
-        return Verdict(entry.name, other.name, "not decided", none, True, np.nan, 0, seeds)
+        return Verdict(entry.name, other.name, "not decided", none, True, none, 0, seeds)
     rng = np.random.default_rng(derive_seed("verdict", seed))
-    losses, others = paired_losses(entry, other, part, step)
-    paired = compare(losses, others, rng, confidence, pool_of(entries, entry, other, part, step))
-    relative = bool(np.isfinite(paired.change.value))
-    change = paired.change if relative else paired.difference
-    unit = 1.0 if relative else (np.abs(losses).mean() + np.abs(others).mean()) / 200
-    outcome = _outcome(change, MARGIN * unit)
-    return Verdict(entry.name, other.name, outcome, change, relative, paired.win_rate, losses.shape[1], seeds)
+    pairing = Pairing.of(entries, entry, other, part, step)
+    paired = pairing.compare(rng, 1 - SHARE * level)
+    change, relative = shown_change(paired)
+    unit = 1.0 if relative else (np.abs(pairing.one.losses).mean() + np.abs(pairing.other.losses).mean()) / 200
+    scale = np.log if relative else np.asarray
+    tie = np.log1p(MARGIN / 100) if relative else MARGIN * unit
+    sides = scale(pairing.one.losses), scale(pairing.other.losses)
+    wins = win_interval(*sides, float(tie), 1 - (1 - SHARE) * level, pairing.pool.map(scale))
+    outcome = _judge(change, MARGIN * unit, wins)
+    return Verdict(entry.name, other.name, outcome, change, relative, wins, pairing.one.losses.shape[1], seeds)
 
 
-def _outcome(change: Interval, margin: float) -> Judgement:
+def _judge(change: Interval, margin: float, wins: Interval) -> Judgement:
+    """What the change or the wins say, unless the other says the opposite."""
     if np.isnan(change.low) or np.isnan(change.high):
         return "not decided"
-    if change.high < -margin:
-        return "better"
-    return "worse" if change.low > margin else "not distinguishable"
+    better, worse = change.high < -margin or wins.low > 0.5, change.low > margin or wins.high < 0.5
+    if better == worse:
+        return "not distinguishable"
+    return "better" if better else "worse"

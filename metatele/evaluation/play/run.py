@@ -12,7 +12,7 @@ from metatele.errors import ConfigError
 from metatele.evaluation.play.watch import Moves, Watched
 from metatele.optimizer import InnerOptimizer
 from metatele.task.batch import MetaBatch
-from metatele.task.family import PARTS, Part
+from metatele.task.family import Part
 from metatele.task.params import Params, map_params, task_norm
 from metatele.task.stack import stacked_forward
 from metatele.unroll.higher.unroll import Unroll
@@ -109,11 +109,6 @@ class Run:
         )
 
 
-def own_parts(batch: MetaBatch) -> list[Part]:
-    """The parts that have rows of their own, the inner one first."""
-    return [p for p in PARTS if p == "inner" or batch.inputs[p] is not batch.inputs["inner"]]
-
-
 def play(inner: InnerOptimizer, batch: MetaBatch, at: Sequence[int]) -> Run:
     """Play a trajectory and measure at the given steps, of which the first is 0, the last its end."""
     watched = Watched(inner)
@@ -123,7 +118,7 @@ def play(inner: InnerOptimizer, batch: MetaBatch, at: Sequence[int]) -> Run:
     for step in at[1:]:
         position = unroll.window(position, step - position.step, differentiable=False).end
         rows.append(_measure(batch, position.params))
-    return _in_order(rows, position, np.asarray(at), own_parts(batch), watched.moves())
+    return _in_order(rows, position, np.asarray(at), batch.own_parts, watched.moves())
 
 
 def _in_order(
@@ -145,7 +140,7 @@ def _measure(batch: MetaBatch, params: Params) -> Tensor:
     """Gradient norm, loss on each part, accuracy on each part (if the family has one), [curves, B]."""
     leaves = map_params(lambda p: p.detach().requires_grad_(), params)
     losses, accuracies = [], []
-    for part in own_parts(batch):
+    for part in batch.own_parts:
         x, y = batch.rows(part)
         with torch.set_grad_enabled(part == "inner"):
             predictions = stacked_forward(batch.network, leaves, x)

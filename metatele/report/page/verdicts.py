@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from metatele.evaluation import Evaluation, Verdict
-from metatele.evaluation.formats import interval_text
+from metatele.evaluation.formats import interval_text, wins_text
 from metatele.evaluation.judge.verdict import Judgement
 from metatele.report.text import clean
 
@@ -78,7 +78,7 @@ def _text(verdict: Verdict) -> str:
     if not np.isfinite(verdict.change.value):
         return f"{who}: there is no interval."
     text = f"{who}: {interval_text(verdict.change, verdict.relative)}, lower loss on "
-    text += f"{100 * verdict.win_rate:.0f}% of {verdict.tasks} task{'' if verdict.tasks == 1 else 's'}"
+    text += f"{wins_text(verdict.wins)} of {verdict.tasks} task{'' if verdict.tasks == 1 else 's'}"
     if max(verdict.meta_seeds) > 1:
         text += f", {verdict.meta_seeds[0]} against {verdict.meta_seeds[1]} meta-seeds"
     return f"{text}."
