@@ -15,13 +15,12 @@ from metatele.evaluation.formats import interval_text, shown_change
 from metatele.evaluation.judge.measures import Measures
 from metatele.evaluation.numbers import Numbers
 from metatele.evaluation.record import Record
-from metatele.evaluation.statistics import Comparison, Interval, Summary
-from metatele.support.messages import NONE, fraction, number, percent
+from metatele.evaluation.statistics import NOTHING, Comparison, Interval, Summary
+from metatele.support.messages import DASH, fraction, number, percent
 from metatele.task.family import Part
 
 T = TypeVar("T")
 Value = str | int | float | None  # None and NaN: there is none
-NOTHING = Interval(math.nan, math.nan, math.nan)
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class Column:
     def text(self, at: At) -> str:
         """The value on the page."""
         value = self.value(at)
-        return NONE if value is None or value != value else self.write(value)
+        return DASH if value is None or value != value else self.write(value)
 
     def brief_text(self, at: At) -> str:
         """The value in the terminal."""
@@ -106,14 +105,14 @@ class Change(Column):
     def text(self, at: At) -> str:
         if at.is_reference:
             return "reference"
-        return NONE if at.paired is None else interval_text(*shown_change(at.paired))
+        return DASH if at.paired is None else interval_text(*shown_change(at.paired))
 
     def brief_text(self, at: At) -> str:
         if at.is_reference:
             return "ref."
         change = NOTHING if at.paired is None else at.paired.change
         if math.isnan(change.value):
-            return NONE
+            return DASH
         return f"{percent(change.value)}%\n[{percent(change.low)},{percent(change.high)}]"
 
     def sort(self, at: At) -> Value:

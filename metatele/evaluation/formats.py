@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from metatele.evaluation.statistics import Comparison, Interval
-from metatele.support.messages import NONE, number, percent
+from metatele.support.messages import DASH, number, percent
 from metatele.task.family import Part
 
 ROWS: Mapping[Part, str] = {"inner": "training rows", "meta": "rows of the meta-loss", "test": "unseen rows"}
@@ -32,9 +32,9 @@ def interval_text(interval: Interval, relative: bool) -> str:
     """A change in percent, or a difference, with its interval in few characters."""
     if not relative:
         value, low, high = (number(x) for x in (interval.value, interval.low, interval.high))
-        return value + (f" [{low}, {high}]" if low != NONE else "")
+        return value + (f" [{low}, {high}]" if low != DASH else "")
     value, low, high = (percent_text(x) for x in (interval.value, interval.low, interval.high))
-    return f"{value}%" + (f" [{low}, {high}]" if low != NONE else "")
+    return f"{value}%" + (f" [{low}, {high}]" if low != DASH else "")
 
 
 def wins_text(wins: Interval) -> str:

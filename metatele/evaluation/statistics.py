@@ -65,6 +65,9 @@ class Comparison:
     win_rate: float
 
 
+NOTHING = Interval(np.nan, np.nan, np.nan)  # where there is nothing to compare
+
+
 def summarise(losses: ArrayLike) -> Summary:
     """Summarise losses [K, B]."""
     values = np.asarray(losses, np.float64)
@@ -91,13 +94,25 @@ def compare(
     """Compare losses [K, B] with another contestant's [L, B] on the same tasks; the losses of a pool are positive
     if both are."""
     a, b = (np.asarray(side, np.float64) for side in (losses, other))
-    difference = cautious_interval(a, b, rng, confidence, pool)
     a_tasks, b_tasks = a[:, None], b[None]
     wins = float(((a_tasks < b_tasks) + 0.5 * (a_tasks == b_tasks)).mean()) if a.shape[1] else np.nan
-    if not ((a > 0).all() and (b > 0).all()):
-        return Comparison(difference, Interval(np.nan, np.nan, np.nan), wins)
+    difference = cautious_interval(a, b, rng, confidence, pool)
+    if not _positive(a, b):
+        return Comparison(difference, NOTHING, wins)
     logs = cautious_interval(np.log(a), np.log(b), rng, confidence, pool.map(np.log))
     return Comparison(difference, as_change(logs), wins)
+
+
+def compare_runs(losses: ArrayLike, other: ArrayLike, rng: np.random.Generator) -> tuple[Interval, Interval]:
+    """Difference and change (see `Comparison`) of losses [B] from others [B] on the same tasks, one run each, with 95%
+    intervals by the percentile bootstrap alone."""
+    a, b = (np.asarray(side, np.float64) for side in (losses, other))
+    difference = mean_interval(a - b, rng)
+    return difference, as_change(mean_interval(np.log(a) - np.log(b), rng)) if _positive(a, b) else NOTHING
+
+
+def _positive(a: Values, b: Values) -> bool:
+    return bool((a > 0).all() and (b > 0).all())
 
 
 def as_change(logs: Interval) -> Interval:
@@ -109,7 +124,7 @@ def as_change(logs: Interval) -> Interval:
 def mean_interval(values: Values, rng: np.random.Generator, confidence: float = CONFIDENCE) -> Interval:
     """The mean of values [n] and its interval by the percentile bootstrap."""
     if len(values) == 0:
-        return Interval(np.nan, np.nan, np.nan)
+        return NOTHING
     mean = float(values.mean())
     if len(values) == 1 or not np.isfinite(values).all():
         return Interval(mean, np.nan, np.nan)

@@ -12,16 +12,16 @@ from rich.table import Table
 from scipy import stats
 from torch import Tensor
 
-from metatele.evaluation.statistics import CONFIDENCE, RESAMPLES, Interval
+from metatele.evaluation.statistics import CONFIDENCE, NOTHING, RESAMPLES, Interval
 from metatele.experiments.harness.base import Findings, Progress
-from metatele.experiments.harness.drawing import make_table, new_figure, spread, tidy
+from metatele.experiments.harness.drawing import make_table, spread
 from metatele.experiments.harness.images import ImageExperiment
 from metatele.experiments.harness.measures import CHUNK, FAR, curvature_of, first_rows, sharpness_of
-from metatele.experiments.harness.parallel import Workers
 from metatele.experiments.harness.training import initial_params, train
 from metatele.landscape import Curvature, Sharpness
 from metatele.landscape.sharpness import GRID
 from metatele.optimizer import InnerOptimizer
+from metatele.pictures.style import new_figure, tidy
 from metatele.support.checks import above_zero, at_least
 from metatele.support.messages import number
 from metatele.support.seeding import derive_seed
@@ -85,8 +85,7 @@ class FlatnessCorrelation(ImageExperiment):
         what = f"{self.describe(self.data())}; {self.networks} networks, SGD, {self.epochs} epochs"
         seeds = self.seeds("evaluation", self.networks)
         stacks = [seeds[i : i + STACK] for i in range(0, len(seeds), STACK)]
-        with Workers(self.jobs) as workers:
-            parts = workers.run(self.stack_run, stacks, "training and measuring", progress)
+        parts = self.run_all(self.stack_run, stacks, "training and measuring", progress)
         values = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
         found = {key: correlate(values[key], values["validation"], self.seed) for key in MEASURES}
         return Findings(
@@ -148,8 +147,7 @@ def correlate(x: Values, y: Values, seed: int = 0) -> Correlation:
     keep = np.isfinite(x) & np.isfinite(y)
     x, y = x[keep], y[keep]
     if len(x) < FEWEST or np.ptp(x) == 0 or np.ptp(y) == 0:
-        nothing = Interval(np.nan, np.nan, np.nan)
-        return Correlation(nothing, nothing)
+        return Correlation(NOTHING, NOTHING)
     draws = np.random.default_rng(derive_seed("correlation", seed)).integers(len(x), size=(RESAMPLES, len(x)))
 
     def ranked(of: Values) -> Values:

@@ -11,12 +11,11 @@ from torch import Tensor
 from metatele.errors import ConfigError
 from metatele.evaluation.statistics import Interval
 from metatele.experiments.flatness_figure import draw
-from metatele.experiments.harness.base import Findings, Progress
+from metatele.experiments.harness.base import NO_TELEPORT, Findings, Progress
 from metatele.experiments.harness.drawing import make_table, signed, spread
-from metatele.experiments.harness.images import NONE, ImageExperiment, paired
+from metatele.experiments.harness.images import ImageExperiment, paired
 from metatele.experiments.harness.measures import CHUNK, FAR, curvature_of, first_rows, sharpness_of
 from metatele.experiments.harness.paired import Paired
-from metatele.experiments.harness.parallel import Workers
 from metatele.experiments.harness.training import Curves, Problem, initial_params, score, train
 from metatele.landscape import Curvature, Sharpness
 from metatele.optimizer import InnerOptimizer
@@ -96,10 +95,9 @@ class TeleportOnce(ImageExperiment):
 
     def measure(self, progress: Progress) -> Findings:
         data = self.data()
-        with Workers(self.jobs) as workers:
-            (trunk,) = workers.run(self.trunk_run, ["trunk"], f"training up to epoch {self.branch}", progress)
-            items = [(name, trunk.params) for name in self.variants]
-            branches = workers.run(self.branch_run, items, "teleporting and training on", progress)
+        (trunk,) = self.run_all(self.trunk_run, ["trunk"], f"training up to epoch {self.branch}", progress)
+        items = [(name, trunk.params) for name in self.variants]
+        branches = self.run_all(self.branch_run, items, "teleporting and training on", progress)
         found = {b.name: b for b in branches}
         what = f"{self.describe(data)}; SGD, {self.networks} seeds, branches at epoch {self.branch} of {self.epochs}"
         after = {name: self._outcomes(name, found) for name in found}
@@ -152,13 +150,13 @@ class TeleportOnce(ImageExperiment):
 
     def _outcomes(self, name: str, found: Mapping[str, Branch]) -> dict[str, Paired]:
         """Each outcome at the end, against that without teleport."""
-        ends = {n: found[n].curves for n in (name, NONE)}
-        return {o: paired(getattr(ends[name], o)[-1], getattr(ends[NONE], o)[-1], name, o) for o in OUTCOMES}
+        ends = {n: found[n].curves for n in (name, NO_TELEPORT)}
+        return {o: paired(getattr(ends[name], o)[-1], getattr(ends[NO_TELEPORT], o)[-1], name, o) for o in OUTCOMES}
 
     def _jump_table(self, found: Mapping[str, Branch], what: str) -> Table:
-        before, rows = found[NONE].measured, []
+        before, rows = found[NO_TELEPORT].measured, []
         for name, b in found.items():
-            if name == NONE:
+            if name == NO_TELEPORT:
                 cells = [number(float(before[m].mean())) for m in MEASURES]
             else:
                 cells = [
@@ -189,7 +187,7 @@ class TeleportOnce(ImageExperiment):
             points = after[name]["accuracy"].difference
             changes = [after[name][o].change for o in ("train", "validation")]
             changes.append(Interval(*(100 * x for x in (points.value, points.low, points.high))))
-            texts = ["" if name == NONE else spread(change, 2) for change in changes]
+            texts = ["" if name == NO_TELEPORT else spread(change, 2) for change in changes]
             rows.append([name, *(cell for pair in zip(means, texts, strict=True) for cell in pair)])
         columns = ["variant", "train\nloss", "change %", "valid.\nloss", "change %", "acc.\n%", "change"]
         note = (

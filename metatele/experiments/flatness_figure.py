@@ -5,9 +5,10 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
-from metatele.experiments.harness.drawing import new_figure, tidy, variant_looks
+from metatele.experiments.harness.drawing import variant_looks
 from metatele.experiments.harness.paired import Paired
 from metatele.experiments.harness.training import Curves
+from metatele.pictures.style import new_figure, tidy
 
 PANELS = {"validation": "validation loss", "train": "training loss"}
 BEFORE = 5  # epochs before the branch that are drawn

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from metatele.evaluation.statistics import Interval
 from metatele.experiments.functions import Booth, Quadratic, Rosenbrock
-from metatele.experiments.harness.base import Experiment, Findings, Progress
-from metatele.experiments.harness.drawing import make_table, new_figure, tidy
+from metatele.experiments.harness.base import NO_TELEPORT, Experiment, Findings, Progress
+from metatele.experiments.harness.drawing import make_table
 from metatele.experiments.harness.grid import FLOOR, Tuned, curve_of, geometric_mean, rate_grid, tune
 from metatele.experiments.harness.paired import compare
 from metatele.experiments.harness.training import train
@@ -30,6 +30,7 @@ from metatele.experiments.quadratics import (
 )
 from metatele.optimizer import InnerOptimizer
 from metatele.pictures.orbit import PLAIN, TELEPORTED, box_around, draw_levels, draw_runs
+from metatele.pictures.style import new_figure, tidy
 from metatele.pictures.traces import Runs, Slice, Trace, descend, follow
 from metatele.support.checks import LARGEST, at_least, within
 from metatele.support.messages import number
@@ -37,8 +38,8 @@ from metatele.support.seeding import generator
 from metatele.teleports import OptimisedTeleport, RandomTeleport, Stay, Teleport
 from metatele.update import GradientDescent
 
-NONE, RANDOM, SHORT, OPTIMAL = "no teleport", "random teleport", "short teleport", "optimal teleport"
-COLOURS = {NONE: PLAIN, RANDOM: "#8a8a8a", SHORT: "#009E73", OPTIMAL: TELEPORTED}
+RANDOM, SHORT, OPTIMAL = "random teleport", "short teleport", "optimal teleport"
+VARIANT_COLOURS = {NO_TELEPORT: PLAIN, RANDOM: "#8a8a8a", SHORT: "#009E73", OPTIMAL: TELEPORTED}
 SPREAD = 3.0  # standard deviation of a random teleport, in radians: anywhere on the orbit
 PER_DECADE = 8  # learning rates tried
 DRAWN = 40  # steps of the trajectories drawn
@@ -133,7 +134,7 @@ class LevelSetTrajectories(Experiment):
         self.target, self.steps, self.runs, self.tuning_runs = target, steps, runs, tuning_runs
         self.rates, self.seed = rate_grid(*rates, PER_DECADE), seed
         self.variants: dict[str, Teleport] = {
-            NONE: Stay(),
+            NO_TELEPORT: Stay(),
             RANDOM: RandomTeleport(SPREAD, last=0),
             SHORT: OptimisedTeleport(steps=10, lr=0.1),
             OPTIMAL: OptimisedTeleport(steps=ascent_steps, lr=1.0),
@@ -150,7 +151,9 @@ class LevelSetTrajectories(Experiment):
             descents[name] = self._descents(name)
         numbers = {
             "quadratics": [{"dimension": n, "condition": k, **found} for (n, k), found in theory.items()],
-            "functions": {f: {v: self._numbers(d, ds[NONE]) for v, d in ds.items()} for f, ds in descents.items()},
+            "functions": {
+                f: {v: self._numbers(d, ds[NO_TELEPORT]) for v, d in ds.items()} for f, ds in descents.items()
+            },
         }
         tables = [self._angle_table(theory), self._steps_table(theory), self._table(descents)]
         return Findings(tables, {"level_sets": self._draw(descents)}, numbers)
@@ -161,7 +164,7 @@ class LevelSetTrajectories(Experiment):
         matrices = random_quadratics(dimension, condition, self.quadratics, self.seed)
         shape = self.quadratics, self.starts, dimension
         starts = torch.randn(shape, generator=generator("quadratic starts", *names), dtype=torch.float64)
-        places = {NONE: starts}
+        places = {NO_TELEPORT: starts}
         for variant in (RANDOM, SHORT, OPTIMAL):
             by = self.variants[variant]
             pairs = zip(matrices, starts, strict=True)
@@ -244,7 +247,10 @@ class LevelSetTrajectories(Experiment):
             for variant, d in variants.items():
                 edge, needed = "*" if d.tuned.at_edge else "", self._needed(d)
                 losses = [number(float(geometric_mean(d.loss[s, d.finished]))) for s in self._reported]
-                ratios = ["" if variant == NONE else _ratio(self._change(d, variants[NONE], s)) for s in self._reported]
+                ratios = [
+                    "" if variant == NO_TELEPORT else _ratio(self._change(d, variants[NO_TELEPORT], s))
+                    for s in self._reported
+                ]
                 counts = [number(float(np.median(needed))), str(np.isinf(needed).sum()), str((~d.finished).sum())]
                 rows.append([f"{name}, {variant}", f"{d.tuned.rate:g}{edge}", *losses, *ratios, *counts])
         note = (
@@ -272,10 +278,10 @@ class LevelSetTrajectories(Experiment):
         """Gradient descent from the first start from which it finished with and without the teleport."""
         function, steps = FUNCTIONS[name], min(DRAWN, self.steps)
         landscape = plain_landscape(function.network, 1)
-        first = int((variants[NONE].finished & variants[teleport].finished).argmax())
+        first = int((variants[NO_TELEPORT].finished & variants[teleport].finished).argmax())
         theta = {"w": function.starts(self.runs, name, "held out", self.seed)[first : first + 1]}
         orbit, moved = follow(self.variants[teleport], landscape, theta, self.seed)
-        plain, _ = descend(landscape, theta, variants[NONE].tuned.rate, steps)
+        plain, _ = descend(landscape, theta, variants[NO_TELEPORT].tuned.rate, steps)
         jumped, _ = descend(landscape, moved, variants[teleport].tuned.rate, steps)
         start, limit = Trace(orbit.points[:1], orbit.loss[:1]), BLOWN * float(orbit.loss[0])
         runs = Runs(start, orbit, plain.up_to(limit), jumped.up_to(limit))
@@ -287,7 +293,7 @@ class LevelSetTrajectories(Experiment):
         for variant, d in variants.items():
             if not d.finished.any():
                 continue
-            losses, colour = np.maximum(d.loss[:, d.finished], FLOOR), COLOURS[variant]
+            losses, colour = np.maximum(d.loss[:, d.finished], FLOOR), VARIANT_COLOURS[variant]
             quartiles = np.quantile(losses, [0.25, 0.75], axis=1)
             axes.fill_between(range(len(losses)), *quartiles, color=colour, alpha=0.12, linewidth=0)
             axes.plot(geometric_mean(losses, 1), color=colour, linewidth=1.9, label=variant)

@@ -6,8 +6,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from metatele.experiments.harness.drawing import new_figure, tidy, variant_looks
+from metatele.experiments.harness.drawing import variant_looks
 from metatele.experiments.harness.training import Curves
+from metatele.pictures.style import new_figure, tidy
 
 LOSSES = {"train": "training loss", "validation": "validation loss"}
 

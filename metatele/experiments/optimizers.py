@@ -5,15 +5,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 from rich.table import Table
 
 from metatele.errors import ConfigError
+from metatele.evaluation.contestants.search import Cell, RateSearch
 from metatele.evaluation.statistics import Interval
-from metatele.experiments.harness.base import Findings, Progress
+from metatele.experiments.harness.base import NO_TELEPORT, Findings, Progress
 from metatele.experiments.harness.drawing import make_table, spread
-from metatele.experiments.harness.images import NONE, ImageExperiment, hold_out, paired, scheduled
-from metatele.experiments.harness.parallel import Workers
-from metatele.experiments.harness.rate_search import GROWTH, RateSearch
+from metatele.experiments.harness.images import ImageExperiment, hold_out, paired, scheduled
 from metatele.experiments.harness.training import Curves, Problem, initial_params, train
 from metatele.experiments.optimizer_figure import draw
 from metatele.optimizer import InnerOptimizer, Moments
@@ -23,7 +23,9 @@ from metatele.support.seeding import derive_seed
 from metatele.teleports import Teleport
 from metatele.update import TorchUpdate
 
-Cell = tuple[str, str]  # optimizer and variant
+Pair = tuple[str, str]  # optimizer and variant
+Search = RateSearch[float]
+GROWTH = 6  # how many step sizes a grid may grow by
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,16 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Run:
-    """One training of all networks of a variant, with a learning rate."""
+class Training:
+    """That of all networks of a variant, with a learning rate."""
 
-    cell: Cell
+    pair: Pair
     lr: float
+
+
+def _lowest(scores: Mapping[Cell, float]) -> Cell:
+    """The cell with the lowest score, the smaller one at a tie; the centre of the grid if none was tried."""
+    return min(scores, key=lambda cell: (scores[cell], cell), default=("", 0))
 
 
 RECIPES = {
@@ -113,73 +120,78 @@ class ImageOptimizers(ImageExperiment):
         for name, recipe in self.recipes.items():
             above_zero(**{f"lr of {name}": recipe.lr})
             for variant in self.variants:  # so that what does not go together is refused at once
-                self._inner(Run((name, variant), recipe.lr), 1)
+                self._inner(Training((name, variant), recipe.lr), 1)
 
     def measure(self, progress: Progress) -> Findings:
         data = self.data()
         self.problem(data.train, data.validation, 1)  # refuses what does not go together before the long runs
-        cells = [(optimizer, variant) for optimizer in self.recipes for variant in self.variants]
-        with Workers(self.jobs) as workers:
-            searches = self._tune(cells, workers, progress)
-            runs = [Run(cell, searches[cell].rate(searches[cell].best)) for cell in cells]
-            curves = workers.run(self.final_run, runs, "training with the tuned learning rates", progress)
-        found = dict(zip(cells, curves, strict=True))
+        pairs = [(optimizer, variant) for optimizer in self.recipes for variant in self.variants]
+        searches = self._tune(pairs, progress)
+        runs = [Training(pair, searches[pair].rate(searches[pair].best)) for pair in pairs]
+        curves = self.run_all(self.final_run, runs, "training with the tuned learning rates", progress)
+        found = dict(zip(pairs, curves, strict=True))
         what = self.describe(data)
         return Findings(
             [self._table(found, searches, k, what) for k in self._epochs],
             {"optimizers": draw(found, self.teleport_epochs, what)},
-            {"cells": [self._numbers(cell, found, searches[cell]) for cell in cells]},
+            {"cells": [self._numbers(pair, found, searches[pair]) for pair in pairs]},
         )
 
-    def tuning_run(self, run: Run) -> float:
+    def tuning_run(self, run: Training) -> float:
         """Loss on the images held out at the end of a tuning run, mean over its networks."""
         rows, held = hold_out(self.data().train, self.held_out, derive_seed("held out", self.seed))
         curves = self._train(run, self.problem(rows, held, self.tuning_networks), "tuning", self.tuning_epochs)
         assert curves.validation is not None  # the problem has validation rows
         return float(curves.validation[-1].mean())
 
-    def final_run(self, run: Run) -> Curves:
+    def final_run(self, run: Training) -> Curves:
         """The curves of a run, without its parameters."""
         data = self.data()
         curves = self._train(run, self.problem(data.train, data.validation, self.networks), "evaluation", self.epochs)
         return replace(curves, params={})
 
-    def _train(self, run: Run, problem: Problem, purpose: str, epochs: int) -> Curves:
+    def _train(self, run: Training, problem: Problem, purpose: str, epochs: int) -> Curves:
         seeds = self.seeds(purpose, len(problem.train[0]))
         params = initial_params(problem.network, seeds)
         every = problem.epoch * (epochs if purpose == "tuning" else 1)
         steps = epochs * problem.epoch
         return train(self._inner(run, problem.epoch), problem, params, seeds, steps, every, time.process_time)
 
-    def _inner(self, run: Run, epoch: int) -> InnerOptimizer:
-        optimizer, variant = run.cell
+    def _inner(self, run: Training, epoch: int) -> InnerOptimizer:
+        optimizer, variant = run.pair
         teleport = self.variants[variant]
-        if variant == NONE:
+        if variant == NO_TELEPORT:
             return InnerOptimizer(self.recipes[optimizer].update(run.lr))
         teleport = scheduled(teleport, self.teleport_epochs, epoch)
         return InnerOptimizer(self.recipes[optimizer].update(run.lr), teleport, moments=self.moments)
 
-    def _tune(self, cells: list[Cell], workers: Workers, progress: Progress) -> dict[Cell, RateSearch]:
+    def _tune(self, pairs: list[Pair], progress: Progress) -> dict[Pair, Search]:
         """All searches side by side, round by round."""
-        searches = {cell: RateSearch(self.recipes[cell[0]].lr, self.tuning_reach) for cell in cells}
-        while wanted := [(cell, k) for cell, search in searches.items() for k in search.wanted()]:
-            runs = [Run(cell, searches[cell].rate(k)) for cell, k in wanted]
-            scores = workers.run(self.tuning_run, runs, "tuning the learning rates", progress)
-            for (cell, k), score in zip(wanted, scores, strict=True):
-                searches[cell].add(k, score)
+        searches = {pair: self._search(self.recipes[pair[0]].lr) for pair in pairs}
+        while wanted := [(pair, cell) for pair, search in searches.items() for cell in search.wanted()]:
+            runs = [Training(pair, searches[pair].rate(cell)) for pair, cell in wanted]
+            scores = self.run_all(self.tuning_run, runs, "tuning the learning rates", progress)
+            for (pair, cell), score in zip(wanted, scores, strict=True):
+                searches[pair].add(cell, score if np.isfinite(score) else np.inf)
         return searches
 
-    def _numbers(self, cell: Cell, found: Mapping[Cell, Curves], search: RateSearch) -> dict[str, Any]:
-        curves = found[cell]
+    def _search(self, centre: float) -> Search:
+        """A search in half-decades about a learning rate, which is all there is without a reach."""
+        reach = self.tuning_reach
+        places = range(-reach, reach + 1) if reach else ()
+        return RateSearch([""], places, lambda k: centre * 10 ** (k / 2), _lowest, GROWTH)
+
+    def _numbers(self, pair: Pair, found: Mapping[Pair, Curves], search: Search) -> dict[str, Any]:
+        curves = found[pair]
         named = {"train_loss": curves.train, "validation_loss": curves.validation, "accuracy": curves.accuracy}
         return {
-            "optimizer": cell[0],
-            "variant": cell[1],
+            "optimizer": pair[0],
+            "variant": pair[1],
             "lr": search.rate(search.best),
-            "tuning": search.tried(),
-            "rates_tried": len(search.scores),
+            "tuning": {search.rate(cell): search.found[cell] for cell in sorted(search.found)},
+            "rates_tried": len(search.found),
             "at_edge": search.at_edge,
-            "change": {k: {m: self._change(cell, found, m, k) for m in ("train", "validation")} for k in self._epochs},
+            "change": {k: {m: self._change(pair, found, m, k) for m in ("train", "validation")} for k in self._epochs},
             "step": curves.step.numpy(),
             "seconds": curves.seconds.numpy(),
             **{name: None if value is None else value.numpy() for name, value in named.items()},
@@ -189,18 +201,18 @@ class ImageOptimizers(ImageExperiment):
     def _epochs(self) -> list[int]:
         return list(dict.fromkeys((self.early, self.epochs)))
 
-    def _change(self, cell: Cell, found: Mapping[Cell, Curves], loss: str, epoch: int) -> Interval:
+    def _change(self, pair: Pair, found: Mapping[Pair, Curves], loss: str, epoch: int) -> Interval:
         """Change of a loss from no teleports, in percent."""
-        a, b = (getattr(found[c], loss)[epoch] for c in (cell, (cell[0], NONE)))
-        return paired(a, b, *cell, loss, epoch).change
+        a, b = (getattr(found[c], loss)[epoch] for c in (pair, (pair[0], NO_TELEPORT)))
+        return paired(a, b, *pair, loss, epoch).change
 
-    def _table(self, found: Mapping[Cell, Curves], searches: Mapping[Cell, RateSearch], epoch: int, what: str) -> Table:
+    def _table(self, found: Mapping[Pair, Curves], searches: Mapping[Pair, Search], epoch: int, what: str) -> Table:
         columns = ["optimizer", "lr", "train\nloss", "change %", "valid.\nloss", "change %", "acc. %", "s"]
         rows: list[list[str]] = []
-        for cell in found:
-            if cell[1] == NONE and rows:
+        for pair in found:
+            if pair[1] == NO_TELEPORT and rows:
                 rows.append([])
-            rows.append(self._row(cell, found, searches[cell], epoch))
+            rows.append(self._row(pair, found, searches[pair], epoch))
         note = (
             f"Means over {self.networks} seeds. Change: ratio of geometric means from no teleports minus 1, with its "
             "95% bootstrap interval over paired seeds. Accuracy on the validation images. Seconds of one processor "
@@ -208,15 +220,15 @@ class ImageOptimizers(ImageExperiment):
         )
         return make_table(f"After epoch {epoch}: {what}", columns, rows, note)
 
-    def _row(self, cell: Cell, found: Mapping[Cell, Curves], search: RateSearch, epoch: int) -> list[str]:
-        c, plain = found[cell], cell[1] == NONE
+    def _row(self, pair: Pair, found: Mapping[Pair, Curves], search: Search, epoch: int) -> list[str]:
+        c, plain = found[pair], pair[1] == NO_TELEPORT
         assert c.validation is not None  # images have validation rows and labels
         assert c.accuracy is not None
         ran = c.train[epoch].isfinite()
         diverged = f" ({int((~ran).sum())} diverged)" if not bool(ran.all()) else ""
-        changes = ["" if plain else spread(self._change(cell, found, m, epoch), 0) for m in ("train", "validation")]
+        changes = ["" if plain else spread(self._change(pair, found, m, epoch), 0) for m in ("train", "validation")]
         return [
-            (cell[0] if plain else f"+ {cell[1]}") + diverged,
+            (pair[0] if plain else f"+ {pair[1]}") + diverged,
             number(search.rate(search.best)) + ("*" if search.at_edge else ""),
             number(float(c.train[epoch][ran].mean())),
             changes[0],
@@ -226,11 +238,11 @@ class ImageOptimizers(ImageExperiment):
             f"{float(c.seconds[epoch]):.1f}",
         ]
 
-    def _tuning_note(self, searches: Mapping[Cell, RateSearch]) -> str:
+    def _tuning_note(self, searches: Mapping[Pair, Search]) -> str:
         """How the learning rates came about, whatever the epoch of the table."""
         if not self.tuning_reach:
             return "Learning rates as given, not tuned."
-        tried = [len(search.scores) for search in searches.values()]
+        tried = [len(search.found) for search in searches.values()]
         return (
             f"Learning rates tuned for the loss after {self.tuning_epochs} epochs, also in the table of epoch "
             f"{self.epochs}: training on {1 - self.held_out:.0%} of the training images, scored on the rest, "

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -17,24 +16,22 @@ from torch import Tensor, nn
 
 from metatele.errors import ConfigError
 from metatele.evaluation.statistics import Interval
-from metatele.experiments.harness.base import Experiment, Findings, Progress
-from metatele.experiments.harness.drawing import make_table, new_figure, tidy
+from metatele.experiments.harness.base import NO_TELEPORT, Experiment, Findings, Progress
+from metatele.experiments.harness.drawing import make_table, variant_looks
 from metatele.experiments.harness.grid import Tuned, curve_of, geometric_mean, rate_grid, tune
 from metatele.experiments.harness.paired import compare
-from metatele.experiments.harness.parallel import one_thread
 from metatele.experiments.harness.training import Problem, train
 from metatele.optimizer import InnerOptimizer
-from metatele.pictures.style import COLOURS as OKABE_ITO
+from metatele.pictures.style import new_figure, tidy
 from metatele.support.checks import above_zero, at_least
 from metatele.support.messages import number
+from metatele.support.parallel import one_thread
 from metatele.support.seeding import generator
 from metatele.symmetry import Kind, symmetries_of
 from metatele.task.params import Params
 from metatele.teleports import Balance, OptimisedTeleport, RandomTeleport, Stay, Teleport
 from metatele.update import TorchUpdate
 
-NONE = "no teleport"
-COLOURS = ("#3a3a3a", *OKABE_ITO)  # dark grey for the variant that the others are compared with
 # Name of the class in torch.optim, lowest and highest learning rate of the grid.
 OPTIMIZERS: Mapping[str, tuple[str, float, float]] = {"GD": ("SGD", 1e-5, 1e-2), "AdaGrad": ("Adagrad", 0.1, 31.6)}
 PER_DECADE = 8
@@ -42,7 +39,7 @@ REPORTED = (10, 30)  # steps, beside the last one
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Trained:
     """One variant of one optimizer on the held-out tasks.
 
     Attributes:
@@ -114,7 +111,7 @@ class RegressionTeleports(Experiment):
         def random(symmetry: Kind, size: float) -> Teleport:
             return RandomTeleport(size, symmetry, **when)
 
-        self.fixed: dict[str, Teleport] = {NONE: Stay(), "balance": Balance(**when)}
+        self.fixed: dict[str, Teleport] = {NO_TELEPORT: Stay(), "balance": Balance(**when)}
         self.sized: dict[str, Callable[[float], Teleport]] = {
             f"{name}, {group.replace('_', ' ')}": partial(make, group)
             for name, make in (("ascent", ascent), ("random", random))
@@ -129,14 +126,14 @@ class RegressionTeleports(Experiment):
 
     def measure(self, progress: Progress) -> Findings:
         others, held_out = (self._draw(n, p) for n, p in ((self.tuning_tasks, "tuning"), (self.tasks, "held out")))
-        found: dict[str, dict[str, Outcome]] = {name: {} for name in OPTIMIZERS}
+        found: dict[str, dict[str, Trained]] = {name: {} for name in OPTIMIZERS}
         total = len(OPTIMIZERS) * len(self.variants)
         for i, (name, outcomes) in enumerate(found.items()):
             for k, variant in enumerate(self.variants):
                 progress(f"{name}, {variant}", i * len(self.variants) + k, total)
                 with one_thread():
                     outcomes[variant] = self._run(name, variant, others, held_out)
-        numbers = {o: {v: self._numbers(x, xs[NONE]) for v, x in xs.items()} for o, xs in found.items()}
+        numbers = {o: {v: self._numbers(x, xs[NO_TELEPORT]) for v, x in xs.items()} for o, xs in found.items()}
         return Findings([self._table(found)], {"regression_teleports": self._figure(found)}, {"optimizers": numbers})
 
     def _draw(self, tasks: int, part: str) -> tuple[Problem, Params]:
@@ -149,7 +146,7 @@ class RegressionTeleports(Experiment):
 
     def _run(
         self, optimizer: str, variant: str, others: tuple[Problem, Params], held_out: tuple[Problem, Params]
-    ) -> Outcome:
+    ) -> Trained:
         """Find the learning rate on other tasks, then train the held-out ones."""
         name, lowest, highest = OPTIMIZERS[optimizer]
         seeds = [list(range(-self.tuning_tasks, 0)), list(range(self.tasks))]  # other draws of random teleports, too
@@ -163,21 +160,21 @@ class RegressionTeleports(Experiment):
         trials = {size: tune(partial(make, size), rates, *others, seeds[0], self.steps, self.steps) for size in sizes}
         size, tuned = min(trials.items(), key=lambda found: found[1].key)
         curves = train(make(size, tuned.rate), *held_out, seeds[1], self.steps, 1, time.process_time)
-        return Outcome(tuned, size, *curve_of(curves), curves.seconds.numpy().astype(np.float64))
+        return Trained(tuned, size, *curve_of(curves), curves.seconds.numpy().astype(np.float64))
 
-    def _change(self, found: Outcome, reference: Outcome, step: int, at: int | None = None) -> Interval:
+    def _change(self, found: Trained, reference: Trained, step: int, at: int | None = None) -> Interval:
         """Change of the loss in percent from the reference, each at a step of its own, on tasks that both finished."""
         both = found.finished & reference.finished
         rng = np.random.default_rng(self.seed)
         return compare(found.loss[step], reference.loss[step if at is None else at], both, rng).change
 
-    def _same_time(self, found: Outcome, reference: Outcome) -> tuple[int, int]:
+    def _same_time(self, found: Trained, reference: Trained) -> tuple[int, int]:
         """The last steps of both that the faster one's time for all steps has room for."""
         end = min(found.seconds[-1], reference.seconds[-1])
         a, b = (int(np.searchsorted(o.seconds, end, side="right")) - 1 for o in (found, reference))
         return a, b
 
-    def _numbers(self, found: Outcome, reference: Outcome) -> dict[str, Any]:
+    def _numbers(self, found: Trained, reference: Trained) -> dict[str, Any]:
         here, there = self._same_time(found, reference)
         return {
             "tuning": asdict(found.tuned),
@@ -193,7 +190,7 @@ class RegressionTeleports(Experiment):
     def _reported(self) -> list[int]:
         return sorted({min(step, self.steps) for step in (*REPORTED, self.steps)})
 
-    def _table(self, found: Mapping[str, Mapping[str, Outcome]]) -> Table:
+    def _table(self, found: Mapping[str, Mapping[str, Trained]]) -> Table:
         steps = self._reported
         columns = ["optimizer, variant", "lr", "size", *(f"loss @{s}" for s in steps)]
         columns += [*(f"change % @{s}" for s in steps), "change %, equal time", "seconds", "diverged"]
@@ -202,10 +199,10 @@ class RegressionTeleports(Experiment):
             rows += [[]] if rows else []
             for variant, o in outcomes.items():
                 losses = [number(float(o.loss[s, o.finished].mean())) if o.finished.any() else "-" for s in steps]
-                reference = outcomes[NONE]
+                reference = outcomes[NO_TELEPORT]
                 changes = [self._change(o, reference, s) for s in steps]
                 changes.append(self._change(o, reference, *self._same_time(o, reference)))
-                shown = ["" if variant == NONE else _percent(c) for c in changes]
+                shown = ["" if variant == NO_TELEPORT else _percent(c) for c in changes]
                 edge, diverged = "*" if o.tuned.at_edge else "", int((~o.finished).sum())
                 size = "" if o.size is None else f"{o.size:g}"
                 ends = [number(float(o.seconds[-1]), 2), str(diverged)]
@@ -219,7 +216,7 @@ class RegressionTeleports(Experiment):
         )
         return make_table(f"Regression {self.size} x {self.size}", columns, rows, note)
 
-    def _figure(self, found: Mapping[str, Mapping[str, Outcome]]) -> Figure:
+    def _figure(self, found: Mapping[str, Mapping[str, Trained]]) -> Figure:
         figure = new_figure(12, 4.2 * len(found))
         axes = figure.subplots(len(found), 2, sharey="row", squeeze=False)
         for row, (name, outcomes) in zip(axes, found.items(), strict=True):
@@ -234,8 +231,8 @@ class RegressionTeleports(Experiment):
         )
         return figure
 
-    def _draw_losses(self, axes: Axes, outcomes: Mapping[str, Outcome], by_time: bool) -> None:
-        colours = dict(zip(self.variants, cycle(COLOURS)))
+    def _draw_losses(self, axes: Axes, outcomes: Mapping[str, Trained], by_time: bool) -> None:
+        looks = variant_looks(self.variants)
         for variant, o in outcomes.items():
             if not o.finished.any():
                 continue
@@ -243,7 +240,7 @@ class RegressionTeleports(Experiment):
             x = np.where(o.seconds > 0, o.seconds, np.nan) if by_time else np.arange(len(o.loss))
             y = geometric_mean(o.loss[:, o.finished], 1)
             style = "--" if variant.startswith(("balance", "random")) else "-"
-            axes.plot(x, y, style, color=colours[variant], linewidth=1.7, label=variant)
+            axes.plot(x, y, style, color=looks[variant]["color"], linewidth=1.7, label=variant)
         if by_time:
             axes.set_xscale("log")
         axes.set_yscale("log")

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from metatele.errors import ConfigError
 from metatele.landscape import Landscape, LossFunction
-from metatele.pictures.style import COLOURS
+from metatele.pictures.style import COLOURS, new_figure, tidy
 from metatele.pictures.traces import Runs, Slice, Trace, losses, trace_runs
 from metatele.support.checks import above_zero, at_least
 from metatele.task.params import Params
@@ -85,8 +84,7 @@ def draw_orbit(
 
     runs = trace_runs(landscape, params, by, lr, before, steps, seed)
     plane, names = _plane(runs, directions)
-    figure = Figure(figsize=(10.5, 4.9), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(10.5, 4.9)
     left, right = figure.subplots(1, 2, width_ratios=(1.45, 1))
     draw_levels(left, landscape, params, plane, box_around(plane, runs), resolution, float(runs.orbit.loss[0]))
     draw_runs(left, plane, runs)
@@ -195,9 +193,7 @@ def draw_losses(axes: Axes, runs: Runs) -> None:
         axes.set_yscale("log")
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
-    axes.grid(True, which="major", color="#e4e4e4", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    tidy(axes, 10)
 
 
 def caption(plane: Slice, runs: Runs) -> str:

@@ -2,7 +2,7 @@
 
 import math
 
-NONE = "-"  # stands for a number that there is not
+DASH = "-"  # stands for a number that there is not
 
 
 def first_line(error: BaseException) -> str:
@@ -18,7 +18,7 @@ def named_line(error: BaseException) -> str:
 def number(x: float, digits: int = 3) -> str:
     """x with so many significant digits, in few characters; a dash if it is not finite."""
     if not math.isfinite(x):
-        return NONE
+        return DASH
     if x != 0 and not 1e-3 <= abs(x) < 1e5:
         mantissa, exponent = f"{x:.{digits - 1}e}".split("e")
         return f"{mantissa}e{int(exponent)}"
@@ -29,7 +29,7 @@ def number(x: float, digits: int = 3) -> str:
 def percent(x: float) -> str:
     """A signed percentage in few characters; a dash for NaN."""
     if math.isnan(x):
-        return NONE
+        return DASH
     if x > 1e6:
         return ">+1e6"  # of so few tasks or seeds that nothing is known
     if abs(x) < 1e5:
@@ -39,4 +39,4 @@ def percent(x: float) -> str:
 
 def fraction(x: float, places: int = 0) -> str:
     """A fraction in percent, with so many places after the point; a dash if it is not finite."""
-    return f"{100 * x:.{places}f}%" if math.isfinite(x) else NONE
+    return f"{100 * x:.{places}f}%" if math.isfinite(x) else DASH

@@ -16,9 +16,8 @@ from metatele.experiments import FlatnessCorrelation, ImageOptimizers, TeleportO
 from metatele.experiments.correlation import correlate
 from metatele.experiments.flatness import teleport_once
 from metatele.experiments.harness.images import hold_out, scheduled
-from metatele.experiments.harness.rate_search import GROWTH, RateSearch
 from metatele.experiments.harness.training import initial_params, score, train
-from metatele.experiments.optimizers import Recipe
+from metatele.experiments.optimizers import GROWTH, Recipe
 from tests.conftest import ROOT
 from tests.task.image_files import write_cifar, write_mnist
 
@@ -297,25 +296,6 @@ def test_a_teleport_once_raises_the_gradient_norm(folder: str) -> None:
     )
     torch.testing.assert_close(before[0], after[0])
     assert bool((after[3] > 1.01 * before[3]).all())
-
-
-def test_a_search_grows_at_its_edge_and_stops_inside() -> None:
-    search = RateSearch(0.1, 1)
-    while wanted := search.wanted():
-        for k in wanted:
-            search.add(k, (k - 3) ** 2)
-    assert search.best == 3
-    assert search.rate(2) == 1.0
-    assert sorted(search.scores) == [-1, 0, 1, 2, 3, 4]
-
-
-def test_a_search_ends_also_where_everything_diverges() -> None:
-    search = RateSearch(0.1, 2)
-    while wanted := search.wanted():
-        for k in wanted:
-            search.add(k, float("nan"))
-    assert len(search.scores) == 5 + GROWTH
-    assert RateSearch(0.1, 0).wanted() == []
 
 
 def test_scheduled_teleports_so_many_times_and_leaves_the_original() -> None:

@@ -1,14 +1,16 @@
 """The step size and schedule of a hand-designed optimizer, found on tasks of the train split."""
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from metatele.errors import ConfigError
+from metatele.evaluation.contestants.search import Cell, RateSearch
 from metatele.optimizer import InnerOptimizer
 from metatele.task.batch import MetaBatch
 from metatele.task.family import judged_part
@@ -24,7 +26,6 @@ REACH = 12  # how many half-decades the grid may grow at its edges
 WINDOW = 10  # steps between two looks at whether every task has diverged
 
 Finals = NDArray[np.float64]
-Cell = tuple[Schedule, int]  # of the grid: schedule, eighths of a decade
 
 
 @dataclass(frozen=True)
@@ -86,45 +87,46 @@ def tune(rule: UpdateRule, batch: MetaBatch, steps: int, teleport: Teleport | No
     """
     if batch.split != "train":
         raise ConfigError(f"tuning sees tasks of the train split only, got tasks of the {batch.split} split")
-    finals: dict[Cell, Finals] = {}
+    search: RateSearch[Finals] = RateSearch(SCHEDULES, COARSE, lambda k: 10 ** (k / EIGHTHS), _best, REACH, FINE)
+    while wanted := search.wanted():
+        rates = [search.rate(cell) for cell in wanted]
+        cosine = [schedule == "cosine" for schedule, _ in wanted]
+        finals = _finals(rule, rates, cosine, batch, steps, teleport or Stay(), chunk)
+        for cell, losses in zip(wanted, finals, strict=True):
+            search.add(cell, losses)
+    geometric = _positive(search.found)
+    trials = tuple(_trial(search, cell, geometric) for cell in sorted(search.found))
+    best = _trial(search, search.best, geometric)
+    mean = _centre(search.found[search.best], False)
+    return Tuning(best.schedule, best.lr, best.score, trials, batch.tasks, steps, geometric, mean)
 
-    def try_out(cells: Iterable[Cell]) -> Cell:
-        new = [c for c in dict.fromkeys(cells) if c not in finals]
-        finals.update(_finals(rule, new, batch, steps, teleport or Stay(), chunk))
-        return _best(finals)
 
-    schedule, k = try_out((s, k) for s in SCHEDULES for k in COARSE)
-    for _ in range(REACH):
-        known = [j for s, j in finals if s == schedule]
-        if k not in (min(known), max(known)):
-            break
-        schedule, k = try_out([(schedule, k + (-COARSE.step if k == min(known) else COARSE.step))])
-    for distance in FINE:
-        schedule, k = try_out([(schedule, k - distance), (schedule, k + distance)])
-    geometric = _positive(finals)
-    trials = tuple(
-        Trial(s, _lr(k), _centre(finals[s, k], geometric), int(np.isinf(finals[s, k]).sum())) for s, k in sorted(finals)
-    )
-    best = finals[schedule, k]
-    score, mean = _centre(best, geometric), _centre(best, False)
-    return Tuning(schedule, _lr(k), score, trials, batch.tasks, steps, geometric, mean)
+def _trial(search: RateSearch[Finals], cell: Cell, geometric: bool) -> Trial:
+    finals = search.found[cell]
+    schedule = cast(Schedule, cell[0])
+    return Trial(schedule, search.rate(cell), _centre(finals, geometric), int(np.isinf(finals).sum()))
 
 
 def _finals(
-    rule: UpdateRule, cells: list[Cell], batch: MetaBatch, steps: int, teleport: Teleport, chunk: int
-) -> Mapping[Cell, Finals]:
-    """Each task's final loss on the judged part in every cell, [B]; infinite for a task that diverged."""
-    stack = [(cell, task) for cell in cells for task in range(batch.tasks)]
+    rule: UpdateRule,
+    rates: Sequence[float],
+    cosine: Sequence[bool],
+    batch: MetaBatch,
+    steps: int,
+    teleport: Teleport,
+    chunk: int,
+) -> Finals:
+    """Each task's final loss on the judged part with every step size and schedule, [rates, B]; infinite for a task that
+    diverged."""
+    stack = [(cell, task) for cell in range(len(rates)) for task in range(batch.tasks)]
     out = []
     for begin in range(0, len(stack), chunk):
         part = stack[begin : begin + chunk]
         update = HandDesigned(rule, steps=steps)
-        rates = torch.tensor([_lr(k) for (_, k), _ in part])
-        update.vary(rates, torch.tensor([s == "cosine" for (s, _), _ in part]))
+        update.vary(torch.tensor([rates[c] for c, _ in part]), torch.tensor([cosine[c] for c, _ in part]))
         tasks = take(batch, [task for _, task in part])
         out.append(final_losses(InnerOptimizer(update, copy.deepcopy(teleport)), tasks, steps))
-    table = np.concatenate(out).reshape(len(cells), batch.tasks) if out else np.empty((0, batch.tasks))
-    return dict(zip(cells, table, strict=True))
+    return np.concatenate(out).reshape(len(rates), batch.tasks)
 
 
 def take(batch: MetaBatch, tasks: list[int]) -> MetaBatch:
@@ -156,10 +158,6 @@ def final_losses(inner: InnerOptimizer, batch: MetaBatch, steps: int) -> Finals:
     loss = unroll.evaluate(position.params, judged_part(batch.own_parts))
     loss = torch.where(position.alive & loss.isfinite(), loss, torch.inf)
     return loss.double().cpu().numpy()
-
-
-def _lr(eighths: int) -> float:
-    return float(f"{10 ** (eighths / EIGHTHS):.3g}")
 
 
 def _positive(finals: Mapping[Cell, Finals]) -> bool:

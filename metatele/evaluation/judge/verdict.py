@@ -19,7 +19,7 @@ from metatele.evaluation.formats import shown_change, wins_text
 from metatele.evaluation.judge.claims import Claim
 from metatele.evaluation.judge.pairing import Pairing, best_baseline
 from metatele.evaluation.judge.wins import win_interval
-from metatele.evaluation.statistics import Interval
+from metatele.evaluation.statistics import NOTHING, Interval
 from metatele.support.messages import percent
 from metatele.support.seeding import derive_seed
 from metatele.task.family import Part
@@ -120,9 +120,9 @@ def _verdict(
     entries: Sequence[Entry], entry: Entry, other: Entry, part: Part, step: int, level: float, seed: int
 ) -> Verdict:
     """Of one contestant against another."""
-    none, seeds = Interval(np.nan, np.nan, np.nan), (entry.meta_seeds, other.meta_seeds)
+    seeds = entry.meta_seeds, other.meta_seeds
     if not entry.runs or not other.runs:
-        return Verdict(entry.name, other.name, "not decided", none, True, none, 0, seeds)
+        return Verdict(entry.name, other.name, "not decided", NOTHING, True, NOTHING, 0, seeds)
     rng = np.random.default_rng(derive_seed("verdict", seed))
     pairing = Pairing.of(entries, entry, other, part, step)
     paired = pairing.compare(rng, 1 - SHARE * level)

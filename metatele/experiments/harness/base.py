@@ -16,6 +16,7 @@ from metatele.pictures.style import save_figures
 from metatele.support.files import make_folder
 
 Progress = Callable[[str, int, int], None]
+NO_TELEPORT = "no teleport"  # the variant that all others are compared with
 
 
 def silent(stage: str, done: int, total: int) -> None:

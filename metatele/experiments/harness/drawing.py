@@ -4,39 +4,21 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from metatele.evaluation.statistics import Interval
 from metatele.pictures.style import COLOURS
-from metatele.support.messages import NONE, number
+from metatele.support.messages import DASH, number
 
-PLAIN = "#3a3a3a"  # colour of the variant without teleports
+REFERENCE = "#3a3a3a"  # colour of the variant that the others are compared with
 
 
 def variant_looks(names: Sequence[str]) -> dict[str, dict[str, str]]:
     """Colour and line style of each variant; dark grey for the first, which the others are compared with."""
     looks = [{"color": c, "linestyle": style} for style in ("-", "--", ":") for c in COLOURS]
-    return {name: looks[(i - 1) % len(looks)] if i else {"color": PLAIN} for i, name in enumerate(names)}
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure (in inches) that can be saved without a window."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def tidy(axes: Axes) -> None:
-    """A light grid, and no frame at the top and on the right."""
-    axes.grid(True, which="major", color="#e4e4e4", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8.5)
+    return {name: looks[(i - 1) % len(looks)] if i else {"color": REFERENCE} for i, name in enumerate(names)}
 
 
 def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> Table:
@@ -66,7 +48,7 @@ def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
 def spread(interval: Interval, places: int) -> str:
     """A difference with its interval, to so many decimal places: "+0.12 [-0.20,+0.31]"."""
     value, low, high = (
-        f"{x:+.{places}f}" if np.isfinite(x) else NONE for x in (interval.value, interval.low, interval.high)
+        f"{x:+.{places}f}" if np.isfinite(x) else DASH for x in (interval.value, interval.low, interval.high)
     )
     return f"{value} [{low},{high}]"
 

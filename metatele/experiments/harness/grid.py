@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metatele.errors import ConfigError
+from metatele.evaluation.contestants.search import Cell, RateSearch
 from metatele.experiments.harness.training import Curves, Problem, train
 from metatele.optimizer import InnerOptimizer
 from metatele.support.checks import above_zero
@@ -71,14 +72,24 @@ def tune(
         problem, params, seeds, steps, record: what to train and for how long (see `train`). With
             record=1 the loss at every step counts, with record=steps the last one alone.
     """
-    scores, diverged = {}, {}
-    for rate in rates:
-        curves = train(make(rate), problem, params, seeds, steps, record)
-        losses, finished = curve_of(curves)
-        scores[rate] = float(geometric_mean(losses[1:, finished]))
-        diverged[rate] = int((~finished).sum())
-    best = min(rates, key=lambda r: (diverged[r], scores[r] if np.isfinite(scores[r]) else np.inf, r))
-    return Tuned(best, scores, diverged)
+    search: RateSearch[tuple[int, float]] = RateSearch([""], range(len(rates)), lambda k: rates[k], _best)
+    while wanted := search.wanted():
+        for cell in wanted:
+            losses, finished = curve_of(train(make(search.rate(cell)), problem, params, seeds, steps, record))
+            search.add(cell, (int((~finished).sum()), float(geometric_mean(losses[1:, finished]))))
+    scores = {search.rate(cell): score for cell, (_, score) in search.found.items()}
+    diverged = {search.rate(cell): count for cell, (count, _) in search.found.items()}
+    return Tuned(search.rate(search.best), scores, diverged)
+
+
+def _best(found: Mapping[Cell, tuple[int, float]]) -> Cell:
+    """The cell with the fewest diverged tasks, then the lowest score, then the smallest rate."""
+
+    def key(cell: Cell) -> tuple[int, float, int]:
+        diverged, score = found[cell]
+        return diverged, score if np.isfinite(score) else np.inf, cell[1]
+
+    return min(found, key=key)
 
 
 def curve_of(curves: Curves) -> tuple[Losses, NDArray[np.bool_]]:

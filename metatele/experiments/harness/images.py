@@ -2,21 +2,25 @@
 
 import copy
 import os
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from metatele.errors import ConfigError
-from metatele.experiments.harness.base import Experiment
+from metatele.experiments.harness.base import NO_TELEPORT, Experiment, Progress
 from metatele.experiments.harness.paired import Paired, compare
 from metatele.experiments.harness.training import Problem
 from metatele.support.checks import at_least
+from metatele.support.parallel import run_all
 from metatele.support.seeding import derive_seed
 from metatele.task.images import CLASSES, ImageSet, ImageSplit, Labelled, split_images
 from metatele.teleports import Stay, Teleport
 
-NONE = "no teleport"  # the variant that all others are compared with
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 SLOPE = 0.1  # of LeakyReLU
 
 
@@ -75,13 +79,15 @@ class ImageExperiment(Experiment):
 
         Raises: ConfigError if its name is taken; SymmetryError if the network lacks a teleport's group.
         """
-        if NONE in teleports:
-            raise ConfigError(f"a teleport is called {NONE!r}, which is the name of the variant without any; rename it")
+        if NO_TELEPORT in teleports:
+            raise ConfigError(
+                f"a teleport is called {NO_TELEPORT!r}, which is the name of the variant without any; rename it"
+            )
         for name, teleport in teleports.items():
             if not isinstance(teleport, Teleport):
                 raise ConfigError(f"{name!r} must be an object of a class of Teleport, got {teleport!r}")
             teleport.group(self.network(1))
-        return {NONE: Stay(), **teleports}
+        return {NO_TELEPORT: Stay(), **teleports}
 
     def problem(self, train: Labelled, validation: Labelled, networks: int) -> Problem:
         """So many networks on the same images.
@@ -96,6 +102,20 @@ class ImageExperiment(Experiment):
             validation=(validation[0].expand(networks, -1, -1), validation[1].expand(networks, -1)),
             batch_size=self.batch,
         )
+
+    def run_all(
+        self, function: Callable[[Item], Result], items: Sequence[Item], stage: str, progress: Progress
+    ) -> list[Result]:
+        """function(item) of every item, on as many processes as the experiment may use.
+
+        Args:
+            function: a method of the experiment.
+            items: one run each.
+            stage: what this is, for the progress.
+            progress: told how many runs have ended.
+        """
+        progress(stage, 0, len(items))
+        return run_all(function, items, self.jobs, lambda done: progress(stage, done, len(items)))
 
     def seeds(self, purpose: str, count: int) -> list[int]:
         """So many seeds; those of different purposes have nothing in common."""

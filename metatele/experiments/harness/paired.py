@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from metatele.evaluation.statistics import Interval, as_change, mean_interval
+from metatele.evaluation.statistics import Interval, compare_runs
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,4 @@ def compare(losses: ArrayLike, reference: ArrayLike, both: ArrayLike, rng: np.ra
     """Compare losses [B] with the reference's [B] on the same tasks, where both finished ([B] bool)."""
     keep = np.asarray(both, bool)
     a, b = (np.asarray(side, np.float64)[keep] for side in (losses, reference))
-    difference = mean_interval(a - b, rng)
-    if not ((a > 0).all() and (b > 0).all()):
-        return Paired(difference, Interval(np.nan, np.nan, np.nan), len(a))
-    return Paired(difference, as_change(mean_interval(np.log(a) - np.log(b), rng)), len(a))
+    return Paired(*compare_runs(a, b, rng), len(a))

@@ -9,7 +9,7 @@ from metatele.evaluation import Evaluation, Interval
 from metatele.evaluation.formats import percent_text
 from metatele.report.figures.frames import DIGITS
 from metatele.report.text import Cell, clean, to_csv
-from metatele.support.messages import NONE
+from metatele.support.messages import DASH
 
 STRONGEST = np.log(3.0)  # a ratio of losses at which the colours of the heat map end
 NAN = float("nan")
@@ -102,7 +102,7 @@ def _cell(e: Evaluation, name: str) -> tuple[str, float, str]:
         return "reference", NAN, "reference"
     paired = e.numbers.against_reference(entry, e.part, e.last)
     if paired is None or not np.isfinite(paired.change.value):
-        return NONE, NAN, "none"
+        return DASH, NAN, "none"
     sign = SIGNS.get(_outcome(e, name), "")
     stopped = f" ({entry.diverged} diverged)" if entry.diverged else ""
     return f"{sign}{percent_text(paired.change.value)}%{stopped}", paired.change.value, "changed"

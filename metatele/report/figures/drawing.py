@@ -8,17 +8,16 @@ from contextlib import contextmanager
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+from metatele.pictures.style import FAINT, INK, new_figure, tidy
 from metatele.report.figures.frames import BANDS, Frame, Panel
 from metatele.report.figures.looks import MAIN, Look
 from metatele.report.text import clean
 
-# Colours that the page replaces by its own.
-INK, GRID, FAINT = "#010203", "#e3e3e2", "#6e6e6d"
+LABELS = 10.5  # points of the numbers at ticks
 PANEL = (6.7, 4.6)  # inches
 FEW_POINTS = 12  # lines of fewer points show each
 FEW_CHECKPOINTS = 2  # up to so many have their bands drawn
@@ -73,28 +72,10 @@ def banded(known: Sequence[Look], names: Sequence[str], looks: Mapping[str, Look
     return {n for n in names if looks[n].order == MAIN} if checkpoints <= FEW_CHECKPOINTS else set()
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure (in inches) that can be saved without a window."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def style(axes: Axes) -> None:
-    """A light grid, and no frame at the top and on the right."""
-    axes.grid(True, which="major", color=GRID, linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(FAINT)
-    axes.tick_params(which="both", color=FAINT, labelcolor=INK, labelsize=10.5)
-    axes.xaxis.label.set_color(INK)
-    axes.yaxis.label.set_color(INK)
-
-
 def _fill(
     axes: Axes, panel: Panel, looks: Mapping[str, Look], index: Mapping[str, int], shown: set[str] | None = None
 ) -> None:
-    style(axes)
+    tidy(axes, LABELS)
     axes.set_xlabel(panel.x, fontsize=11)
     axes.set_ylabel(panel.y, fontsize=11, labelpad=9)
     axes.set_xscale(panel.x_scale)

@@ -11,8 +11,9 @@ from matplotlib.text import Text
 from matplotlib.transforms import Transform, blended_transform_factory
 
 from metatele.evaluation.formats import interval_text
+from metatele.pictures.style import FAINT, GRID, INK, new_figure, tidy
 from metatele.report.figures.changes import Forest, Transfer, strength
-from metatele.report.figures.drawing import FAINT, GRID, INK, new_figure, style
+from metatele.report.figures.drawing import LABELS
 from metatele.report.figures.looks import Look
 from metatele.report.figures.palette import DARK, diverging
 from metatele.report.text import clean
@@ -36,7 +37,7 @@ def draw_forest(forest: Forest, looks: Mapping[str, Look], index: Mapping[str, i
     if isinstance(engine, ConstrainedLayoutEngine):
         engine.set(rect=(0, 0, 1 - column, 1))
     axes = figure.subplots()
-    style(axes)
+    tidy(axes, LABELS)
     axes.grid(False, axis="y")
     axes.spines["left"].set_visible(False)
     low, high = _limits(forest)

@@ -8,7 +8,8 @@ from xml.etree import ElementTree
 import matplotlib
 from matplotlib.figure import Figure
 
-from metatele.report.figures.drawing import FAINT, GRID, INK, quiet
+from metatele.pictures.style import FAINT, GRID, INK
+from metatele.report.figures.drawing import quiet
 from metatele.report.figures.looks import VARIABLES
 
 COLOURS = {INK: "currentColor", GRID: "var(--grid)", FAINT: "var(--faint)", **VARIABLES}

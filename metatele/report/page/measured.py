@@ -8,7 +8,7 @@ from typing import Any
 
 from metatele.evaluation import Entry, Evaluation
 from metatele.report.text import clean
-from metatele.support.messages import NONE, number
+from metatele.support.messages import DASH, number
 
 Pairs = tuple[tuple[str, str], ...]
 DIGEST = 12  # letters of a checksum
@@ -71,10 +71,10 @@ def _grid(entry: Entry) -> Grid:
 
 def _trained(entry: Entry) -> Iterator[Trained]:
     for budget, origin in zip(entry.budgets, entry.origins, strict=False):
-        source = NONE if origin is None else f"{private(origin.source)} (sha256 {origin.sha256[:DIGEST]})"
+        source = DASH if origin is None else f"{private(origin.source)} (sha256 {origin.sha256[:DIGEST]})"
         name = clean(entry.name)
         if budget is None:
-            yield Trained(name, "unknown", NONE, NONE, clean(source))
+            yield Trained(name, "unknown", DASH, DASH, clean(source))
             continue
         families = ", ".join(dict.fromkeys(family for family, _ in budget.families))
         spent = f"{budget.tasks} trajectories of {budget.steps} steps"

@@ -8,7 +8,7 @@ from metatele.evaluation import Evaluation
 from metatele.report.figures.changes import strength, transfer
 from metatele.report.figures.palette import diverging
 from metatele.report.text import as_link, clean
-from metatele.support.messages import NONE, number
+from metatele.support.messages import DASH, number
 
 
 @dataclass(frozen=True)
@@ -81,4 +81,4 @@ def _loss(e: Evaluation, name: str) -> str:
     entry = next((x for x in e.entries if x.name == name), None)
     if entry is None:
         return ""
-    return number(entry.summary(e.part, e.last).mean) if entry.runs else NONE
+    return number(entry.summary(e.part, e.last).mean) if entry.runs else DASH

@@ -1,0 +1,60 @@
+"""Runs on several processes: in order, on one thread each, with their errors."""
+
+import os
+import signal
+
+import pytest
+import torch
+
+from metatele.errors import ConfigError, TaskError
+from metatele.support.parallel import one_thread, run_all
+
+
+def square(x: torch.Tensor) -> tuple[torch.Tensor, int]:
+    return x * x, torch.get_num_threads()
+
+
+def fail(x: int) -> int:
+    if x == 2:
+        raise TaskError(f"bad item {x}")
+    return x
+
+
+def die(x: int) -> int:
+    if x == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return x
+
+
+def nothing(done: int) -> None:
+    """Shows no progress."""
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_results_are_in_order_and_threads_are_one(jobs):
+    before, seen = torch.get_num_threads(), []
+    items = [torch.full((3,), float(i)) for i in range(5)]
+    results = run_all(square, items, jobs, seen.append)
+    assert [x.tolist() for x, _ in results] == [[float(i * i)] * 3 for i in range(5)]
+    assert {threads for _, threads in results} == {1}
+    assert seen == [1, 2, 3, 4, 5]
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_errors_of_a_run_are_raised(jobs):
+    with pytest.raises(TaskError, match="bad item 2"):
+        run_all(fail, range(4), jobs, nothing)
+
+
+def test_a_process_that_dies_is_one_clear_error():
+    with pytest.raises(ConfigError, match=r"one of jobs=2 processes died.*use fewer"):
+        run_all(die, range(3), 2, nothing)
+    assert run_all(fail, [0, 1], 2, nothing) == [0, 1], "the next run is not the worse for it"
+
+
+def test_one_thread_is_for_a_while_only():
+    before = torch.get_num_threads()
+    with one_thread():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
