@@ -1,7 +1,6 @@
 """An inner optimizer: a teleport composed with an update, theta <- g . (theta + f)."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -10,7 +9,6 @@ from torch import Tensor, nn
 
 from metatele.errors import ConfigError
 from metatele.parts.point import Point, State
-from metatele.recurrent import RecurrentCore
 from metatele.support.checks import one_of
 from metatele.support.seeding import seeded
 from metatele.symmetry import ProductGroup
@@ -125,15 +123,6 @@ class InnerOptimizer(nn.Module):
     def start(self, params: Params, group: ProductGroup, seeds: Tensor) -> InnerState:
         """The state before the first step."""
         return InnerState(self.update.start(params), self.teleport.start(params, group, seeds))
-
-    @contextmanager
-    def window(self, steps: int) -> Iterator[None]:
-        """For so many steps, the learned weights stay as they are: see `RecurrentCore.window`."""
-        with ExitStack() as stack:
-            for module in self.modules():
-                if isinstance(module, RecurrentCore):
-                    stack.enter_context(module.window(steps))
-            yield
 
     def step(
         self,

@@ -164,13 +164,10 @@ class MetaTrainer:
         gradients = [p.grad for p in self.inner.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients))
         if gradients and math.isfinite(norm):
-            # As in clip_grad_norm_, but where it can be, Adam divides on its way through the gradient.
-            excess = 1.0 if self.meta.clip is None else max((norm + 1e-6) / self.meta.clip, 1.0)
-            if gradients[0].dtype == torch.float32:
-                scale = torch.tensor(excess, device=gradients[0].device)
-                self.adam.grad_scale, self.adam.found_inf = scale, torch.zeros_like(scale)  # type: ignore[attr-defined]
-            else:
-                torch._foreach_div_(gradients, excess)
+            excess = 1.0 if self.meta.clip is None else (norm + 1e-6) / self.meta.clip  # as in clip_grad_norm_
+            if excess > 1:
+                for gradient in gradients:
+                    gradient.div_(excess)
             self.adam.step()
         return norm
 

@@ -7,14 +7,13 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from metatele.errors import ConfigError
-from metatele.recurrent.window import CoreWindow
 from metatele.support.checks import at_least
 from metatele.support.seeding import seeded
 
 MOST_HIDDEN, MOST_LAYERS = 65536, 64  # far above any sensible size; a hostile checkpoint stops here
 
 
-class Player(Protocol):
+class CorePlayer(Protocol):
     """What plays a core's steps in its place, see `RecurrentCore.played_by`."""
 
     def step(self, features: Tensor, memory: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -41,7 +40,7 @@ class RecurrentCore(nn.Module):
             self.cells = nn.ModuleList(nn.LSTMCell(size, hidden) for size in sizes)
             self.head = nn.Linear(hidden, outputs)
         self.hidden, self.head_scale = hidden, head_scale
-        self._player: Player | None = None
+        self._player: CorePlayer | None = None
         self.reset_head()
 
     def reset_head(self) -> None:
@@ -63,8 +62,10 @@ class RecurrentCore(nn.Module):
 
     def forward(self, features: Tensor, memory: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Features [rows, inputs] and memory to outputs [rows, outputs] and the next memory."""
-        if self._player is not None:
-            return self._player.step(features, memory)
+        return self.plain(features, memory) if self._player is None else self._player.step(features, memory)
+
+    def plain(self, features: Tensor, memory: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The same by torch's own cells, whoever else plays the core."""
         after: list[Tensor] = []
         for i, cell in enumerate(self.cells):
             features, c = cell(features, (memory[2 * i], memory[2 * i + 1]))
@@ -77,18 +78,7 @@ class RecurrentCore(nn.Module):
         return [cell for cell in self.cells if isinstance(cell, nn.LSTMCell)]
 
     @contextmanager
-    def window(self, steps: int) -> Iterator[None]:
-        """Inside, the weights stay as they are, and `forward` computes the same, to rounding, faster; its backward
-        pass cannot be differentiated again.
-
-        Args:
-            steps: about how often `forward` will be called.
-        """
-        with self.played_by(CoreWindow(self.cells, self.head, steps)):
-            yield
-
-    @contextmanager
-    def played_by(self, player: Player) -> Iterator[None]:
+    def played_by(self, player: CorePlayer) -> Iterator[None]:
         """Inside, `forward` is what the player makes of it."""
         self._player = player
         try:

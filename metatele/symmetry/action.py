@@ -1,14 +1,16 @@
 """The mathematics that continuous and discrete symmetries share: a group that acts on parameters."""
 
 import abc
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, ClassVar, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metatele.symmetry.second_moments import estimate_square
 from metatele.task.params import Params, per_task
 
+Group = TypeVar("Group", bound="GroupAction")
 OfData = tuple[Tensor, ...]  # what an action makes of the data alone, [B, ...] each
 
 
@@ -18,7 +20,13 @@ class GroupAction(abc.ABC):
     Every tensor carries a leading task dimension B; a group element g is a tensor [B, ...] whose
     layout belongs to the group. The action is differentiable; nothing changes its arguments.
 
+    A group that is to be found in networks names its kind, which its class gives: `class PositiveScaling(AtHiddenLayer,
+    Symmetry, kind="scaling", where="at ReLU", automatic=2)`.
+
     Attributes:
+        kinds: all groups of a base that have a kind, {kind: class}.
+        where: at which layers of networks it is found, in words.
+        automatic: its place among the groups that are tried at a layer when no kind is asked for; None if it is not.
         moves_gradient: whether the action changes the gradient; a group that does not cannot help
             plain gradient descent, though it moves the parameters.
         exact: whether the action leaves the loss unchanged on any data; a group that depends on the
@@ -27,8 +35,24 @@ class GroupAction(abc.ABC):
             is exact on its own; None if their number does not matter.
     """
 
+    kinds: ClassVar[dict[str, "type[GroupAction]"]]
+    where: ClassVar[str] = ""
+    automatic: ClassVar[int | None] = None
     moves_gradient: bool = True
     exact: bool = True
+
+    def __init_subclass__(
+        cls, kind: str | None = None, where: str = "", automatic: int | None = None, **options: Any
+    ) -> None:
+        super().__init_subclass__(**options)
+        if kind is not None:
+            cls.where, cls.automatic = where, automatic
+            cls.kinds[kind] = cls
+
+    @classmethod
+    def find(cls, network: nn.Module) -> Iterator["GroupAction"]:
+        """The groups of this kind that a network has, in the order of its layers; none in general."""
+        return iter(())
 
     @property
     def name(self) -> str:
@@ -84,14 +108,18 @@ class GroupAction(abc.ABC):
         """
 
     def of_data(self, inputs: Tensor) -> OfData:
-        """What the action makes of the network's inputs [B, n, ...] alone, whatever the parameters; nothing in general.
-
-        A group that has something to make is to remember it for as long as the inputs are the same tensor.
-        """
+        """What the action makes of the network's inputs [B, n, ...] alone, whatever the parameters; in general
+        nothing."""
         return ()
 
-    def remember(self, inputs: Tensor, made: OfData) -> None:  # noqa: B027 - in general there is nothing to remember
-        """Take what `of_data` made of these inputs, in place of making it again."""
+    def on(self: Group, inputs: Tensor, made: OfData | None = None) -> Group:
+        """The same group with what it makes of these inputs at hand, so that acting on them does not make it anew.
+
+        Args:
+            inputs: the network's inputs, [B, n, ...].
+            made: what `of_data` gave of them; made now if None.
+        """
+        return self
 
     def residual(self, g: Tensor, params: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """By how much the action changes what the next layer sees on the data, relative, [B]: zeros for

@@ -1,6 +1,7 @@
 """A continuous symmetry: a Lie group that acts on the parameters of a network."""
 
 import abc
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -13,11 +14,22 @@ class Symmetry(GroupAction):
     A Lie algebra element T is [B, *algebra_shape], B tasks; g = exp(T) is a tensor [B, ...]. All
     maps are differentiable in T and in the parameters, and none changes its arguments.
 
-    Only `algebra_shape`, `exp`, `compose`, `inverse` and `act` need to be written; the rest has
-    general versions: `name`; `size`, which a group whose composition is not + overrides; `residual`, which
-    a group that depends on the data overrides; `dual` and `dual_square`, which a group with a closed form
-    overrides.
+    To be written:
+        algebra_shape: shape of one task's T.
+        exp(T): the group element, a tensor [B, ...] of any layout; exp(0) is the identity.
+        compose(g, h): the product gh, that is first h, then g; inverse(g): the element that undoes g.
+        act(g, params, inputs): the moved parameters {name: [B, ...]}, all of them, in their order; what the group does
+            not touch is passed on. `inputs` [B, n, ...] are the network's, for groups that depend on the data.
+
+    The rest has general versions (see `GroupAction`): `name`; `size`, which a group whose composition is not +
+    overrides; `dual` and `dual_square`, which a group with a closed form overrides; `residual`, `of_data` and `on`,
+    which a group that depends on the data overrides. `check_symmetry` checks all of it.
+
+    To be found in networks, a group is put into `metatele/symmetry/groups/`, names its kind (see `GroupAction`), and
+    says by `at` (see `AtHiddenLayer`) or `find` at which layers it is.
     """
+
+    kinds: ClassVar[dict[str, type[GroupAction]]] = {}
 
     @property
     @abc.abstractmethod

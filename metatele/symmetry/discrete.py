@@ -2,6 +2,7 @@
 
 import abc
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ class DiscreteSymmetry(GroupAction):
     drawn. `act` is differentiable in the parameters. To be written: `sample`, `identity`, `compose`,
     `inverse`, `act`.
     """
+
+    kinds: ClassVar[dict[str, type[GroupAction]]] = {}
 
     @abc.abstractmethod
     def sample(self, generators: Sequence[torch.Generator], like: Tensor) -> Tensor:

@@ -1,64 +1,50 @@
-"""The kinds of continuous groups: which one a layer has for the activations that stand at it."""
+"""The kinds of groups that are found in networks."""
 
-from collections.abc import Callable, Iterator
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, cast
 
 from torch import nn
 
-from metatele.symmetry.activations import bijective_slope, is_elementwise, is_homogeneous, is_plain
+import metatele.symmetry.groups  # noqa: F401 - defines them
+from metatele.symmetry.action import GroupAction
+from metatele.symmetry.at_layer import AtHiddenLayer
 from metatele.symmetry.base import Symmetry
-from metatele.symmetry.bijective import BijectiveGL
-from metatele.symmetry.general_linear import GeneralLinear
+from metatele.symmetry.discrete import DiscreteSymmetry
 from metatele.symmetry.layers import HiddenLayer
-from metatele.symmetry.logit_translation import LogitTranslation
-from metatele.symmetry.positive_scaling import PositiveScaling
-from metatele.symmetry.pseudo_inverse import PseudoInverseGL
-from metatele.symmetry.sequential import hidden_layers, last_layer
+from metatele.symmetry.sequential import hidden_layers
 
-Kind = Literal["auto", "scaling", "general_linear", "data_dependent", "pseudo_inverse", "softmax"]
-Activations = list[nn.Module]
-
-
-def _scaling(layer: HiddenLayer, between: Activations) -> Symmetry | None:
-    return PositiveScaling(layer) if is_homogeneous(between) else None
+AUTO = "auto"
+if TYPE_CHECKING:
+    Kind = str
+else:
+    Kind = Literal[(AUTO, *Symmetry.kinds)]
+"""Which group of a network's layers to take: "auto", or the kind of one of the groups in `metatele.symmetry.groups`."""
 
 
-def _general_linear(layer: HiddenLayer, between: Activations) -> Symmetry | None:
-    return None if between else GeneralLinear(layer)
+def find_symmetries(network: nn.Module, kind: Kind) -> list[Symmetry]:
+    """The continuous groups of a kind that a network has; of "auto" at each hidden layer the first that it has."""
+    found = _first_at_layers(network) if kind == AUTO else Symmetry.kinds[kind].find(network)
+    return cast(list[Symmetry], list(found))
 
 
-def _auto(layer: HiddenLayer, between: Activations) -> Symmetry | None:
-    return _general_linear(layer, between) or _scaling(layer, between)
+def find_discrete(network: nn.Module) -> list[DiscreteSymmetry]:
+    """The discrete groups that a network has, layer by layer."""
+    found = (group for at in hidden_layers(network) for group in _at(_automatic(DiscreteSymmetry.kinds), *at))
+    return cast(list[DiscreteSymmetry], list(found))
 
 
-def _data_dependent(layer: HiddenLayer, between: Activations) -> Symmetry | None:
-    slope = bijective_slope(between)
-    return _general_linear(layer, between) if slope is None else BijectiveGL(layer, slope)
+def _first_at_layers(network: nn.Module) -> Iterator[GroupAction]:
+    tried = _automatic(Symmetry.kinds)
+    for at in hidden_layers(network):
+        yield from list(_at(tried, *at))[:1]
 
 
-def _pseudo_inverse(layer: HiddenLayer, between: Activations) -> Symmetry | None:
-    if not between:
-        return GeneralLinear(layer)  # the same on the data, and exact on any
-    return PseudoInverseGL(layer, nn.Sequential(*between)) if is_elementwise(between) else None
+def _automatic(kinds: Mapping[str, type[GroupAction]]) -> list[type[AtHiddenLayer]]:
+    """The groups that are tried at a layer, in their order."""
+    ranked = [(kind.automatic, kind) for kind in kinds.values() if kind.automatic is not None]
+    return [cast(type[AtHiddenLayer], kind) for _, kind in sorted(ranked, key=lambda both: both[0])]
 
 
-def _at_hidden_layers(
-    of_layer: Callable[[HiddenLayer, Activations], Symmetry | None],
-) -> Callable[[nn.Module], Iterator[Symmetry]]:
-    return lambda network: filter(None, (of_layer(*found) for found in hidden_layers(network)))
-
-
-def _softmax(network: nn.Module) -> Iterator[Symmetry]:
-    last = last_layer(network)
-    if last is not None and all(is_plain(m, nn.Softmax, nn.LogSoftmax) and m.dim != 0 for m in last.behind):
-        yield LogitTranslation(last.weight, last.bias, last.width)
-
-
-FINDERS: dict[Kind, Callable[[nn.Module], Iterator[Symmetry]]] = {
-    "auto": _at_hidden_layers(_auto),
-    "scaling": _at_hidden_layers(_scaling),
-    "general_linear": _at_hidden_layers(_general_linear),
-    "data_dependent": _at_hidden_layers(_data_dependent),
-    "pseudo_inverse": _at_hidden_layers(_pseudo_inverse),
-    "softmax": _softmax,
-}
+def _at(kinds: Sequence[type[AtHiddenLayer]], layer: HiddenLayer, between: list[nn.Module]) -> Iterator[GroupAction]:
+    """Which of some groups a layer has."""
+    return filter(None, (kind.at(layer, between) for kind in kinds))

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from metatele.support.presume import presume
+from metatele.symmetry.at_layer import AtHiddenLayer
 from metatele.symmetry.base import Symmetry
-from metatele.symmetry.layers import AtHiddenLayer
 
 
 def solve(matrix: Tensor, rhs: Tensor, left: bool) -> Tensor:
@@ -90,22 +90,11 @@ def version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
-def _with_inverse(g: Tensor, inverse: Tensor) -> Tensor:
-    """An element that remembers its inverse."""
-    g.inverse_element = inverse, version(g)  # type: ignore[attr-defined]
-    return g
-
-
-def _known_inverse(g: Tensor) -> Tensor | None:
-    inverse, made = getattr(g, "inverse_element", (None, 0))
-    return inverse if made == version(g) else None
-
-
 class MatrixGL(AtHiddenLayer, Symmetry):
     """GL(h) of a hidden layer, connected to the identity by exp; how it acts is left open.
 
-    A group element is the matrix g = exp(T), [B, h, h]; acting with a singular one gives NaN. One that `exp` made
-    remembers its inverse exp(-T).
+    A group element is the matrix g = exp(T) with its inverse exp(-T), which comes for nothing, [B, 2, h, h]. A
+    matrix alone, [B, h, h], will do wherever an element is taken; acting with a singular one gives NaN.
     """
 
     @property
@@ -113,31 +102,38 @@ class MatrixGL(AtHiddenLayer, Symmetry):
         return (self.layer.width, self.layer.width)
 
     def exp(self, algebra: Tensor) -> Tensor:
-        return _with_inverse(*exp_pair(algebra))
+        return torch.stack(exp_pair(algebra), 1)
 
     def identity(self, like: Tensor) -> Tensor:
-        one = torch.eye(self.layer.width, dtype=like.dtype, device=like.device).repeat(len(like), 1, 1)
-        return _with_inverse(one, one.clone())  # not itself: it would hold itself in memory
+        return torch.eye(self.layer.width, dtype=like.dtype, device=like.device).repeat(len(like), 2, 1, 1)
 
     def select(self, keep: Tensor, g: Tensor, h: Tensor) -> Tensor:
-        selected, inverse, other = super().select(keep, g, h), _known_inverse(g), _known_inverse(h)
-        if inverse is None or other is None:
-            return selected
-        return _with_inverse(selected, super().select(keep, inverse, other))
+        if g.dim() != h.dim():
+            g, h = self.matrix(g), self.matrix(h)
+        return super().select(keep, g, h)
 
     def compose(self, g: Tensor, h: Tensor) -> Tensor:
-        return g @ h
+        product = self.matrix(g) @ self.matrix(h)
+        if g.dim() == h.dim() == 4:
+            return torch.stack([product, self.inverse_matrix(h) @ self.inverse_matrix(g)], 1)
+        return product
 
     def size(self, g: Tensor) -> Tensor:
-        return matrix_size(g)
+        return matrix_size(self.matrix(g))
 
     def inverse(self, g: Tensor) -> Tensor:
-        known = _known_inverse(g)
-        if known is not None:
-            return known
+        return g.flip(1) if g.dim() == 4 else self.inverse_matrix(g)
+
+    def matrix(self, g: Tensor) -> Tensor:
+        """An element's matrix, [B, h, h]."""
+        return g.unbind(1)[0] if g.dim() == 4 else g
+
+    def inverse_matrix(self, g: Tensor) -> Tensor:
+        """The inverse of an element's matrix, [B, h, h]."""
+        if g.dim() == 4:
+            return g.unbind(1)[1]
         return solve(g, torch.eye(g.shape[-1], dtype=g.dtype, device=g.device).expand_as(g), True)
 
     def divide(self, matrix: Tensor, g: Tensor) -> Tensor:
         """matrix g^-1, [B, rows, h]."""
-        known = _known_inverse(g)
-        return solve(g, matrix, False) if known is None else torch.bmm(matrix, known)
+        return torch.bmm(matrix, self.inverse_matrix(g)) if g.dim() == 4 else solve(g, matrix, False)

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from metatele.errors import ConfigError
 from metatele.symmetry.action import OfData
+from metatele.symmetry.at_layer import AtHiddenLayer
 from metatele.symmetry.base import Symmetry
-from metatele.symmetry.layers import AtHiddenLayer
 from metatele.task.params import Params
 
 Element = Sequence[Tensor]
@@ -59,10 +59,11 @@ class ProductGroup:
         """What each factor makes of the data alone (see `GroupAction.of_data`)."""
         return [f.of_data(inputs) for f in self.factors]
 
-    def remember(self, inputs: Tensor, made: Sequence[OfData]) -> None:
-        """Let each factor take what `of_data` gave."""
-        for factor, its_own in zip(self.factors, made, strict=True):
-            factor.remember(inputs, its_own)
+    def on(self, inputs: Tensor, made: Sequence[OfData] | None = None) -> "ProductGroup":
+        """The same group with what each factor makes of these inputs at hand (see `GroupAction.on`)."""
+        each = [None] * len(self.factors) if made is None else made
+        factors = tuple(f.on(inputs, own) for f, own in zip(self.factors, each, strict=True))
+        return self if all(a is b for a, b in zip(factors, self.factors, strict=True)) else ProductGroup(factors)
 
     def carry(
         self,

@@ -143,6 +143,7 @@ class OrbitTeleport(Teleport):
         if alive is not None and known(~alive):
             return point.at(dict(point.params if onto is None else onto), point.gradient), state, moments
         seen = self.look(point, state)
+        group = group.on(seen.inputs)
         element, state = self.element(seen, group, state)
         element = standing_still(element, group, alive)
         if self.observer is not None:

@@ -127,7 +127,8 @@ def _check_elements(teleport: OrbitTeleport, point: Point, group: ProductGroup, 
     element, _ = teleport.element(teleport.look(point, state), group, state)
     require(len(element) == len(group.factors), f"{name}: one group element for each factor of the group")
     for g, factor in zip(element, group.factors, strict=True):
-        require(g.shape == factor.identity(point.inputs).shape, f"{name}: elements have the group's shape")
+        unit = factor.identity(point.inputs)
+        same(factor.compose(unit, g), g, 1e-12, f"{name}: its elements are those of the group, which has 1 g = g")
     if isinstance(teleport, AlgebraTeleport):
         algebra, _ = teleport.choose(teleport.look(point, state), group, state)
         same(group.exp(algebra), element, 0, f"{name}: its elements are exp of what it chooses")

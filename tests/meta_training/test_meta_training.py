@@ -128,13 +128,13 @@ def test_the_shipped_quickstart_pair_gives_what_its_cards_say() -> None:
 def test_matrices_in_tf32_are_asked_for_and_only_inside(
     before: bool, tf32: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen, original = [], Unroll.window
+    seen, original = [], Unroll._play
 
     def window(*arguments: Any, **options: Any) -> Window:
         seen.append(torch.backends.cuda.matmul.allow_tf32)
         return original(*arguments, **options)
 
-    monkeypatch.setattr(Unroll, "window", window)
+    monkeypatch.setattr(Unroll, "_play", window)
     unroll = UnrollSettings(steps=2, window=1, tf32=tf32)
     meta, validation = MetaSettings(iterations=1, tasks=2), ValidationSettings(tasks=2)
     with multiplying(before):

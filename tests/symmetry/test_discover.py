@@ -213,7 +213,7 @@ def test_a_module_of_another_kind_is_named():
 
 
 def test_an_unknown_kind_is_refused_with_the_known_ones():
-    with pytest.raises(ConfigError, match=r"'rotation'.*auto, scaling"):
+    with pytest.raises(ConfigError, match=r"must be one of auto, .*scaling.* got 'rotation'"):
         symmetries_of(mlp(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), "rotation")
 
 

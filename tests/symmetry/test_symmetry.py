@@ -233,7 +233,8 @@ def test_the_factor_with_a_singular_element_is_named(make_batch):
     group, x = ProductGroup(tuple(groups)), batch.inputs["inner"]
     element = group.identity(x)
     check_finite(group, element, batch.params, x)
-    singular = [element[0] * torch.tensor([1.0, 0.0]).reshape(2, 1, 1), element[1]]
+    matrix = groups[0].matrix(element[0])
+    singular = [matrix * torch.tensor([1.0, 0.0]).reshape(2, 1, 1), element[1]]
     with pytest.raises(
         SymmetryError, match=r"group element of the hidden layer after '0' is singular.* in 1 of 2 tasks"
     ):

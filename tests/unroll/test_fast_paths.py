@@ -29,14 +29,16 @@ from metatele import (
 )
 from metatele.meta_training import trainer
 from metatele.parts.point import State
-from metatele.recurrent import RecurrentCore, blocks, rows
 from metatele.symmetry import HiddenLayer, matrices
 from metatele.task.params import flatten, map_params, per_task, unflatten
 from metatele.testing import ExampleFamily
+from metatele.unroll.higher import cores
+from metatele.unroll.higher.cores import Taps
 from metatele.update.classical import adam_moments
 from metatele.update.size_free import TINY
 
 RELATIVE = 1e-9
+COORDINATES = 6  # hidden size of the cores that play coordinates
 SQUARE = ExampleFamily((3, 3, 3, 2), (nn.LeakyReLU(0.2),) * 2)  # two layers on the data, as many rows as inputs
 CASES = {
     "dense, after, data": (
@@ -54,9 +56,12 @@ CASES = {
         lambda: InnerOptimizer(DenseStepSize(4), DenseTeleport(4, size="fixed", symmetry="general_linear"), "after"),
         ExampleFamily(),
     ),
-    "size-free": (lambda: InnerOptimizer(CoordinateUpdate(4), NeuronTeleport(4)), TeacherStudent(rows=8, hidden=5)),
+    "size-free": (
+        lambda: InnerOptimizer(CoordinateUpdate(COORDINATES), NeuronTeleport(4)),
+        TeacherStudent(rows=8, hidden=5),
+    ),
     "size-free, after, minibatches": (
-        lambda: InnerOptimizer(CoordinateUpdate(4, layers=2), NeuronTeleport(3, layers=2), "after"),
+        lambda: InnerOptimizer(CoordinateUpdate(COORDINATES, layers=2), NeuronTeleport(3, layers=2), "after"),
         ExampleFamily(rows=24, batch_size=4, parts=(0.5, 0.5, 0.0)),
     ),
     "global step size": (
@@ -72,13 +77,15 @@ CASES = {
 
 @contextmanager
 def fast():
-    """Small blocks, so that the coordinates of small networks fill some; yields what has played the cells' steps."""
+    """Small blocks, so that the coordinates of small networks fill some; all cores but those of coordinates are held to
+    be large. Yields what has played the cells' steps."""
     seen = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocks, "CACHE", 0)
-        patch.setattr(blocks, "FEWEST", 32)
-        for step in (rows.RowsStep, blocks.BlocksStep):
-            patch.setattr(step, "apply", lambda *a, step=step, apply=step.apply: seen.append(step) or apply(*a))
+        patch.setattr(cores, "CACHE", 0)
+        patch.setattr(cores, "FEWEST", 32)
+        patch.setattr(cores, "is_small", lambda core: core.hidden == COORDINATES)
+        for kind in (cores.TappingCells, cores.BlockedCells):
+            patch.setattr(kind, "step", lambda *a, kind=kind, step=kind.step: seen.append(kind) or step(*a))
         yield seen
 
 
@@ -116,7 +123,7 @@ def plain():
         for name, module in list(sys.modules.items()):
             if name.startswith("metatele") and getattr(module, "stacked_forward", None) is original:
                 patch.setattr(module, "stacked_forward", by_vmap)
-        patch.setattr(RecurrentCore, "window", lambda self, steps: nullcontext())
+        patch.setattr("metatele.unroll.higher.unroll.cores_played", lambda *a, **k: nullcontext(Taps([])))
         patch.setattr(matrices, "exp_pair", lambda t: (torch.linalg.matrix_exp(t), torch.linalg.matrix_exp(-t)))
         patch.setattr(HiddenLayer, "sees_data", property(lambda self: False, lambda self, value: None), raising=False)
         patch.setattr(
@@ -200,5 +207,6 @@ def test_the_fast_paths_give_the_same(whole, case, second_order, monkeypatch):
     assert not played
     with fast() as played:
         found = whole(case, second_order)
-    assert set(played) >= {blocks.BlocksStep if "size-free" in case else rows.RowsStep}
+    wanted = [cores.BlockedCells] * ("size-free" in case) + [cores.TappingCells] * (whole is meta_train)
+    assert set(played) == set(wanted)
     assert_same(found, expected)

@@ -74,13 +74,13 @@ class CanonicalTeleport(OrbitTeleport):
     def element(self, point: Point, group: ProductGroup, state: State) -> tuple[list[Tensor], State]:
         params, inputs = dict(point.params), point.inputs
         like = next(iter(params.values()))
-        total = [factor.identity(like) for factor in group.factors]
+        total = [_identity(factor, like) for factor in group.factors]
         eps, before = torch.finfo(like.dtype).eps, torch.full((len(like),), torch.inf, device=like.device)
         done = torch.zeros(len(like), dtype=torch.bool, device=like.device)
         for _ in range(SWEEPS):
             largest = torch.zeros_like(before)
             for i, factor in enumerate(group.factors):
-                g, one = self._of_layer(factor, params, inputs), factor.identity(like)
+                g, one = self._of_layer(factor, params, inputs), _identity(factor, like)
                 g = torch.where(per_task(done, g), one, g)  # each task sweeps as often as it would alone
                 params = factor.act(g, params, inputs)
                 total[i] = factor.compose(g, total[i])
@@ -107,3 +107,9 @@ class CanonicalTeleport(OrbitTeleport):
             f"{factor.name}: {type(self).__name__} has no closed form for {type(factor).__name__}; "
             "set its symmetry to 'scaling' or 'auto'"
         )
+
+
+def _identity(factor: Symmetry, like: Tensor) -> Tensor:
+    """The identity of a layer's group, of GL(h) as the matrix alone, as rules give them."""
+    one = factor.identity(like)
+    return factor.matrix(one) if isinstance(factor, GeneralLinear) else one

@@ -24,10 +24,8 @@ class GraphedWindow:
 
     def __init__(self, player: Player, deck: Deck, weights: Weights) -> None:
         self._deck = copy.copy(deck)
-        self._deck.fill(iter([t.clone() for t in deck.tensors()]))
-        self._slopes = torch.zeros(
-            deck.length, deck.chunk.tasks, dtype=deck.carry[0].dtype, device=deck.carry[0].device
-        )
+        self._deck.fill([t.clone() for t in deck.tensors()])
+        self._slopes = deck.fixed.bar.new_zeros(deck.length, deck.chunk.tasks)
         self._forward, self._backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         with torch.no_grad():
             with torch.cuda.graph(self._forward):

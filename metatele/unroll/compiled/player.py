@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from metatele.unroll.compiled.deck import Course, Deck
 from metatele.unroll.compiled.gradients import Gradients
@@ -18,7 +19,7 @@ class Played(NamedTuple):
 
     step: Step
     saved: list[Tensor]
-    seen: list[Tensor]
+    seen: list[list[Tensor]]
 
 
 class Player:
@@ -42,21 +43,21 @@ class Player:
             gradient: whether `backward` is to go back.
         Returns: what `backward` takes; nothing without a gradient.
         """
-        out, acted = [], None
+        out, acted, fixed = [], None, tree_leaves(deck.fixed)
         for k in range(first, last):
             if deck.acts[k] is not acted:
                 acted = deck.acts[k]
                 step = self._find(deck, acted, gradient)
                 course.carry, given = step.laid(course.carry), self._weights_for(step)
-            found, saved = step.program.forward([*course.carry, *deck.fixed, *deck.now[k], *given])
-            course.carry, rest = found[: step.carried], found[step.carried :]
-            course.meta_losses.append(rest.pop(0))
-            if not deck.shared:
-                course.inner_losses.append(rest.pop(0))
-            course.norms.append(rest.pop(0))
-            course.flags.append((rest.pop(0), step.function.presumed))
+            found, saved = step.program.forward([*course.carry, *fixed, *deck.now[k].tensors, *given])
+            gave = step.gave
+            course.carry = found[: len(step.strides)]
+            course.meta_losses.append(found[gave.meta_losses])
+            course.inner_losses += [found[place] for place in gave.inner_losses]
+            course.norms.append(found[gave.norms])
+            course.flags.append((found[gave.flags], step.presumed))
             if gradient:
-                out.append(Played(step, saved, rest))
+                out.append(Played(step, saved, [found[places] for places in step.seen]))
         return out
 
     @staticmethod
@@ -82,13 +83,15 @@ class Player:
             for i, gradient in zip(step.floating, found, strict=False):
                 if gradient is not None:
                     adjoint[i] = gradient
-            sums.add(step, found[len(step.floating) :], seen)
+            others = len(step.floating) + step.others
+            sums.add(found[len(step.floating) : others], found[others:], seen, step.taps)
         return adjoint
 
     def _weights_for(self, step: Step) -> list[Tensor]:
-        """The learned weights, and taps, as a step takes them."""
+        """The learned weights, and taps, as a step's program takes them."""
         if id(step) not in self._given:
-            self._given[id(step)] = [*self._programs.weights(self._weights, step.rows), *step.taps]
+            learned = self._programs.learned(self._weights, step.rows)
+            self._given[id(step)] = tree_leaves((learned, step.taps))
         return self._given[id(step)]
 
     def _find(self, deck: Deck, active: bool, gradient: bool) -> Step:
@@ -97,12 +100,8 @@ class Player:
         second_order = play.second_order and gradient
 
         def make() -> Step:
-            products = sum(2 * len(core.lstm_cells) + 1 for core in weights.cores)
-            taps = sum(len(core.lstm_cells) + 1 for core in weights.cores)
-            shape = deck.shape(len(weights.others) + products + 2 * taps, taps)
-            state = deck.begin.state
             with following():
-                function = StepFunction(play.inner, play.batch, play.group, state, second_order, active, shape)
+                function = StepFunction(play.inner, play.batch, play.group, deck.begin.state, second_order, active)
             return compile_step(function, weights, self._programs, (deck.carry, deck.fixed, deck.now[0]), gradient)
 
         return self._programs.find(

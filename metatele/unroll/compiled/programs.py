@@ -6,44 +6,50 @@ from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from metatele.recurrent import RecurrentCore
-from metatele.recurrent.traced import Factors, factors, is_turned, products, turn
+from metatele.recurrent.cells import Factors, products_of, taps_of, turn
+from metatele.recurrent.traced import is_turned
 from metatele.unroll.compiled.program import CannotFollowError, Program, following, in_layout, settle
-from metatele.unroll.compiled.step import StepFunction, Weights, cut
+from metatele.unroll.compiled.step import Carry, Fixed, Gave, Given, Learned, Now, StepFunction, Weights
 
-Key = tuple[object, ...]
-T = TypeVar("T")
+StepKey = tuple[object, ...]
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
 class Step:
-    """A compiled step.
+    """A compiled step. Its program takes and gives the tensors of `Given` and `Gave` in a list, as torch's pytrees have
+    them; what stands where is found out once, because a step is called too often to take trees apart.
 
     Attributes:
         program: the step, and its backward pass if it has one.
-        function: what it was made of.
+        presumed: what it takes for granted, in words.
+        gave: of what it gives, the places in the list.
         strides: the layout of the carry.
         rows: of each large core.
         taps: zeros, for each of their products.
+        seen: where each core's part of `Gave.seen` lies; empty for one that is not called.
         floating: the places in the carry of what gradients pass through.
+        others: how many gradients of the other weights the backward pass gives behind those of the carry; then come
+            those of the taps.
         zeros: a gradient of a carry.
     """
 
     program: Program
-    function: StepFunction
+    presumed: list[str]
+    gave: Gave
     strides: list[tuple[int, ...]]
     rows: list[int]
-    taps: list[Tensor]
+    taps: list[list[Tensor]]
+    seen: list[slice]
     floating: list[int]
+    others: int
     zeros: list[Tensor]
 
-    @property
-    def carried(self) -> int:
-        return len(self.strides)
-
     def laid(self, carry: Sequence[Tensor]) -> list[Tensor]:
-        """A carry in the step's layout."""
+        """A carry's tensors in the step's layout."""
         return [in_layout(t, s) for t, s in zip(carry, self.strides, strict=True)]
 
 
@@ -57,8 +63,8 @@ class Programs:
     def __init__(self) -> None:
         self.refused = False
         self._buffers: list[Tensor] | None = None
-        self._steps: dict[Key, Step] = {}
-        self._windows: dict[Key, object] = {}
+        self._steps: dict[StepKey, Step] = {}
+        self._windows: dict[StepKey, object] = {}
         self._turn: dict[int, Program] = {}
 
     def check_buffers(self, network: nn.Module) -> None:
@@ -69,7 +75,7 @@ class Programs:
         if len(found) != len(self._buffers) or not all(map(torch.equal, found, self._buffers)):
             raise CannotFollowError("the buffers of its networks differ from meta-batch to meta-batch")
 
-    def find(self, key: Key, order: bool | None, make: Callable[[], Step]) -> Step:
+    def find(self, key: StepKey, order: bool | None, make: Callable[[], Step]) -> Step:
         """The step of a key.
 
         Args:
@@ -83,35 +89,30 @@ class Programs:
         step = self._steps[(order, *key)] = make()
         return step
 
-    def window(self, key: Key, make: Callable[[], T]) -> T:
+    def window(self, key: StepKey, make: Callable[[], Made]) -> Made:
         """The recorded window of a key; `make` records it."""
         if key not in self._windows:
             self._windows[key] = make()
-        return cast(T, self._windows[key])
+        return cast(Made, self._windows[key])
 
-    def weights(self, weights: Weights, rows: Sequence[int]) -> list[Tensor]:
+    def learned(self, weights: Weights, rows: Sequence[int]) -> Learned:
         """The learned weights as a step takes them; rows are those of each large core."""
-        out = [p.detach() for p in weights.others.values()]
-        for core, n in zip(weights.cores, rows, strict=True):
-            none = [core.head.weight.new_empty(0)] * (len(core.lstm_cells) + 1)
-            out += flat(factors(core, self._turned(core) if is_turned(core, n) else none))
-        return out
+        cores = [
+            Factors.of(core, self._turned(core) if is_turned(core, n) else None)
+            for core, n in zip(weights.cores, rows, strict=True)
+        ]
+        return Learned({name: p.detach() for name, p in weights.others.items()}, cores)
 
     def _turned(self, core: RecurrentCore) -> list[Tensor]:
         """A core's turned weights: compiled, because torch's own copy takes twice as long."""
-        weights = products(core)
+        weights = products_of(core)
         if id(core) not in self._turn:
             self._turn[id(core)] = Program(turn, weights)
         return self._turn[id(core)].forward(weights)[0]
 
 
-def flat(found: Factors) -> list[Tensor]:
-    """All tensors of a large core's factors."""
-    return [*found.weights, *found.turned, *found.biases]
-
-
 def compile_step(
-    function: StepFunction, weights: Weights, programs: Programs, given: Sequence[Sequence[Tensor]], gradient: bool
+    function: StepFunction, weights: Weights, programs: Programs, example: tuple[Carry, Fixed, Now], gradient: bool
 ) -> Step:
     """Compile a step.
 
@@ -119,37 +120,56 @@ def compile_step(
         function: the step.
         weights: of its inner optimizer.
         programs: what will hold it.
-        given: examples of the carry, what stays for a window, and what belongs to the step.
+        example: of what it takes beside the weights.
         gradient: whether a backward pass is needed.
     """
-    carry, fixed, now = (list(g) for g in given)
-    # Played by hand first, to see how its results lie in memory, and how many rows each core has.
-    zeros = [carry[0].new_zeros(())] * sum(len(core.lstm_cells) + 1 for core in weights.cores)
+    carry, strides, found = _settled(function, weights, programs, example)
+    rows = [len(seen[0]) if seen else 1 for seen in found.seen]
+    taps = [taps_of(core, n) for core, n in zip(weights.cores, rows, strict=True)]
+    given = Given(carry, *example[1:], programs.learned(weights, rows), taps)
+    inputs, takes = tree_flatten(given)
+    _, gives = tree_flatten(found)
+
+    def flat(values: Sequence[Tensor]) -> list[Tensor]:
+        tensors = tree_leaves(function(tree_unflatten(values, takes)))
+        return [*(in_layout(t, s) for t, s in zip(tensors, strides, strict=False)), *tensors[len(strides) :]]
+
+    taken, gave = tree_unflatten(range(len(inputs)), takes), tree_unflatten(range(gives.num_leaves), gives)
+    floating = _linked(function, given.carry, taken.carry)
+    others = [taken.learned.others[name] for name, p in weights.others.items() if p.requires_grad]
+    wanted = [*floating, *others, *tree_leaves(taken.taps)]
+    program = Program(flat, inputs, wanted, len(strides) + 1) if gradient else Program(flat, inputs)
+    settle()
+    seen = [slice(places[0], places[-1] + 1) if places else slice(0) for places in gave.seen]
+    zeros = [torch.zeros_like(t) for t in tree_leaves(carry)]
+    return Step(program, function.presumed, gave, strides, rows, taps, seen, floating, len(others), zeros)
+
+
+def _settled(
+    function: StepFunction, weights: Weights, programs: Programs, example: tuple[Carry, Fixed, Now]
+) -> tuple[Carry, list[tuple[int, ...]], Gave]:
+    """The carry as it lies in memory once steps have been played, by hand, its layout, and what such a step gives,
+    which tells how many rows each core has.
+
+    Raises: CannotFollowError if a carry changes from step to step.
+    """
+    carry, fixed, now = example
+    first, tree = tree_flatten(carry)
+    zeros = [[first[0].new_zeros(())] * (len(core.lstm_cells) + 1) for core in weights.cores]
+    learned = programs.learned(weights, [1] * len(weights.cores))
     for _ in range(2):
         with following(), torch.enable_grad():
-            out = function([*carry, *fixed, *now, *programs.weights(weights, [1] * len(weights.cores)), *zeros])
-        if any((t.shape, t.dtype) != (c.shape, c.dtype) for t, c in zip(out, carry, strict=False)):
+            found = function(Given(carry, fixed, now, learned, zeros))
+        after = tree_leaves(found.carry)
+        if [(t.shape, t.dtype) for t in after] != [(t.shape, t.dtype) for t in first]:
             raise CannotFollowError("what a step remembers changes its shape or its type")
-        strides = [t.stride() for t in out[: len(carry)]]
-        carry = [in_layout(t.detach(), s) for t, s in zip(carry, strides, strict=True)]
-    rows, taps = [], list[Tensor]()
-    outputs = [(len(core.lstm_cells) + 1) * called for core, called in zip(weights.cores, function.called, strict=True)]
-    for core, seen in zip(weights.cores, cut(out[len(out) - sum(outputs) :], outputs), strict=True):
-        rows.append(len(seen[0]) if seen else 1)
-        widths = [4 * core.hidden] * len(core.lstm_cells) + [core.head.out_features]
-        taps += [core.head.weight.new_zeros(1).expand(rows[-1], width) for width in widths]
-    learned = programs.weights(weights, rows)
-    floating = function.linked(carry)
-    start = len(carry) + len(fixed) + len(now)
-    trained = [i for i, p in enumerate(weights.others.values(), start) if p.requires_grad]
-    wanted = [*floating, *trained, *range(start + len(learned), start + len(learned) + len(taps))]
+        strides = [t.stride() for t in after]
+        carry = tree_unflatten([in_layout(t.detach(), s) for t, s in zip(after, strides, strict=True)], tree)
+    return carry, strides, found
 
-    def laid(values: Sequence[Tensor]) -> list[Tensor]:
-        found = function(values)
-        return [*(in_layout(t, s) for t, s in zip(found, strides, strict=False)), *found[len(strides) :]]
 
-    inputs = [*carry, *fixed, *now, *learned, *taps]
-    program = Program(laid, inputs, wanted, len(carry) + 1) if gradient else Program(laid, inputs)
-    settle()
-    zeros = [torch.zeros_like(t) for t in carry]
-    return Step(program, function, strides, rows, taps, floating, zeros)
+def _linked(function: StepFunction, carry: Carry, places: Carry) -> list[int]:
+    """The places of what gradients pass through from step to step."""
+    held = set() if function.second_order else set(places.gradient.values())
+    both = list(zip(tree_leaves(carry), tree_leaves(places), strict=True))[:-1]  # without `since`, a number
+    return [place for tensor, place in both if tensor.is_floating_point() and place not in held]

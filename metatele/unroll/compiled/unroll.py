@@ -16,7 +16,7 @@ from metatele.task import MetaBatch
 from metatele.teleports import Stay
 from metatele.unroll.compiled.chunks import join, split
 from metatele.unroll.compiled.deck import Course, Deck
-from metatele.unroll.compiled.gradients import Gradients, add_to_weights
+from metatele.unroll.compiled.gradients import Gradients
 from metatele.unroll.compiled.graphs import GraphedWindow
 from metatele.unroll.compiled.player import Player
 from metatele.unroll.compiled.program import CannotFollowError
@@ -24,6 +24,7 @@ from metatele.unroll.compiled.programs import Programs
 from metatele.unroll.compiled.step import IN_ORDER, Weights
 from metatele.unroll.higher.unroll import Unroll
 from metatele.unroll.trajectory import Position, Score, Scored, Window
+from metatele.unroll.weights import add_to_weights
 
 T = TypeVar("T")
 CHECKED = 50  # steps without a gradient after which it is checked what they took for granted
@@ -130,7 +131,7 @@ class CompiledUnroll:
         """Record a window; it is played once before, which compiles what is not yet compiled."""
         player = self._player()
         played = player.forward(deck, deck.course(), 0, deck.length, gradient=True)
-        slopes = torch.zeros(deck.length, deck.chunk.tasks, dtype=deck.carry[0].dtype, device=deck.carry[0].device)
+        slopes = deck.fixed.bar.new_zeros(deck.length, deck.chunk.tasks)
         player.backward(played, slopes, None, Gradients(self.weights))
         try:
             return GraphedWindow(self._player(), deck, self.weights)
@@ -186,7 +187,7 @@ def _deck_gradient(player: Player, deck: Deck, score: Score, share: float, piece
     adjoint: list[Tensor] | None = None
     for i, slopes in reversed(list(enumerate(scored.slopes.split(piece)))):
         if not whole:
-            again = Course(begins[i], None)
+            again = Course(begins[i], course.tree, None)
             played = player.forward(deck, again, i * piece, i * piece + len(slopes), gradient=True)
         adjoint = player.backward(played, slopes, adjoint, sums)
     return scored

@@ -16,8 +16,10 @@ from metatele.symmetry import ProductGroup
 from metatele.task import MetaBatch, Part
 from metatele.task.params import Params, map_params
 from metatele.task.stack import StackedNetwork, stacked_forward
+from metatele.unroll.higher.cores import cores_played
 from metatele.unroll.higher.inner_step import DifferentiableInnerStep, InnerStep, higher
 from metatele.unroll.trajectory import Position, Score, Scored, Window
+from metatele.unroll.weights import add_to_weights
 
 
 class LinkedWindow(NamedTuple):
@@ -43,7 +45,7 @@ class Unroll:
         second_order: whether the meta-gradient passes through the inner gradients.
 
     Attributes:
-        group: the network's group.
+        group: the network's group; on the data of the inner part, if all steps see them.
         index: row numbers [steps + 1, B, rows] of the minibatches of each part; None for the full batch.
     Raises: what `InnerOptimizer.bind` raises; ConfigError if steps is below 1.
     """
@@ -51,10 +53,11 @@ class Unroll:
     def __init__(self, inner: InnerOptimizer, batch: MetaBatch, steps: int, second_order: bool = False) -> None:
         at_least(1, steps=steps)
         self.inner, self.batch, self.steps, self.second_order = inner, batch, steps, second_order
-        self.group: ProductGroup = inner.bind(batch.network, batch.params)
         drawn = {part: batch.minibatches(part, steps + 1) for part in ("inner", "meta")}
         device = batch.inputs["inner"].device
         self.index = {part: None if rows is None else rows.to(device) for part, rows in drawn.items()}
+        group: ProductGroup = inner.bind(batch.network, batch.params)
+        self.group = group.on(batch.inputs["inner"]) if self.index["inner"] is None else group
 
     def start(self) -> Position:
         """The position before the first step."""
@@ -77,26 +80,25 @@ class Unroll:
 
     def window(self, begin: Position, length: int, differentiable: bool = True) -> Window:
         """Play `length` steps from a position; see `Engine.window`."""
-        with self._patched(begin, differentiable) as (network, steps):
-            return self._play(begin, length, differentiable, network, steps)
+        with cores_played(self.inner):
+            return self._window(begin, length, differentiable)
 
     def linked_window(self, begin: Position, length: int) -> LinkedWindow:
         """The same differentiably, with the ends of the graph."""
-        begin = replace(begin, state=begin.state.map(_leaf))
-        with self._patched(begin, True) as (network, steps):
-            window = self._play(begin, length, True, network, steps)
-            incoming = _floating(cast(list[Tensor], network.init_fast_params), begin.state)
-            return LinkedWindow(window, incoming, _floating(steps.params.values(), steps.inner_state))
+        with cores_played(self.inner):
+            return self._linked_window(begin, length)
 
     def gradient(self, begin: Position, length: int, score: Score, piece: int | None = None) -> Scored:
         """Play a window and add the gradient of its meta-loss to that of the learned weights; see `Engine.gradient`."""
         if piece is not None and piece < length:
             return self._gradient_in_pieces(begin, length, score, piece)
-        window = self.window(begin, length)
+        with cores_played(self.inner, tapped=True) as taps:
+            window = self._window(begin, length, True)
         if window.end.all_diverged:
             return Scored(window.detach(), math.nan)
         loss = score(window)
         loss.backward()
+        add_to_weights(taps.gradients([tap.grad for tap in taps.leaves()]))
         return Scored(window.detach(), loss.item())
 
     def _gradient_in_pieces(self, begin: Position, length: int, score: Score, piece: int) -> Scored:
@@ -126,18 +128,28 @@ class Unroll:
         weights = [p for p in self.inner.parameters() if p.requires_grad]
         adjoint: list[Tensor] = []  # the gradient with respect to where the piece before ended
         for begin, slope in zip(reversed(begins), reversed(slopes), strict=True):
-            window, incoming, outgoing = self.linked_window(begin, len(slope))
+            with cores_played(self.inner, tapped=True) as taps:
+                window, incoming, outgoing = self._linked_window(begin, len(slope))
             outputs = [(window.meta_losses, slope), *zip(outgoing, adjoint, strict=bool(adjoint))]
             outputs = [(t, g) for t, g in outputs if t.requires_grad]
-            grads = torch.autograd.grad(
-                [t for t, _ in outputs], [*weights, *incoming], [g for _, g in outputs], allow_unused=True
-            )
-            ends = zip(incoming, grads[len(weights) :], strict=True)
-            adjoint = [torch.zeros_like(t) if grad is None else grad for t, grad in ends]
-            for weight, grad in zip(weights, grads, strict=False):
-                if grad is not None:
-                    # A copy, because weights that are added to each other may be given one tensor.
-                    weight.grad = grad.clone() if weight.grad is None else weight.grad.add_(grad)
+            asked = [*weights, *incoming, *taps.leaves()]
+            grads = torch.autograd.grad([t for t, _ in outputs], asked, [g for _, g in outputs], allow_unused=True)
+            of_weights, of_ends = grads[: len(weights)], grads[len(weights) :][: len(incoming)]
+            adjoint = [torch.zeros_like(t) if grad is None else grad for t, grad in zip(incoming, of_ends, strict=True)]
+            # A copy, because weights that are added to each other may be given one tensor.
+            add_to_weights((p, g.clone()) for p, g in zip(weights, of_weights, strict=True) if g is not None)
+            add_to_weights(taps.gradients(grads[len(weights) + len(incoming) :]))
+
+    def _window(self, begin: Position, length: int, differentiable: bool) -> Window:
+        with self._patched(begin, differentiable) as (network, steps):
+            return self._play(begin, length, differentiable, network, steps)
+
+    def _linked_window(self, begin: Position, length: int) -> LinkedWindow:
+        begin = replace(begin, state=begin.state.map(_leaf))
+        with self._patched(begin, True) as (network, steps):
+            window = self._play(begin, length, True, network, steps)
+            incoming = _floating(cast(list[Tensor], network.init_fast_params), begin.state)
+            return LinkedWindow(window, incoming, _floating(steps.params.values(), steps.inner_state))
 
     @contextmanager
     def _patched(self, begin: Position, differentiable: bool) -> Iterator[tuple[nn.Module, DifferentiableInnerStep]]:
@@ -159,19 +171,18 @@ class Unroll:
         """Play a window on a patched network."""
         shared, bar = self.batch.shares_meta, begin.bar
         meta_losses, inner_losses, norms = [], [], []
-        with self.inner.window(length):
-            for k in range(begin.step, begin.step + length):
-                if k == begin.step or not shared:
-                    losses, here = self._losses(network, "inner", k)
-                steps.watch(losses, bar, k)
-                norms.append(steps.step(losses, here, self.second_order and differentiable))
-                inner_losses.append(losses.detach())
-                if shared:  # the next step's inner losses are this step's meta-losses
-                    losses, here = self._losses(network, "inner", k + 1)
-                    meta_losses.append(losses)
-                else:
-                    meta_losses.append(self._losses(network, "meta", k + 1)[0])
-                steps.watch(meta_losses[-1], bar, k + 1)
+        for k in range(begin.step, begin.step + length):
+            if k == begin.step or not shared:
+                losses, here = self._losses(network, "inner", k)
+            steps.watch(losses, bar, k)
+            norms.append(steps.step(losses, here, self.second_order and differentiable))
+            inner_losses.append(losses.detach())
+            if shared:  # the next step's inner losses are this step's meta-losses
+                losses, here = self._losses(network, "inner", k + 1)
+                meta_losses.append(losses)
+            else:
+                meta_losses.append(self._losses(network, "meta", k + 1)[0])
+            steps.watch(meta_losses[-1], bar, k + 1)
         end = Position(
             params=map_params(torch.detach, steps.params),
             state=steps.inner_state.detach(),

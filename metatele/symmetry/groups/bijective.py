@@ -1,7 +1,8 @@
 """The paper's data-dependent GL(h) for a bijective activation."""
 
-import weakref
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -10,12 +11,28 @@ from torch.nn.functional import leaky_relu
 from metatele.errors import SymmetryError
 from metatele.support.presume import presume
 from metatele.symmetry.action import OfData
+from metatele.symmetry.activations import bijective_slope
+from metatele.symmetry.base import Symmetry
+from metatele.symmetry.groups.general_linear import GeneralLinear
 from metatele.symmetry.layers import HiddenLayer
-from metatele.symmetry.matrices import MatrixGL, singular_as_zero, solve
+from metatele.symmetry.matrices import MatrixGL, singular_as_zero, solve, version
 from metatele.task.params import Params
 
 
-class BijectiveGL(MatrixGL):
+@dataclass
+class _Data:
+    """Inputs, their version, and what was made of them once it was asked for."""
+
+    inputs: Tensor | None = None
+    version: int = 0
+    made: OfData | None = None
+
+
+class BijectiveGL(
+    MatrixGL,
+    kind="data_dependent",
+    where="(GL(h) on as many data rows as the layer has inputs) at LeakyReLU with slope > 0 or no activation",
+):
     """GL(h) acting on the hidden activations sigma(W_in H) of given data, sigma a LeakyReLU.
 
     W_in <- sigma^-1(g sigma(Z)) H^-1 with Z = W_in H (+ b_in);  W_out <- W_out g^-1;  b_in stays.
@@ -40,13 +57,19 @@ class BijectiveGL(MatrixGL):
                 "the data-dependent GL(h) needs a slope above 0"
             )
         self.slope = slope
-        # The data, their version, and what was made of them.
-        self._remembered: tuple[weakref.ref[Tensor], int, OfData] = weakref.ref(torch.empty(0)), 0, ()
+        self._data = _Data()
+
+    @classmethod
+    def at(cls, layer: HiddenLayer, between: Sequence[nn.Module]) -> Symmetry | None:
+        if not between:
+            return GeneralLinear(layer)  # the same on the data, and exact on any
+        slope = bijective_slope(between)
+        return None if slope is None else cls(layer, slope)
 
     def act(self, g: Tensor, params: Mapping[str, Tensor], inputs: Tensor) -> Params:
         layer, out = self.layer, dict(params)
         columns = self._columns(params, inputs)
-        new_pre = leaky_relu(torch.bmm(g, self._hidden(params, inputs)), 1 / self.slope)
+        new_pre = leaky_relu(torch.bmm(self.matrix(g), self._hidden(params, inputs)), 1 / self.slope)
         if layer.bias_in is not None:
             new_pre = new_pre - layer.shift(params)
         out[layer.weight_in] = self._divide_by_data(new_pre, columns, inputs)
@@ -68,8 +91,8 @@ class BijectiveGL(MatrixGL):
         return leaky_relu(self.layer.pre_activations(params, inputs), self.slope)
 
     def _divide_by_data(self, new_pre: Tensor, columns: Tensor, inputs: Tensor) -> Tensor:
-        """new_pre H^-1. The inverse of the data themselves is made once, as long as they are the same tensor."""
-        if not self.layer.sees_data or inputs.is_inference():
+        """new_pre H^-1."""
+        if not self.layer.sees_data:
             return solve(singular_as_zero(columns), new_pre, False)
         inverse, *singular = self.of_data(inputs)
         product = torch.bmm(new_pre, inverse)
@@ -79,23 +102,34 @@ class BijectiveGL(MatrixGL):
         """H^-1 (0 for tasks that have none) if H are the inputs, and, if some tasks have none, which, [B, 1, 1]."""
         if not self.layer.sees_data:
             return ()
-        of, version, made = self._remembered
-        if of() is not inputs or version != inputs._version:
-            columns = self._columns({}, inputs)
-            one = torch.eye(columns.shape[-1], dtype=torch.float64, device=columns.device).expand_as(columns)
-            exact = solve(singular_as_zero(columns.detach()).double(), one, True)  # in float64, as it has to last
-            with torch.inference_mode(False):  # it may have to serve outside, too
-                inverse = exact.to(columns.dtype, copy=True)
-                lost = inverse.isnan().any(2, keepdim=True).any(1, keepdim=True)
-                inverse = torch.where(lost, 0.0, inverse)  # NaN would stain the gradient of zero
-                made = (
-                    (inverse,) if presume(~lost, f"the data of {self.layer.name} have an inverse") else (inverse, lost)
-                )
-            self.remember(inputs, made)
-        return made
+        if not self._is_on(inputs):
+            return self._made_of(inputs)
+        if self._data.made is None:
+            self._data.made = self._made_of(inputs)
+        return self._data.made
 
-    def remember(self, inputs: Tensor, made: OfData) -> None:
-        self._remembered = weakref.ref(inputs), inputs._version, made
+    def _made_of(self, inputs: Tensor) -> OfData:
+        columns = self._columns({}, inputs)
+        one = torch.eye(columns.shape[-1], dtype=torch.float64, device=columns.device).expand_as(columns)
+        exact = solve(singular_as_zero(columns.detach()).double(), one, True)  # in float64, as it has to last
+        with torch.inference_mode(False):  # it may have to serve outside, too
+            inverse = exact.to(columns.dtype, copy=True)
+            lost = inverse.isnan().any(2, keepdim=True).any(1, keepdim=True)
+            inverse = torch.where(lost, 0.0, inverse)  # NaN would stain the gradient of zero
+            if presume(~lost, f"the data of {self.layer.name} have an inverse"):
+                return (inverse,)
+            return inverse, lost
+
+    def on(self, inputs: Tensor, made: OfData | None = None) -> "BijectiveGL":
+        if not self.layer.sees_data or (made is None and self._is_on(inputs)):
+            return self
+        bound = copy.copy(self)
+        bound._data = _Data(inputs, version(inputs), made)
+        return bound
+
+    def _is_on(self, inputs: Tensor) -> bool:
+        """Whether it is the group on these inputs, unchanged since."""
+        return self._data.inputs is inputs and self._data.version == version(inputs)
 
     def residual(self, g: Tensor, params: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         return self.change(nn.LeakyReLU(self.slope), params, self.act(g, params, inputs), inputs)

@@ -3,14 +3,18 @@
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from metatele.symmetry.activations import is_odd
+from metatele.symmetry.at_layer import AtHiddenLayer
 from metatele.symmetry.discrete import DiscreteSymmetry
-from metatele.symmetry.layers import AtHiddenLayer
+from metatele.symmetry.layers import HiddenLayer
 from metatele.task.params import Params
 
 
-class SignFlips(AtHiddenLayer, DiscreteSymmetry):
+class SignFlips(
+    AtHiddenLayer, DiscreteSymmetry, kind="sign_flips", where="sign flips at odd ones, such as Tanh", automatic=1
+):
     """The group {+1, -1}^h: sigma(-z) = -sigma(z) lets each neuron change its sign.
 
     W_in <- diag(g) W_in,  b_in <- g * b_in,  W_out <- W_out diag(g);  exact, for any data.
@@ -20,6 +24,10 @@ class SignFlips(AtHiddenLayer, DiscreteSymmetry):
     Args:
         layer: the hidden layer.
     """
+
+    @classmethod
+    def at(cls, layer: HiddenLayer, between: Sequence[nn.Module]) -> "SignFlips | None":
+        return cls(layer) if is_odd(between) else None
 
     def sample(self, generators: Sequence[torch.Generator], like: Tensor) -> Tensor:
         bits = [torch.randint(2, (self.layer.width,), generator=g, device=g.device) for g in generators]

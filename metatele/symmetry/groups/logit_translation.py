@@ -1,14 +1,20 @@
 """Translations of the logits under softmax and cross-entropy."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from metatele.symmetry.base import Symmetry
+from metatele.symmetry.sequential import last_layer
 from metatele.task.params import Params
+from metatele.task.stack import is_plain
 
 
-class LogitTranslation(Symmetry):
+class LogitTranslation(
+    Symmetry,
+    kind="softmax",
+    where="(translation of the logits), if you know that the loss is softmax cross-entropy",
+):
     """The group R^{h+1}: softmax does not see a number that is added to all logits of a row.
 
     W_out <- W_out + 1 v^T,  b_out <- b_out + c 1;  exact, for any data, if the loss sees the output
@@ -30,6 +36,13 @@ class LogitTranslation(Symmetry):
 
     def __init__(self, weight: str, bias: str | None, width: int) -> None:
         self.weight, self.bias, self.width = weight, bias, width
+
+    @classmethod
+    def find(cls, network: nn.Module) -> Iterator[Symmetry]:
+        """That of the last linear layer, if nothing but a softmax is behind it."""
+        last = last_layer(network)
+        if last is not None and all(is_plain(m, nn.Softmax, nn.LogSoftmax) and m.dim != 0 for m in last.behind):
+            yield cls(last.weight, last.bias, last.width)
 
     @property
     def name(self) -> str:

@@ -1,17 +1,25 @@
 """Positive scaling of the neurons of a positively homogeneous layer (ReLU, LeakyReLU, identity)."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from metatele.symmetry.activations import is_homogeneous
+from metatele.symmetry.at_layer import AtHiddenLayer
 from metatele.symmetry.base import Symmetry
-from metatele.symmetry.layers import AtHiddenLayer
+from metatele.symmetry.layers import HiddenLayer
 from metatele.symmetry.product import ProductGroup
 from metatele.task.params import Params, smooth_norm
 
 
-class PositiveScaling(AtHiddenLayer, Symmetry):
+class PositiveScaling(
+    AtHiddenLayer,
+    Symmetry,
+    kind="scaling",
+    where="(positive scaling of neurons) at ReLU, LeakyReLU or no activation",
+    automatic=2,
+):
     """The group R_+^h: sigma(c z) = c sigma(z) for c > 0 lets each neuron trade scale between layers.
 
     W_in <- diag(g) W_in,  b_in <- g * b_in,  W_out <- W_out diag(g)^-1;  exact, for any data.
@@ -21,6 +29,10 @@ class PositiveScaling(AtHiddenLayer, Symmetry):
     Args:
         layer: the hidden layer.
     """
+
+    @classmethod
+    def at(cls, layer: HiddenLayer, between: Sequence[nn.Module]) -> "PositiveScaling | None":
+        return cls(layer) if is_homogeneous(between) else None
 
     @property
     def algebra_shape(self) -> tuple[int, ...]:

@@ -1,18 +1,25 @@
 """The paper's data-dependent GL(h) for any activation."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from metatele.symmetry.activations import is_elementwise
+from metatele.symmetry.base import Symmetry
+from metatele.symmetry.groups.general_linear import GeneralLinear
 from metatele.symmetry.layers import HiddenLayer
 from metatele.symmetry.matrices import MatrixGL, singular_as_zero, solve
 from metatele.task.params import Params
 
 
-class PseudoInverseGL(MatrixGL):
+class PseudoInverseGL(
+    MatrixGL,
+    kind="pseudo_inverse",
+    where="(GL(h) on at most h data rows) at any elementwise activation or none",
+):
     """GL(h) acting on the pre-activations Z = W_in H + b_in [h, n] of given data, for any activation s.
 
     W_in <- g W_in,  b_in <- g b_in, so that Z <- g Z, and W_out makes up for it on the data:
@@ -41,14 +48,20 @@ class PseudoInverseGL(MatrixGL):
         super().__init__(layer)
         self.activation = activation
 
+    @classmethod
+    def at(cls, layer: HiddenLayer, between: Sequence[nn.Module]) -> Symmetry | None:
+        if not between:
+            return GeneralLinear(layer)  # the same on the data, and exact on any
+        return cls(layer, nn.Sequential(*between)) if is_elementwise(between) else None
+
     @property
     def exact_rows(self) -> int | None:
         return self.layer.width
 
     def act(self, g: Tensor, params: Mapping[str, Tensor], inputs: Tensor) -> Params:
-        pre, out = self.layer.pre_activations(params, inputs), self.left(g, params)
+        pre, out = self.layer.pre_activations(params, inputs), self.left(self.matrix(g), params)
         # On a copy, because an activation may work in place.
-        before, after = self.activation(pre.clone()), self.activation(g @ pre)
+        before, after = self.activation(pre.clone()), self.activation(self.matrix(g) @ pre)
         weight, missing = params[self.layer.weight_out], pre.shape[1] - pre.shape[2]
         if missing < 0:
             out[self.layer.weight_out] = weight @ before @ _pinv(after)

@@ -3,15 +3,19 @@
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from metatele.symmetry.activations import is_elementwise
+from metatele.symmetry.at_layer import AtHiddenLayer
 from metatele.symmetry.discrete import DiscreteSymmetry
-from metatele.symmetry.layers import AtHiddenLayer
+from metatele.symmetry.layers import HiddenLayer
 from metatele.symmetry.matrices import matrix_size
 from metatele.task.params import Params
 
 
-class Permutations(AtHiddenLayer, DiscreteSymmetry):
+class Permutations(
+    AtHiddenLayer, DiscreteSymmetry, kind="permutations", where="permutations at elementwise activations", automatic=2
+):
     """The symmetric group S_h: the order of a layer's neurons means nothing, for any elementwise activation.
 
     W_in[i] <- W_in[g(i)],  b_in[i] <- b_in[g(i)],  W_out[:, i] <- W_out[:, g(i)];  exact, for any data.
@@ -21,6 +25,10 @@ class Permutations(AtHiddenLayer, DiscreteSymmetry):
     Args:
         layer: the hidden layer.
     """
+
+    @classmethod
+    def at(cls, layer: HiddenLayer, between: Sequence[nn.Module]) -> "Permutations | None":
+        return cls(layer) if is_elementwise(between) else None
 
     def sample(self, generators: Sequence[torch.Generator], like: Tensor) -> Tensor:
         orders = [torch.randperm(self.layer.width, generator=g, device=g.device) for g in generators]

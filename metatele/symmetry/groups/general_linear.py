@@ -1,27 +1,31 @@
 """GL(h) on the hidden space between two linear layers with no activation in between."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from metatele.symmetry.layers import HiddenLayer
 from metatele.symmetry.matrices import MatrixGL
 from metatele.task.params import Params
 
 
-class GeneralLinear(MatrixGL):
+class GeneralLinear(MatrixGL, kind="general_linear", where="(GL(h)) at no activation", automatic=1):
     """GL(h), connected to the identity by exp: h neurons with the identity as activation.
 
     W_in <- g W_in,  b_in <- g b_in,  W_out <- W_out g^-1;  exact, for any data.
-    A group element is the matrix g = exp(T), [B, h, h]; acting with a singular one gives NaN.
     Source: Zhao et al. 2022, arXiv:2205.10637, section 3.
 
     Args:
         layer: the hidden layer.
     """
 
+    @classmethod
+    def at(cls, layer: HiddenLayer, between: Sequence[nn.Module]) -> "GeneralLinear | None":
+        return None if between else cls(layer)
+
     def act(self, g: Tensor, params: Mapping[str, Tensor], inputs: Tensor) -> Params:
-        out = self.left(g, params)
+        out = self.left(self.matrix(g), params)
         out[self.layer.weight_out] = self.divide(params[self.layer.weight_out], g)
         return out
 
@@ -33,8 +37,8 @@ class GeneralLinear(MatrixGL):
         gradient: Mapping[str, Tensor],
         inputs: Tensor,
     ) -> Params:
-        out = self.left(self.inverse(g).mT, gradient)
-        out[self.layer.weight_out] = gradient[self.layer.weight_out] @ g.mT
+        out = self.left(self.inverse_matrix(g).mT, gradient)
+        out[self.layer.weight_out] = gradient[self.layer.weight_out] @ self.matrix(g).mT
         return out
 
     def dual_square(
@@ -47,8 +51,8 @@ class GeneralLinear(MatrixGL):
     ) -> Params:
         """The diagonal of the second moment for gradient entries that are uncorrelated: each matrix
         that carries the gradient acts with its squared entries. Exact for diagonal g."""
-        out = self.left(self.inverse(g).mT.square(), square)
-        out[self.layer.weight_out] = square[self.layer.weight_out] @ g.mT.square()
+        out = self.left(self.inverse_matrix(g).mT.square(), square)
+        out[self.layer.weight_out] = square[self.layer.weight_out] @ self.matrix(g).mT.square()
         return out
 
     def core(self, covector: Mapping[str, Tensor], shared: Collection[str]) -> Params:
