@@ -24,10 +24,11 @@ SMALL = 2**18  # bytes of a cell's weights up to which they are differentiated a
 class Arithmetic(Protocol):
     """What a cell does between its inputs and its next memory."""
 
-    def products(self, turned: Tensor, weights: Sequence[Tensor], inputs: Sequence[Tensor]) -> Tensor:
-        """The sum of x W^T over some x and W, of which W is not differentiated.
+    def products(self, first: Tensor, turned: Tensor, weights: Sequence[Tensor], inputs: Sequence[Tensor]) -> Tensor:
+        """first + the sum of x W^T over some x and W, of which W is not differentiated.
 
         Args:
+            first: what to begin with.
             turned: the weights side by side, transposed, or no elements.
             weights, inputs: W and x.
         """
@@ -119,7 +120,7 @@ class TappedCells:
     def _sums(self, output: tuple[Sequence[Tensor], Tensor, Tensor, Tensor], *inputs: Tensor) -> Tensor:
         weights, turned, bias, tap = output
         self.seen.append(torch.cat(inputs, 1).detach())
-        return self.arithmetic.products(turned, weights, inputs) + (bias + tap)
+        return self.arithmetic.products(bias + tap, turned, weights, inputs)
 
 
 class SmallCells:

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.nn.functional import linear
 
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 _tanh_backward = torch.ops.aten.tanh_backward
@@ -16,10 +15,11 @@ _tanh_backward = torch.ops.aten.tanh_backward
 class Eager:
     """Gates and memory in one node of autograd's graph, whose derivative cannot be differentiated."""
 
-    def products(self, turned: Tensor, weights: Sequence[Tensor], inputs: Sequence[Tensor]) -> Tensor:
+    def products(self, first: Tensor, turned: Tensor, weights: Sequence[Tensor], inputs: Sequence[Tensor]) -> Tensor:
         """See `Arithmetic.products`."""
-        first, *rest = [linear(x, w) for x, w in zip(inputs, weights, strict=True)]
-        return sum(rest, first)
+        for x, weight in zip(inputs, weights, strict=True):
+            first = torch.addmm(first, x, weight.t())
+        return first
 
     def advance(self, sums: Tensor, c: Tensor, dim: int) -> tuple[Tensor, Tensor]:
         """See `Arithmetic.advance`."""

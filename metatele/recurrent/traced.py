@@ -17,10 +17,10 @@ ALONE = 4  # rows from which on such sums are made of two of the weight's rows a
 class Traced:
     """Polynomials in place of the library's functions, and products in the layout that is fastest."""
 
-    def products(self, turned: Tensor, weights: Sequence[Tensor], inputs: Sequence[Tensor]) -> Tensor:
+    def products(self, first: Tensor, turned: Tensor, weights: Sequence[Tensor], inputs: Sequence[Tensor]) -> Tensor:
         """See `Arithmetic.products`."""
         product: Tensor = _Products.apply(turned, *weights, *inputs)
-        return product
+        return product + first
 
     def advance(self, sums: Tensor, c: Tensor, dim: int) -> tuple[Tensor, Tensor]:
         """See `Arithmetic.advance`."""

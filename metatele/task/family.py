@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Collection
-from typing import Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,13 @@ class TaskFamily(abc.ABC):
 
     parts: tuple[float, float, float] = (1.0, 0.0, 0.0)
     batch_size: int | None = None
+    _stacked: ClassVar[object] = None  # the `loss` that `losses` was written for
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        inherited = [base.losses for base in cls.__bases__ if issubclass(base, TaskFamily)]
+        if cls.losses not in inherited:
+            cls._stacked = cls.loss
 
     @abc.abstractmethod
     def network(self) -> nn.Module:
@@ -64,6 +71,11 @@ class TaskFamily(abc.ABC):
         subclass that overrides `loss` alone is not held to it.
         """
         return vmap(self.loss)(predictions, targets)
+
+    @property
+    def stacks_its_loss(self) -> bool:
+        """Whether `losses` was written for the loss that the family has, and not for one that it has overridden."""
+        return type(self).loss is type(self)._stacked and "loss" not in vars(self)
 
     def accuracy(self, prediction: Tensor, target: Tensor) -> Tensor:
         """The fraction of one task's rows that is predicted right: a scalar in [0, 1].

@@ -1,5 +1,6 @@
 """Tasks and meta-batches: splits, parts, minibatches, seeds, and every error of a family."""
 
+import dataclasses
 import math
 from typing import ClassVar
 
@@ -397,3 +398,60 @@ def test_predictions_and_targets_that_broadcast_against_each_other_are_refused()
     with pytest.raises(TaskError, match=r"\(12, 1\) and targets \(12,\) broadcast to \(12, 12\)"):
         sample_meta_batch(Column(), "train", range(2))
     assert sample_meta_batch(Squeezed(), "train", range(2)).tasks == 2
+
+
+# --- losses of all tasks at once -----------------------------------------------------------------
+
+
+class Stacked(ExampleFamily):
+    """It computes twice the loss at once, so that it can be told which of the two counts."""
+
+    def losses(self, predictions, targets):
+        return 2 * (predictions - targets).square().mean((1, 2))
+
+
+class Other(Stacked):
+    def loss(self, prediction, target):
+        return 5 * (prediction - target).square().mean()
+
+
+class Both(Other):
+    def losses(self, predictions, targets):
+        return 3 * super().losses(predictions, targets)
+
+
+class Inherits(Stacked):
+    pass
+
+
+class FasterMixin:
+    def losses(self, predictions, targets):
+        return 7 * (predictions - targets).square().mean((1, 2))
+
+
+class Mixed(FasterMixin, ExampleFamily):
+    pass
+
+
+class LossMixin:
+    def loss(self, prediction, target):
+        return 11 * (prediction - target).square().mean()
+
+
+class MixedLoss(LossMixin, Stacked):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("family", "factor"),
+    [(ExampleFamily, 1), (Stacked, 2), (Inherits, 2), (Other, 5), (Both, 6), (Mixed, 7), (MixedLoss, 11)],
+)
+def test_losses_count_for_the_loss_that_they_were_written_for(family, factor):
+    batch = sample_meta_batch(family(), "train", range(3))
+    targets = batch.targets["inner"]
+    expected = factor * (targets + 1 - targets).square().mean((1, 2))
+    torch.testing.assert_close(batch.losses(targets + 1, targets), expected)
+    one = family()
+    one.loss = lambda prediction, target: 0 * prediction.sum() + 13
+    batch = dataclasses.replace(batch, family=one)
+    assert batch.losses(targets + 1, targets).tolist() == [13] * 3

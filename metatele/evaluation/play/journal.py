@@ -78,7 +78,7 @@ def fingerprint(*things: Any) -> str:
 def code_of(*things: object) -> str:
     """A digest of metatele's source files, and of those that define the classes of some objects."""
     files = set(PACKAGE.rglob("*.py"))
-    for cls in {cls for thing in things for cls in type(thing).__mro__}:
+    for cls in {cls for thing in things for cls in inspect.getmro(type(thing))}:
         with suppress(TypeError, OSError):  # it is built in, or was typed in
             files.add(Path(inspect.getfile(cls)))
     digest = hashlib.sha256()
