@@ -1,5 +1,8 @@
 """The shipped task families, each written against the public API only, as a user would."""
 
+import importlib
+import pkgutil
+
 from .classification import Digits, GaussianMixture, Mnist
 from .few_shot import FewShot, FewShotDigits, FewShotMnist
 from .regression import PaperRegression, TeacherStudent
@@ -14,3 +17,6 @@ __all__ = [
     "PaperRegression",
     "TeacherStudent",
 ]
+
+for _module in pkgutil.iter_modules(__path__):  # those that are not listed, too
+    importlib.import_module(f"{__name__}.{_module.name}")

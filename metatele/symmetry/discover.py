@@ -6,7 +6,7 @@ from metatele.errors import SymmetryError
 from metatele.support.checks import one_of
 from metatele.symmetry.base import Symmetry
 from metatele.symmetry.discrete import DiscreteSymmetry
-from metatele.symmetry.kinds import AUTO, Kind, find_discrete, find_symmetries
+from metatele.symmetry.kinds import AUTO, Kind, find_discrete, find_symmetries, kinds
 from metatele.symmetry.product import ProductGroup
 from metatele.symmetry.sequential import describe
 
@@ -23,7 +23,7 @@ def symmetries_of(network: nn.Module, kind: Kind = "auto") -> list[Symmetry]:
             last linear layer in place of hidden ones, and asserts that the loss is softmax cross-entropy.
     Raises: SymmetryError if there is none; ConfigError for an unknown kind.
     """
-    one_of((AUTO, *Symmetry.kinds), symmetry=kind)
+    one_of(kinds(), symmetry=kind)
     declare = getattr(network, "symmetries", None)
     found = list(declare()) if callable(declare) else find_symmetries(network, kind)
     if not found:

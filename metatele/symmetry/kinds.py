@@ -21,6 +21,11 @@ else:
 """Which group of a network's layers to take: "auto", or the kind of one of the groups in `metatele.symmetry.groups`."""
 
 
+def kinds() -> tuple[str, ...]:
+    """All that there is to ask for."""
+    return AUTO, *Symmetry.kinds
+
+
 def find_symmetries(network: nn.Module, kind: Kind) -> list[Symmetry]:
     """The continuous groups of a kind that a network has; of "auto" at each hidden layer the first that it has."""
     found = _first_at_layers(network) if kind == AUTO else Symmetry.kinds[kind].find(network)

@@ -1,6 +1,7 @@
 """Teleports: moves inside a level set of the loss, by a rule, by optimisation, or learned."""
 
-from metatele.teleports.base import AlgebraTeleport, OrbitTeleport, Teleport
+from metatele.support.modules import import_all
+from metatele.teleports.base import Teleport
 from metatele.teleports.classical import RandomTeleport, Stay
 from metatele.teleports.climb import Climb
 from metatele.teleports.dense import DenseTeleport
@@ -9,6 +10,7 @@ from metatele.teleports.moved import Moved
 from metatele.teleports.neuron import NeuronTeleport
 from metatele.teleports.null_space import NullSpaceTeleport
 from metatele.teleports.optimised import OptimisedTeleport
+from metatele.teleports.orbit import AlgebraTeleport, OrbitTeleport
 from metatele.teleports.rules import CanonicalTeleport
 from metatele.teleports.rules.balance import Balance
 from metatele.teleports.rules.svd import Svd
@@ -38,3 +40,5 @@ __all__ = [
     "White",
     "Wout",
 ]
+
+import_all(__name__)  # those that are not listed, too

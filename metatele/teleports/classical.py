@@ -8,7 +8,8 @@ from metatele.support.checks import above_zero
 from metatele.support.seeding import generator
 from metatele.symmetry import Kind, ProductGroup
 from metatele.task.params import Params
-from metatele.teleports.base import AlgebraTeleport, Teleport
+from metatele.teleports.base import Teleport
+from metatele.teleports.orbit import AlgebraTeleport
 
 
 class Stay(Teleport):

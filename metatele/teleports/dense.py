@@ -12,7 +12,7 @@ from metatele.parts.point import Point, State
 from metatele.support.checks import above_zero, one_of
 from metatele.symmetry import Kind, ProductGroup
 from metatele.task.params import Params, per_task, smooth_norm
-from metatele.teleports.base import AlgebraTeleport
+from metatele.teleports.orbit import AlgebraTeleport
 
 
 class DenseTeleport(AlgebraTeleport):

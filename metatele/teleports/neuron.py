@@ -9,7 +9,7 @@ from metatele.recurrent import RecurrentCore
 from metatele.support.checks import above_zero
 from metatele.symmetry import PositiveScaling, ProductGroup
 from metatele.task.params import Params
-from metatele.teleports.base import AlgebraTeleport, OrbitTeleport
+from metatele.teleports.orbit import AlgebraTeleport, OrbitTeleport
 
 TINY = 1e-20  # added to squared norms, so that logarithms stay smooth at zero
 

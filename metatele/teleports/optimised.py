@@ -13,8 +13,8 @@ from metatele.support.checks import above_zero, at_least, is_number, one_of
 from metatele.support.seeding import generator
 from metatele.symmetry import Kind, ProductGroup
 from metatele.task.params import Params
-from metatele.teleports.base import AlgebraTeleport
 from metatele.teleports.climb import Climb, Direction
+from metatele.teleports.orbit import AlgebraTeleport
 
 
 class OptimisedTeleport(AlgebraTeleport):

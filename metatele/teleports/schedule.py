@@ -15,8 +15,9 @@ from metatele.parts.point import Point, State
 from metatele.support.checks import LARGEST, at_least, is_number
 from metatele.symmetry import Kind, ProductGroup
 from metatele.task.params import Params, per_task
-from metatele.teleports.base import AlgebraTeleport, Teleport
+from metatele.teleports.base import Teleport
 from metatele.teleports.classical import normal_draws
+from metatele.teleports.orbit import AlgebraTeleport
 
 
 class PlayedTeleport(AlgebraTeleport):

@@ -1,5 +1,6 @@
 """Updates: the step f in theta <- theta + f, hand-designed or learned."""
 
+from metatele.support.modules import import_all
 from metatele.update.base import Update
 from metatele.update.classical import Adam, GradientDescent, Momentum
 from metatele.update.dense import DenseStepSize, DenseUpdate
@@ -23,3 +24,5 @@ __all__ = [
     "Update",
     "import_learn2learn",
 ]
+
+import_all(__name__)  # those that are not listed, too

@@ -1,7 +1,5 @@
 """The groups that come with metatele, one a file: put a file here that defines one, and it is found."""
 
-import importlib
-import pkgutil
+from metatele.support.modules import import_all
 
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+import_all(__name__)

@@ -10,7 +10,7 @@ from metatele.errors import SymmetryError
 from metatele.parts.point import Point, State
 from metatele.symmetry import GeneralLinear, Kind, PositiveScaling, ProductGroup, Symmetry
 from metatele.task.params import Params, per_task
-from metatele.teleports.base import OrbitTeleport
+from metatele.teleports.orbit import OrbitTeleport
 
 SWEEPS = 1000  # most sweeps over the layers
 
