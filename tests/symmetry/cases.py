@@ -22,6 +22,7 @@ from metatele.symmetry import (
     PseudoInverseGL,
     QuadraticOrthogonal,
     SignFlips,
+    Symmetry,
     discrete_symmetries_of,
 )
 from metatele.task.params import Params
@@ -136,7 +137,7 @@ def _up_to_h(widths: list[int]) -> tuple[int, int]:
 
 
 ANY = sorted(ACTIVATIONS)
-NETWORKS: dict[Kind, Any] = {  # on whose data every group of the kind is exact
+KNOWN: dict[Kind, Any] = {  # networks on whose data every group of the kind is exact
     "auto": families(["relu", "leaky", "none", "identity"]),
     "scaling": families(["relu", "leaky", "none"]),
     "general_linear": families(["none", "identity"]),
@@ -144,14 +145,38 @@ NETWORKS: dict[Kind, Any] = {  # on whose data every group of the kind is exact
     "pseudo_inverse": families(sorted({*LIVELY} - {"none", "identity"}), LIVELY, _up_to_h),
     "softmax": families(ANY, family=SoftmaxFamily),
 }
-CASES: dict[type[GroupAction], Any] = {
-    PositiveScaling: cases(_of("scaling"), PositiveScaling, NETWORKS["scaling"]),
-    GeneralLinear: cases(_of("general_linear"), GeneralLinear, NETWORKS["general_linear"]),
-    BijectiveGL: cases(_of("data_dependent"), BijectiveGL, NETWORKS["data_dependent"], 1e-7),
-    PseudoInverseGL: cases(_of("pseudo_inverse"), PseudoInverseGL, NETWORKS["pseudo_inverse"], 1e-7),
-    LogitTranslation: cases(_of("softmax"), LogitTranslation, NETWORKS["softmax"]),
+EXAMPLES: dict[type[GroupAction], Any] = {
+    PositiveScaling: cases(_of("scaling"), PositiveScaling, KNOWN["scaling"]),
+    GeneralLinear: cases(_of("general_linear"), GeneralLinear, KNOWN["general_linear"]),
+    BijectiveGL: cases(_of("data_dependent"), BijectiveGL, KNOWN["data_dependent"], 1e-7),
+    PseudoInverseGL: cases(_of("pseudo_inverse"), PseudoInverseGL, KNOWN["pseudo_inverse"], 1e-7),
+    LogitTranslation: cases(_of("softmax"), LogitTranslation, KNOWN["softmax"]),
     QuadraticOrthogonal: function_cases(_quadratic),
     PlaneRotation: function_cases(_plane),
     SignFlips: cases(discrete_symmetries_of, SignFlips, families(["none", "tanh", "softsign"])),
     Permutations: cases(discrete_symmetries_of, Permutations, families(ANY)),
 }
+
+
+def networks_of(kind: Kind) -> Any:
+    """Networks on whose data every group of a kind is exact; of a kind that is not known here, those of layers at which
+    it is found."""
+    return KNOWN[kind] if kind in KNOWN else _where_found(Symmetry.kinds[kind])
+
+
+def cases_of(group: type[GroupAction]) -> Any:
+    """Examples of a group. One that is found in networks needs none of its own."""
+    if group in EXAMPLES:
+        return EXAMPLES[group]
+    assert group in group.kinds.values(), f"no example of {group.__name__}: add one to EXAMPLES in {__name__}"
+    return cases(lambda network: list(group.find(network)), group, _where_found(group))
+
+
+def _where_found(group: type[GroupAction]) -> Any:
+    """Networks of layers at which a group is found, with little data."""
+
+    def found(name: str) -> bool:
+        layers = [nn.Linear(3, 3), ACTIVATIONS[name], nn.Linear(3, 2)]
+        return bool(list(group.find(nn.Sequential(*filter(None, layers)))))
+
+    return families([name for name in ANY if found(name)], rows=_up_to_h)

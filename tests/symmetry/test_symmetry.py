@@ -27,7 +27,7 @@ from metatele.symmetry import (
 from metatele.task.params import flatten, map_params
 from metatele.testing import check_symmetry, gradient_of
 from tests.conftest import concrete_subclasses
-from tests.symmetry.cases import CASES, NETWORKS, SoftmaxFamily, draw_batch, loss_of
+from tests.symmetry.cases import SoftmaxFamily, cases_of, draw_batch, loss_of, networks_of
 
 CONTINUOUS = sorted(concrete_subclasses(Symmetry), key=lambda c: c.__name__)
 
@@ -35,14 +35,9 @@ CONTINUOUS = sorted(concrete_subclasses(Symmetry), key=lambda c: c.__name__)
 @pytest.mark.parametrize("group", CONTINUOUS)
 @given(data=st.data())
 def test_every_group_obeys_its_laws(group, data):
-    case = data.draw(CASES[group])
+    case = data.draw(cases_of(group))
     assert type(case.symmetry) is group
     check_symmetry(case.symmetry, case.params, case.inputs, case.loss, rtol=case.rtol)
-
-
-def test_every_group_has_an_example():
-    missing = set(CONTINUOUS) - CASES.keys()
-    assert not missing, f"no example of {missing}: add one to CASES in symmetry_cases.py"
 
 
 @pytest.mark.parametrize("kind", get_args(Kind))
@@ -73,7 +68,7 @@ def assert_carries(group: ProductGroup, batch, seed: int) -> None:
 @pytest.mark.parametrize("kind", get_args(Kind))
 @given(data=st.data())
 def test_a_product_carries_the_gradient_through_all_layers(kind, data):
-    batch = draw_batch(data.draw(NETWORKS[kind]), 2, seed := data.draw(st.integers(0, 1000)))
+    batch = draw_batch(data.draw(networks_of(kind)), 2, seed := data.draw(st.integers(0, 1000)))
     assert_carries(group_of(batch.network, kind), batch, seed)
 
 
@@ -372,3 +367,28 @@ def test_a_last_layer_of_zeros_is_not_changed(kind):
     (symmetry,), x = symmetries_of(batch.network, kind), batch.inputs["inner"]
     g = symmetry.exp(0.1 * torch.ones(2, 4, 4, dtype=torch.float64))
     assert symmetry.residual(g, batch.params, x).tolist() == [0.0, 0.0]
+
+
+def test_a_group_in_a_file_is_found_checked_and_named(monkeypatch):
+    """What a new file in `metatele.symmetry.groups` gives: a kind, conformance tests, and a line of the error."""
+    monkeypatch.setattr(Symmetry, "kinds", dict(Symmetry.kinds))
+
+    class Doubled(PositiveScaling, kind="doubled", where="(twice as far) at no activation"):
+        """Positive scaling, in other coordinates."""
+
+        @classmethod
+        def at(cls, layer, between):
+            return None if between else cls(layer)
+
+        def exp(self, algebra):
+            return (2 * algebra).exp()
+
+    network = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
+    (found,) = symmetries_of(network, "doubled")
+    assert type(found) is Doubled
+    (usual,) = symmetries_of(network)
+    assert type(usual) is GeneralLinear
+    assert cases_of(Doubled) is not None
+    assert networks_of("doubled") is not None
+    with pytest.raises(SymmetryError, match=r"'doubled' \(twice as far\) at no activation"):
+        symmetries_of(nn.Linear(3, 3), "doubled")
