@@ -1,20 +1,15 @@
-"""Labelled images from a folder of the user's: MNIST, Fashion-MNIST, CIFAR-10.
-
-Files are data, never code: a pickled batch of CIFAR-10 is read without calling anything that it names.
-"""
+"""Labelled images from a folder of the user's: MNIST, Fashion-MNIST, CIFAR-10. Files are data, never code."""
 
 import functools
 import gzip
-import io
 import math
 import os
-import pickle
 import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -48,8 +43,7 @@ def load_images(name: ImageSet, folder: str, subset: Subset) -> Labelled:
         name: "mnist", "fashion_mnist" or "cifar10".
         folder: where the files are, under their usual names. (Fashion-)MNIST: idx files, plain or
             .gz, there or in raw, MNIST/raw or FashionMNIST/raw below it (torchvision's layout).
-            CIFAR-10: the binary or the Python version, there or in cifar-10-batches-bin or
-            cifar-10-batches-py below it.
+            CIFAR-10: the binary version (cifar-10-binary.tar.gz), there or in cifar-10-batches-bin below it.
         subset: "train" or "test".
     Returns: images [n, pixels] float32 in [0, 1], the channels of CIFAR-10 one after the other;
         labels [n] int64. They are read once and shared: do not write into them.
@@ -108,12 +102,14 @@ class _Layout:
         endings: what a file's name may end in.
         files: the files' names without their ending.
         read: makes images and labels, uint8 [n, pixels] and [n], of the files.
+        hint: what to say where files are missing.
     """
 
     places: tuple[str, ...]
     endings: tuple[str, ...]
     files: dict[Subset, list[str]]
     read: Callable[[list[Path]], Labelled]
+    hint: str = ""
 
 
 @functools.cache
@@ -122,7 +118,8 @@ def _load(name: ImageSet, folder: str, subset: Subset) -> Labelled:
     missing = [file for file, path in found.items() if path is None]
     if missing:
         endings = " or ".join(missing[0] + ending for ending in LAYOUTS[name].endings)
-        raise TaskError(f"no file {endings} in {folder!r}; put the files of {name} there or name their folder")
+        hint = LAYOUTS[name].hint
+        raise TaskError(f"no file {endings} in {folder!r}; put the files of {name} there or name their folder{hint}")
     paths = [path for path in found.values() if path is not None]
     images, labels = LAYOUTS[name].read(paths)
     if len(labels) == 0 or int(labels.max()) >= CLASSES:
@@ -188,74 +185,17 @@ def _read_mnist(paths: list[Path]) -> Labelled:
 
 
 def _read_cifar10(paths: list[Path]) -> Labelled:
-    batches = [_read_records(path) if path.suffix == ".bin" else _read_pickled(path) for path in paths]
-    return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
+    images, labels = zip(*map(_read_records, paths), strict=True)
+    return torch.cat(images), torch.cat(labels)
 
 
 def _read_records(path: Path) -> Labelled:
-    """One file of the binary version of CIFAR-10: records of a label and its pixels."""
+    """One file of CIFAR-10: records of a label and its pixels."""
     raw, record = _read_bytes(path), 1 + CIFAR_PIXELS
     if len(raw) % record:
         raise TaskError(f"{path} is cut off: {len(raw)} bytes are no multiple of {record}; fetch it anew")
     rows = torch.from_numpy(np.frombuffer(raw, np.uint8).reshape(-1, record).copy())
     return rows[:, 1:], rows[:, 0]
-
-
-def _read_pickled(path: Path) -> Labelled:
-    """One file of the Python version of CIFAR-10: a pickled mapping with data [n, 3072] and labels."""
-    raw = _read_bytes(path)
-    try:
-        batch = _Unpickler(io.BytesIO(raw), encoding="bytes").load()
-        entries = {key.decode() if isinstance(key, bytes) else key: value for key, value in batch.items()}
-        array, labels = entries["data"], bytes(list(entries["labels"]))
-        if array.shape != (len(labels), CIFAR_PIXELS) or array.fortran or array.dtype.name not in ("u1", b"u1"):
-            raise ValueError(f"data {array.shape} of type {array.dtype.name} for {len(labels)} labels")
-        pixels = np.frombuffer(array.raw, np.uint8).reshape(array.shape)
-    except Exception as error:  # a damaged pickle can fail in any way
-        raise TaskError(f"{path} cannot be read as a batch of CIFAR-10: {_reason(error)}; fetch it anew") from error
-    return torch.from_numpy(pixels.copy()), torch.tensor(list(labels), dtype=torch.uint8)
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['damaged'])[0][:200]}"
-
-
-class _Type:
-    """Stands for numpy's dtype in a pickle: keeps its name."""
-
-    def __init__(self, name: Any, *rest: Any) -> None:
-        self.name = name
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-class _Array:
-    """Stands for numpy's array in a pickle: keeps what is said of it, so that it can be checked first."""
-
-    def __init__(self, *arguments: Any) -> None:
-        self.shape, self.dtype, self.fortran, self.raw = (), _Type(""), False, b""
-
-    def __setstate__(self, state: Any) -> None:
-        _, self.shape, self.dtype, self.fortran, self.raw = state
-
-
-class _Unpickler(pickle._Unpickler):
-    """Reads the pickles of CIFAR-10 and refuses all others: what they name is never looked up.
-
-    Made of Python's own reader, because a few bytes can have the one in C allocate any amount of memory.
-    """
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("numpy", "dtype"):
-            return _Type
-        if (module, name) == ("numpy", "ndarray"):
-            return _Array
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
-            return _Array
-        if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes for Python 2
-            return lambda text, encoding: text.encode("latin-1")
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no batch of CIFAR-10 needs")
 
 
 def _idx(*places: str) -> _Layout:
@@ -268,9 +208,10 @@ LAYOUTS: dict[ImageSet, _Layout] = {
     "mnist": _idx("MNIST/raw"),
     "fashion_mnist": _idx("FashionMNIST/raw"),
     "cifar10": _Layout(
-        ("", "cifar-10-batches-bin", "cifar-10-batches-py"),
-        (".bin", ""),
+        ("", "cifar-10-batches-bin"),
+        (".bin",),
         {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]},
         _read_cifar10,
+        " (the binary version, cifar-10-binary.tar.gz: pickled batches are not read)",
     ),
 }

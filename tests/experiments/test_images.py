@@ -206,7 +206,7 @@ def test_numbers_do_not_depend_on_the_number_of_processes(name: str, folder: str
 
 
 def test_on_cifar(tmp_path: Path) -> None:
-    write_cifar(tmp_path / "data", "test", "bin", rows=50)
+    write_cifar(tmp_path / "data", "test", rows=50)
     results = run("correlation", tmp_path / "out", str(tmp_path / "data"), dataset="cifar10", rows=40)
     assert results["experiment"]["init_args"]["dataset"] == "cifar10"
     assert all(np.isfinite(results["networks"]["validation"]))

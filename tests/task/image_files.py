@@ -1,11 +1,9 @@
 """Small files in the formats of MNIST and CIFAR-10, for tests."""
 
 import gzip
-import pickle
 import struct
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,18 +28,13 @@ def write_mnist(folder: Path, subset: str = "train", packed: bool = False, rows:
     return images, labels
 
 
-def write_cifar(folder: Path, subset: str, version: str, rows: int = 4, protocol: int = 2) -> tuple[Tensor, Tensor]:
-    """The files of a subset, version "bin" or "py", of `rows` random images each; returns what is in all of them."""
+def write_cifar(folder: Path, subset: str, rows: int = 4) -> tuple[Tensor, Tensor]:
+    """The files of a subset, of `rows` random images each; returns what is in all of them."""
     folder.mkdir(parents=True, exist_ok=True)
     images, labels = zip(*(_draw((rows, 3072), seed) for seed, _ in enumerate(CIFAR[subset])), strict=True)
     for name, pixels, numbers in zip(CIFAR[subset], images, labels, strict=True):
-        if version == "bin":
-            records = torch.cat([numbers.unsqueeze(1), pixels], dim=1)
-            (folder / f"{name}.bin").write_bytes(bytes(records.flatten().tolist()))
-        else:
-            batch = {b"batch_label": b"a batch", b"data": pixels.numpy().astype(np.uint8)}
-            batch |= {b"labels": numbers.tolist(), b"filenames": [b"it.png"] * rows}
-            (folder / name).write_bytes(pickle.dumps(batch, protocol))
+        records = torch.cat([numbers.unsqueeze(1), pixels], dim=1)
+        (folder / f"{name}.bin").write_bytes(bytes(records.flatten().tolist()))
     return torch.cat(images), torch.cat(labels)
 
 
