@@ -22,7 +22,7 @@ from benchmarks.jax_inner import Tree, Weights, advance, part_of, score, to_jax
 from metatele import CoordinateUpdate, InnerOptimizer, NeuronTeleport, UnrollSettings
 from metatele.task.batch import MetaBatch
 from metatele.task.family import Part
-from metatele.update.size_free import TINY
+from metatele.update.size_free import LEAST_SQUARE
 
 Memory = tuple[Array, Array]  # (h, c), each [hidden, coordinates]
 Rows = tuple[Array, Array]  # inputs [..., n, d] and one-hot targets [..., n, classes]
@@ -140,7 +140,7 @@ class SizeFree:
         (b1, b2), (c1, c2) = self.update.BETAS, corrections
         mean = b1 * back * carry.mean + (1 - b1) * gradient
         square = b2 * jnp.square(back) * carry.square + (1 - b2) * jnp.square(gradient)
-        root = jnp.sqrt(square / c2 + TINY)
+        root = jnp.sqrt(square / c2 + LEAST_SQUARE)
         direction = mean / c1 / root
         features = self._coordinate_features(params, gradient, direction, root, time)
         out, update = _lstm(parts[0], features, carry.update)
@@ -168,7 +168,7 @@ class SizeFree:
         """Norms of each neuron's incoming weights, with its bias, and of its outgoing ones, [h]."""
         w_in, b_in, w_out, _ = self._split(flat)
         incoming = jnp.sum(jnp.square(w_in), 1) + jnp.square(b_in)
-        return jnp.sqrt(incoming + TINY), jnp.sqrt(jnp.sum(jnp.square(w_out), 0) + TINY)
+        return jnp.sqrt(incoming + LEAST_SQUARE), jnp.sqrt(jnp.sum(jnp.square(w_out), 0) + LEAST_SQUARE)
 
     def _neuron_features(self, params: Array, gradient: Array, time: Array) -> Array:
         """What the teleport's LSTM sees, [6, h]."""
@@ -188,8 +188,8 @@ class SizeFree:
 
     def _coordinate_features(self, params: Array, gradient: Array, direction: Array, root: Array, time: Array) -> Array:
         """What the update's LSTM sees, [6, n]."""
-        size = jnp.sqrt(jnp.mean(jnp.square(gradient)) + TINY)
-        layers = [jnp.sqrt(jnp.mean(jnp.square(p)) + TINY) for p in self._split(params)]
+        size = jnp.sqrt(jnp.mean(jnp.square(gradient)) + LEAST_SQUARE)
+        layers = [jnp.sqrt(jnp.mean(jnp.square(p)) + LEAST_SQUARE) for p in self._split(params)]
         scale = jnp.concatenate([jnp.broadcast_to(s, n) for s, n in zip(layers, self.sizes, strict=True)])
         columns = [
             direction,

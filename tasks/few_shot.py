@@ -16,7 +16,7 @@ from metatele import TaskError, TaskFamily, import_learn2learn, load_images
 from .classification import Digits, images_of_split
 from .mlp import check_activation, mlp
 
-HeldOut = Literal["classes", "images"]
+HeldOutClasses = Literal["classes", "images"]
 SPLITS = ("train", "validation", "test")
 
 
@@ -134,13 +134,13 @@ class FewShotImages(FewShot):
         hidden: list[int],
         batch_size: int | None,
         activation: str,
-        held_out: HeldOut,
+        held_out: HeldOutClasses,
     ) -> None:
         super().__init__(ways, shots, queries, batch_size)
         if min([inputs, *hidden]) < 1:
             raise TaskError(f"need widths of at least 1, got inputs={inputs}, hidden={hidden}")
-        if held_out not in get_args(HeldOut):
-            raise TaskError(f"held_out must be one of {', '.join(get_args(HeldOut))}, got {held_out!r}")
+        if held_out not in get_args(HeldOutClasses):
+            raise TaskError(f"held_out must be one of {', '.join(get_args(HeldOutClasses))}, got {held_out!r}")
         self.widths, self.activation, self.held_out = [inputs, *hidden, ways], check_activation(activation), held_out
 
     @abc.abstractmethod
@@ -199,7 +199,7 @@ class FewShotDigits(FewShotImages):
         hidden: list[int] = [32],  # noqa: B006 - read only
         batch_size: int | None = None,
         activation: str = "relu",
-        held_out: HeldOut = "classes",
+        held_out: HeldOutClasses = "classes",
     ) -> None:
         super().__init__(64, ways, shots, queries, hidden, batch_size, activation, held_out)
 
@@ -225,7 +225,7 @@ class FewShotMnist(FewShotImages):
         hidden: list[int] = [32],  # noqa: B006 - read only
         batch_size: int | None = None,
         activation: str = "relu",
-        held_out: HeldOut = "classes",
+        held_out: HeldOutClasses = "classes",
     ) -> None:
         super().__init__(784, ways, shots, queries, hidden, batch_size, activation, held_out)
         if subset not in ("train", "t10k"):

@@ -18,7 +18,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "softplus": nn.Softplus,
     "identity": nn.Identity,
 }
-HOMOGENEOUS = ("relu", "leaky_relu", "identity")  # sigma(c z) = c sigma(z) for c > 0
+SCALABLE = ("relu", "leaky_relu", "identity")  # sigma(c z) = c sigma(z) for c > 0
 
 
 def check_activation(name: object) -> str:

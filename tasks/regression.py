@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from metatele import TaskError, TaskFamily
 
-from .mlp import HOMOGENEOUS, check_activation, mlp
+from .mlp import SCALABLE, check_activation, mlp
 
 
 class PaperRegression(TaskFamily):
@@ -80,10 +80,10 @@ class TeacherStudent(TaskFamily):
                 "inputs, hidden, outputs, depth, rows and spread must be at least 1, got "
                 f"{(inputs, hidden, outputs, depth, rows, spread)}"
             )
-        if spread > 1 and check_activation(activation) not in HOMOGENEOUS:
+        if spread > 1 and check_activation(activation) not in SCALABLE:
             raise TaskError(
                 f"spread={spread:g} would change the function of a network with activation {activation!r}: it needs "
-                f"one of {', '.join(HOMOGENEOUS)}, or spread=1"
+                f"one of {', '.join(SCALABLE)}, or spread=1"
             )
         self.widths = [inputs] + [hidden] * depth + [outputs]
         self.activation = check_activation(activation)

@@ -14,7 +14,7 @@ from metatele.task.family import TaskFamily
 Families = TaskFamily | list[TaskFamily]
 
 # Lines of jsonargparse's messages that say nothing to a user.
-NOISE = (
+BOILERPLATE = (
     "Does not validate",
     "Subtypes:",
     "Errors:",
@@ -66,7 +66,7 @@ def default_output(config: Namespace) -> Path:
 def one_line(error: BaseException) -> str:
     """An error's message on one line, without the argument parser's boilerplate."""
     lines = [line.strip() for line in str(error).splitlines()]
-    kept = [line.removeprefix("- ") for line in lines if line and not line.startswith(NOISE)]
+    kept = [line.removeprefix("- ") for line in lines if line and not line.startswith(BOILERPLATE)]
     return " ".join(dict.fromkeys(kept)) or type(error).__name__
 
 

@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 from metatele.cli.arguments import default_output, instantiate, make_training_parser, require
 from metatele.cli.command import Command
 from metatele.cli.exit_codes import INTERRUPTED
-from metatele.cli.meta_train_command import train
+from metatele.cli.meta_train_command import run_training
 from metatele.cli.reporting import family_spec, report
 from metatele.errors import ConfigError, SymmetryError
 from metatele.evaluation import Learned
@@ -27,7 +27,7 @@ from metatele.task import MetaBatch, TaskFamily, sample_meta_batch
 from metatele.teleports import OrbitTeleport
 from metatele.teleports.rules import Rule, rules
 
-Change = Callable[[InnerOptimizer], InnerOptimizer]
+Recast = Callable[[InnerOptimizer], InnerOptimizer]
 
 
 class Compare(Command):
@@ -78,7 +78,7 @@ class Compare(Command):
 
 
 def _train_all(
-    parser: ArgumentParser, config: Namespace, output: Path, changes: dict[str, Change]
+    parser: ArgumentParser, config: Namespace, output: Path, changes: dict[str, Recast]
 ) -> dict[str, list[Learned]] | None:
     """Meta-train every contestant with every seed, in OUTPUT/NAME, or OUTPUT/NAME/seed-K for several seeds.
 
@@ -93,14 +93,14 @@ def _train_all(
             title, folder = name, output / name
             if config.seeds > 1:
                 title, folder = f"{name} {seed}", folder / f"seed-{seed}"
-            result = train(parser, own, folder, (folder / STATE).is_file(), title, change)
+            result = run_training(parser, own, folder, (folder / STATE).is_file(), title, change)
             if not result.finished:
                 return None
             trained[name].append(Learned.load(folder))
     return trained
 
 
-def _possible(inner: InnerOptimizer, families: list[TaskFamily], controls: Mapping[str, Rule]) -> dict[str, Change]:
+def _possible(inner: InnerOptimizer, families: list[TaskFamily], controls: Mapping[str, Rule]) -> dict[str, Recast]:
     """How to make each contestant that can be meta-trained from the configured optimizer, each tried out for
     one step before any time is spent.
 
@@ -109,8 +109,8 @@ def _possible(inner: InnerOptimizer, families: list[TaskFamily], controls: Mappi
     if not inner.teleport.moves:
         raise ConfigError("compare needs an optimizer that teleports; set optimizer.teleport, or use meta-train")
     batches = [sample_meta_batch(family, "train", range(1)) for family in families]
-    changes: dict[str, Change] = {"teleport": lambda given: given, "no-teleport": lambda g: InnerOptimizer(g.update)}
-    found: dict[str, Change] = {}
+    changes: dict[str, Recast] = {"teleport": lambda given: given, "no-teleport": lambda g: InnerOptimizer(g.update)}
+    found: dict[str, Recast] = {}
     for name in (*changes, *controls):
         if not (inner if name == "teleport" else inner.update).learned:
             print(f"{name}: left out, because {type(inner.update).__name__} alone has nothing to meta-train")

@@ -15,9 +15,9 @@ from metatele.cli.checkpoints import family_of_training, load_all
 from metatele.cli.command import Command
 from metatele.cli.reporting import Contestants, family_spec, make_family, report
 from metatele.cli.rerun import rerun
-from metatele.cli.transfer import Cell, Variant, base_variant, folder_name, variants_of
+from metatele.cli.transfer import Variant, Variation, base_variant, folder_name, variants_of
 from metatele.errors import ConfigError, MetateleError
-from metatele.evaluation.contestants.learned import Given
+from metatele.evaluation.contestants.learned import LearnedOrInner
 from metatele.evaluation.evaluator import JOURNAL
 from metatele.evaluation.settings import Options, Settings
 from metatele.optimizer import InnerOptimizer
@@ -88,7 +88,7 @@ class Evaluate(Command):
             raise ConfigError(
                 "name a checkpoint to evaluate, or a task family with --family to see the baselines alone"
             )
-        contestants: dict[str, Given | Sequence[Given]] = {**load_all(config.checkpoints)}
+        contestants: dict[str, LearnedOrInner | Sequence[LearnedOrInner]] = {**load_all(config.checkpoints)}
         if config.family is None:
             config.family = family_of_training(parser, config.checkpoints[0])
         base = base_variant(family_spec(config.family), config.steps, config.tasks)
@@ -108,7 +108,7 @@ class Evaluate(Command):
 
 
 def _run_grid(
-    parser: ArgumentParser, config: Namespace, contestants: Contestants, cells: dict[str, Cell], settings: Settings
+    parser: ArgumentParser, config: Namespace, contestants: Contestants, cells: dict[str, Variation], settings: Settings
 ) -> None:
     """Evaluate on the cells of a transfer grid, each in a folder of its own; then put all side by side."""
     families = {name: _usable_family(parser, cell, config.seed) for name, cell in cells.items()}
@@ -131,7 +131,7 @@ def _run_grid(
     print(f"all side by side: {output / 'report.html'}")
 
 
-def _usable_family(parser: ArgumentParser, cell: Cell, seed: int) -> TaskFamily:
+def _usable_family(parser: ArgumentParser, cell: Variation, seed: int) -> TaskFamily:
     """The family of a cell, with its errors told before any work."""
     try:
         family = make_family(parser, cell.family)

@@ -14,14 +14,14 @@ from rich.text import Text
 from metatele.cli.arguments import instantiate
 from metatele.errors import ConfigError
 from metatele.evaluation import Evaluation, Verdict, evaluate
-from metatele.evaluation.contestants.learned import Given
+from metatele.evaluation.contestants.learned import LearnedOrInner
 from metatele.evaluation.evaluation import RESULTS
 from metatele.evaluation.results import plain
 from metatele.evaluation.settings import Options, Settings
 from metatele.report import write_report
 from metatele.task.family import TaskFamily
 
-Contestants = Mapping[str, Given | Sequence[Given]]
+Contestants = Mapping[str, LearnedOrInner | Sequence[LearnedOrInner]]
 
 
 def report(

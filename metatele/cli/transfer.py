@@ -42,7 +42,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Variation:
     """One evaluation of the grid.
 
     Attributes:
@@ -57,12 +57,12 @@ class Cell:
     tasks: int
 
 
-def base_variant(family: dict[str, Any], steps: int, tasks: int) -> Cell:
+def base_variant(family: dict[str, Any], steps: int, tasks: int) -> Variation:
     """The evaluation itself, as a cell."""
-    return Cell(AS_IT_IS, family, steps, tasks)
+    return Variation(AS_IT_IS, family, steps, tasks)
 
 
-def variants_of(base: Cell, transfer: Mapping[str, Variant]) -> dict[str, Cell]:
+def variants_of(base: Variation, transfer: Mapping[str, Variant]) -> dict[str, Variation]:
     """All cells by name, the evaluation itself first.
 
     Raises: ConfigError if two cells have one name, or one folder, or a number of steps or tasks is impossible.
@@ -80,7 +80,7 @@ def variants_of(base: Cell, transfer: Mapping[str, Variant]) -> dict[str, Cell]:
         steps = base.steps if variant.steps is None else variant.steps
         tasks = base.tasks if variant.tasks is None else variant.tasks
         at_least(1, **{f"transfer.{name}.steps": steps, f"transfer.{name}.tasks": tasks})
-        cells[name] = Cell(name, family, steps, tasks)
+        cells[name] = Variation(name, family, steps, tasks)
     return cells
 
 

@@ -19,7 +19,7 @@ from metatele.evaluation.statistics import NOTHING, Comparison, Interval, Summar
 from metatele.support.messages import DASH, fraction, number, percent
 from metatele.task.family import Part
 
-T = TypeVar("T")
+Thing = TypeVar("Thing")
 Value = str | int | float | None  # None and NaN: there is none
 
 
@@ -134,7 +134,7 @@ def columns_named(keys: Sequence[str], record: Record, part: Part) -> list[tuple
     return [(column, step) for column in chosen for step in column.steps(record)]
 
 
-def _given(thing: T | None, value: Callable[[T], Value]) -> Value:
+def _given(thing: Thing | None, value: Callable[[Thing], Value]) -> Value:
     """A value of something that there may not be."""
     return None if thing is None else value(thing)
 

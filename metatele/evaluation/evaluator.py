@@ -13,7 +13,7 @@ from metatele.errors import ConfigError
 from metatele.evaluation.contestants.baselines import baselines
 from metatele.evaluation.contestants.contestant import Contestant, check_names, check_runs, reference_of
 from metatele.evaluation.contestants.controls import with_controls
-from metatele.evaluation.contestants.learned import Given, learned_contestants
+from metatele.evaluation.contestants.learned import LearnedOrInner, learned_contestants
 from metatele.evaluation.contestants.rules import applicable_rules
 from metatele.evaluation.environment import environment
 from metatele.evaluation.evaluation import Evaluation
@@ -28,7 +28,7 @@ JOURNAL = ".unfinished"
 
 
 def evaluate(
-    checkpoints: Mapping[str, Given | Sequence[Given]],
+    checkpoints: Mapping[str, LearnedOrInner | Sequence[LearnedOrInner]],
     family: TaskFamily,
     settings: Settings | None = None,
     *,

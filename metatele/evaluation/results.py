@@ -15,7 +15,7 @@ from metatele.support.files import write_atomic
 
 FORMAT = 2
 DAMAGE = (KeyError, TypeError, ValueError, AttributeError, OverflowError)  # what `restore` raises for other values
-T = TypeVar("T")
+Results = TypeVar("Results")
 
 
 def save_results(results: Any, path: Path) -> None:
@@ -26,7 +26,7 @@ def save_results(results: Any, path: Path) -> None:
     write_atomic(path, json.dumps({"format": FORMAT, **plain(results)}, allow_nan=False) + "\n")
 
 
-def load_results(path: Path | str, kind: type[T]) -> T:
+def load_results(path: Path | str, kind: type[Results]) -> Results:
     """Read what `save_results` wrote.
 
     Raises: ConfigError if the file cannot be read, or is not such a file of this version.
@@ -39,7 +39,7 @@ def load_results(path: Path | str, kind: type[T]) -> T:
     if version != FORMAT:
         raise ConfigError(f"{path} is not a results.json of format {FORMAT} (its format: {version!r})")
     try:
-        return typing.cast(T, restore(kind, results))
+        return typing.cast(Results, restore(kind, results))
     except DAMAGE as error:
         raise ConfigError(f"{path} is damaged: {type(error).__name__}: {error}") from error
 

@@ -24,9 +24,9 @@ from metatele.task.batch import MetaBatch
 from metatele.task.stack import stacked_forward
 from metatele.update import HandDesigned
 
-T = TypeVar("T")
+Work = TypeVar("Work")
 
-Measured = tuple[NDArray[np.float64], int | None]
+Clocked = tuple[NDArray[np.float64], int | None]
 GIGABYTE = 2**30
 LSTM_FLOATS = 160  # numbers that a coordinate-wise LSTM keeps for each parameter, about
 ROW_FLOATS = 8  # numbers that forward and backward pass keep for each row and neuron, about
@@ -122,13 +122,13 @@ class Stages:
         """What each contestant's first seed costs, alone and in turn, so that a machine that is busy for a while
         does not hit one contestant only."""
         at = self.settings.recorded
-        measured: dict[str, list[Measured]] = {c.name: [] for c in contestants}
+        measured: dict[str, list[Clocked]] = {c.name: [] for c in contestants}
         for repeat in range(self.settings.timing_repeats):
             for c in contestants:
                 key = fingerprint("time", self._code(c.inner), describe(c.inner), c.inner, _data(batch), at, repeat)
                 work = partial(clock, c.inner, batch, at)
                 cost = self._attempt(
-                    c.name, f"timing {c.name}", batch.tasks, partial(self.journal.once, key, Measured, work)
+                    c.name, f"timing {c.name}", batch.tasks, partial(self.journal.once, key, Clocked, work)
                 )
                 measured[c.name] += [] if cost is None else [cost]
         return {name: Cost.of(costs, batch.tasks) if costs else None for name, costs in measured.items()}
@@ -137,7 +137,7 @@ class Stages:
         """A fingerprint of the code, the versions and the hardware that a contestant's numbers are made with."""
         return self._made_with + code_of(self.train.family, inner.update, inner.teleport)
 
-    def _attempt(self, name: str, stage: str, tasks: int, work: Callable[[], T]) -> T | None:
+    def _attempt(self, name: str, stage: str, tasks: int, work: Callable[[], Work]) -> Work | None:
         """Do a piece of work for a contestant; None if it fails, or has failed before."""
         if self.progress is not None:
             self.progress(stage, self._done, self._total)

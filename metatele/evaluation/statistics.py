@@ -9,16 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import integrate, stats
 
-from metatele.evaluation.seeds import SeedPool
+from metatele.evaluation.seeds import SeedPool, Values
 
 RESAMPLES = 5000
 CONFIDENCE = 0.95
 NO_POOL = SeedPool()
-
-Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from rich.table import Table
 from scipy import stats
 from torch import Tensor
 
-from metatele.evaluation.statistics import CONFIDENCE, NOTHING, RESAMPLES, Interval
+from metatele.evaluation.statistics import CONFIDENCE, NOTHING, RESAMPLES, Interval, Values
 from metatele.experiments.harness.base import Findings, Progress
-from metatele.experiments.harness.drawing import make_table, spread
+from metatele.experiments.harness.drawing import plain_table, spread
 from metatele.experiments.harness.images import ImageExperiment
-from metatele.experiments.harness.measures import CHUNK, FAR, curvature_of, first_rows, sharpness_of
+from metatele.experiments.harness.measures import DISPLACEMENTS, FAR_DISTANCES, curvature_of, first_rows, sharpness_of
 from metatele.experiments.harness.training import initial_params, train
 from metatele.landscape import Curvature, Sharpness
 from metatele.landscape.sharpness import GRID
@@ -27,7 +27,7 @@ from metatele.support.messages import number
 from metatele.support.seeding import derive_seed
 from metatele.update import TorchUpdate
 
-MEASURES = {
+CORRELATED = {
     "sharpness": "sharpness, training",
     "curvature": "curvature",
     "rise": "sharpness - loss, training",
@@ -35,11 +35,9 @@ MEASURES = {
     "validation_sharpness": "sharpness, validation",
     "train": "training loss",
 }
-DRAWN = ("sharpness", "curvature")
+DRAWN_MEASURES = ("sharpness", "curvature")
 FEWEST = 3  # networks that have a correlation
 STACK = 25  # networks trained side by side, whatever the number of processes
-
-Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ class FlatnessCorrelation(ImageExperiment):
         at_least(1, **({} if measured_rows is None else {"measured_rows": measured_rows}))
         above_zero(lr=lr)
         self.lr, self.measured_rows = lr, measured_rows
-        self.sharpness, self.far = (Sharpness(t, directions, chunk=CHUNK) for t in (GRID, FAR))
+        self.sharpness, self.far = (Sharpness(t, directions, chunk=DISPLACEMENTS) for t in (GRID, FAR_DISTANCES))
         self.curvature = Curvature(elements)
 
     def measure(self, progress: Progress) -> Findings:
@@ -87,7 +85,7 @@ class FlatnessCorrelation(ImageExperiment):
         stacks = [seeds[i : i + STACK] for i in range(0, len(seeds), STACK)]
         parts = self.run_all(self.stack_run, stacks, "training and measuring", progress)
         values = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-        found = {key: correlate(values[key], values["validation"], self.seed) for key in MEASURES}
+        found = {key: correlate(values[key], values["validation"], self.seed) for key in CORRELATED}
         return Findings(
             [self._table(values, found, what)],
             {"correlation": _draw(values, found, what)},
@@ -126,15 +124,16 @@ class FlatnessCorrelation(ImageExperiment):
     def _table(self, values: Mapping[str, Values], found: Mapping[str, Correlation], what: str) -> Table:
         rows = [
             [name, number(float(values[key].mean())), spread(found[key].pearson, 2), spread(found[key].spearman, 2)]
-            for key, name in MEASURES.items()
+            for key, name in CORRELATED.items()
         ]
         level, accuracy = values["validation"], 100 * float(values["accuracy"].mean())
         note = (
             f"Correlation over networks, with its 95% bootstrap interval. Sharpness on {self.measured_rows or 'all'} "
-            f"rows, far: at distances {', '.join(map(str, FAR))} in place of 0.001 to 0.191. Mean validation loss "
-            f"{number(float(level.mean()))}, standard deviation {number(float(level.std()))}; accuracy {accuracy:.1f}%."
+            f"rows, far: at distances {', '.join(map(str, FAR_DISTANCES))} in place of 0.001 to 0.191. Mean validation "
+            f"loss {number(float(level.mean()))}, standard deviation {number(float(level.std()))}; "
+            f"accuracy {accuracy:.1f}%."
         )
-        return make_table(
+        return plain_table(
             f"Correlation with the validation loss: {what}", ["measure", "mean", "Pearson", "Spearman"], rows, note
         )
 
@@ -171,12 +170,12 @@ def _pearson(x: Values, y: Values) -> Values:
 
 def _draw(values: Mapping[str, Values], found: Mapping[str, Correlation], title: str) -> Figure:
     figure = new_figure(10, 4.4)
-    for axes, key in zip(figure.subplots(1, len(DRAWN), sharey=True), DRAWN, strict=True):
+    for axes, key in zip(figure.subplots(1, len(DRAWN_MEASURES), sharey=True), DRAWN_MEASURES, strict=True):
         axes.plot(values[key], values["validation"], "o", color="#0072B2", alpha=0.6, markersize=5, mew=0)
         r, rho = found[key].pearson, found[key].spearman
         texts = [f"{name} {c.value:.2f} [{c.low:.2f}, {c.high:.2f}]" for name, c in (("Pearson", r), ("Spearman", rho))]
         axes.set_title(", ".join(texts), fontsize=9.5, loc="left")
-        axes.set_xlabel(MEASURES[key])
+        axes.set_xlabel(CORRELATED[key])
         tidy(axes)
     figure.axes[0].set_ylabel("validation loss")
     figure.suptitle(title, fontsize=10)

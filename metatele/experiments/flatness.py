@@ -10,11 +10,11 @@ from torch import Tensor
 
 from metatele.errors import ConfigError
 from metatele.evaluation.statistics import Interval
-from metatele.experiments.flatness_figure import draw
+from metatele.experiments.flatness_figure import draw_flatness
 from metatele.experiments.harness.base import NO_TELEPORT, Findings, Progress
-from metatele.experiments.harness.drawing import make_table, signed, spread
+from metatele.experiments.harness.drawing import plain_table, signed, spread
 from metatele.experiments.harness.images import ImageExperiment, paired
-from metatele.experiments.harness.measures import CHUNK, FAR, curvature_of, first_rows, sharpness_of
+from metatele.experiments.harness.measures import DISPLACEMENTS, FAR_DISTANCES, curvature_of, first_rows, sharpness_of
 from metatele.experiments.harness.paired import Paired
 from metatele.experiments.harness.training import Curves, Problem, initial_params, score, train
 from metatele.landscape import Curvature, Sharpness
@@ -87,9 +87,9 @@ class TeleportOnce(ImageExperiment):
         self.variants, self.branch, self.lr, self.measured_rows = self.with_none(teleports), branch, lr, measured_rows
         self.inner = InnerOptimizer(TorchUpdate("SGD", {"lr": lr}))
         self.sharpness = {
-            "sharpness_same": Sharpness(directions=directions, chunk=CHUNK),
-            "sharpness": Sharpness(directions=directions, seed=1, chunk=CHUNK),
-            "sharpness_far": Sharpness(FAR, directions, seed=1, chunk=CHUNK),
+            "sharpness_same": Sharpness(directions=directions, chunk=DISPLACEMENTS),
+            "sharpness": Sharpness(directions=directions, seed=1, chunk=DISPLACEMENTS),
+            "sharpness_far": Sharpness(FAR_DISTANCES, directions, seed=1, chunk=DISPLACEMENTS),
         }
         self.curvature = Curvature(seed=1)
 
@@ -103,7 +103,7 @@ class TeleportOnce(ImageExperiment):
         after = {name: self._outcomes(name, found) for name in found}
         return Findings(
             [self._jump_table(found, what), self._outcome_table(found, after, what)],
-            {"flatness": draw(trunk, {n: b.curves for n, b in found.items()}, after, self.branch, what)},
+            {"flatness": draw_flatness(trunk, {n: b.curves for n, b in found.items()}, after, self.branch, what)},
             {
                 "trunk": _plain(trunk),
                 "variants": [
@@ -168,9 +168,9 @@ class TeleportOnce(ImageExperiment):
             f"No teleport: the values at the branch, sharpness on {self.measured_rows or 'all'} training rows. The "
             "others: change from it in percent, geometric means over seeds; of the loss, the largest difference. "
             "Same: along the directions that teleports see by default; fresh: along others; far: fresh, at "
-            f"distances {', '.join(map(str, FAR))}."
+            f"distances {', '.join(map(str, FAR_DISTANCES))}."
         )
-        return make_table(
+        return plain_table(
             f"What the teleports changed at once: {what}", ["variant", "moved\n%", *MEASURES.values()], rows, note
         )
 
@@ -195,7 +195,7 @@ class TeleportOnce(ImageExperiment):
             "difference in points), with its 95% bootstrap interval over paired seeds. Each interval is for its "
             f"comparison alone: none is corrected for the number of variants ({len(found) - 1})."
         )
-        return make_table(f"After epoch {self.epochs}: {what}", columns, rows, note)
+        return plain_table(f"After epoch {self.epochs}: {what}", columns, rows, note)
 
 
 def teleport_once(teleport: Teleport, problem: Problem, params: Params, seeds: list[int]) -> Params:

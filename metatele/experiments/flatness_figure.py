@@ -14,7 +14,7 @@ PANELS = {"validation": "validation loss", "train": "training loss"}
 BEFORE = 5  # epochs before the branch that are drawn
 
 
-def draw(
+def draw_flatness(
     trunk: Curves,
     branches: Mapping[str, Curves],
     changes: Mapping[str, Mapping[str, Paired]],

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from metatele.evaluation.statistics import Interval
 from metatele.experiments.functions import Booth, Quadratic, Rosenbrock
 from metatele.experiments.harness.base import NO_TELEPORT, Experiment, Findings, Progress
-from metatele.experiments.harness.drawing import make_table
-from metatele.experiments.harness.grid import FLOOR, Tuned, curve_of, geometric_mean, rate_grid, tune
-from metatele.experiments.harness.paired import compare
+from metatele.experiments.harness.drawing import plain_table
+from metatele.experiments.harness.grid import FLOOR, PER_DECADE, Tuned, best_rate, curve_of, geometric_mean, rate_grid
+from metatele.experiments.harness.paired import compare_paired
 from metatele.experiments.harness.training import train
 from metatele.experiments.quadratics import (
     angles,
@@ -41,13 +41,12 @@ from metatele.update import GradientDescent
 RANDOM, SHORT, OPTIMAL = "random teleport", "short teleport", "optimal teleport"
 VARIANT_COLOURS = {NO_TELEPORT: PLAIN, RANDOM: "#8a8a8a", SHORT: "#009E73", OPTIMAL: TELEPORTED}
 SPREAD = 3.0  # standard deviation of a random teleport, in radians: anywhere on the orbit
-PER_DECADE = 8  # learning rates tried
 DRAWN = 40  # steps of the trajectories drawn
 BLOWN = 10  # a loss so many times that of the start ends a trajectory drawn
 
 
 @dataclass(frozen=True)
-class Function:
+class PlaneFunction:
     """A function of the plane, and the rectangle that starts are uniform in: (low, high) of x and of y."""
 
     network: nn.Module
@@ -61,10 +60,10 @@ class Function:
         return low + unit * (high - low)
 
 
-FUNCTIONS: Mapping[str, Function] = {
-    "Quadratic": Function(Quadratic(torch.tensor([[5.5, 4.5], [4.5, 5.5]]), [1, 1]), (-2, 2), (-2, 2)),
-    "Booth": Function(Booth([0, 0]), (-10, 10), (-10, 10)),
-    "Rosenbrock": Function(Rosenbrock([0, 0]), (-2, 2), (-1, 3)),
+FUNCTIONS: Mapping[str, PlaneFunction] = {
+    "Quadratic": PlaneFunction(Quadratic(torch.tensor([[5.5, 4.5], [4.5, 5.5]]), [1, 1]), (-2, 2), (-2, 2)),
+    "Booth": PlaneFunction(Booth([0, 0]), (-10, 10), (-10, 10)),
+    "Rosenbrock": PlaneFunction(Rosenbrock([0, 0]), (-2, 2), (-1, 3)),
 }
 
 
@@ -186,7 +185,7 @@ class LevelSetTrajectories(Experiment):
             places = [teleported(by, function.network, w, first) for w, first in zip(starts, firsts, strict=True)]
             problems = [plain_problem(function.network, len(w)) for w in places]
             seeds = [list(range(len(w))) for w in places]
-            tuned = tune(descent, self.rates, problems[0], {"w": places[0]}, seeds[0], self.steps, 1)
+            tuned = best_rate(descent, self.rates, problems[0], {"w": places[0]}, seeds[0], self.steps, 1)
             curves = train(descent(tuned.rate), problems[1], {"w": places[1]}, seeds[1], self.steps, 1)
             out[variant] = Descent(tuned, *curve_of(curves))
         return out
@@ -194,7 +193,7 @@ class LevelSetTrajectories(Experiment):
     def _change(self, found: Descent, reference: Descent, step: int) -> Interval:
         """Change of the loss at a step from the reference in percent, on the runs that both finished."""
         a, b = (np.maximum(d.loss[step], FLOOR) for d in (found, reference))
-        return compare(a, b, found.finished & reference.finished, np.random.default_rng(self.seed)).change
+        return compare_paired(a, b, found.finished & reference.finished, np.random.default_rng(self.seed)).change
 
     def _needed(self, found: Descent) -> NDArray[np.float64]:
         """Steps until the loss is `target` of its start, [runs]; infinite where it never is."""
@@ -226,7 +225,7 @@ class LevelSetTrajectories(Experiment):
             "the loss has fallen to 1e-3 of its start, in steps of 0.1 / L."
         )
         columns = ["quadratics", "mean before", "mean after", "max after", "below 1e-3", "max along GD"]
-        return make_table("Angle between gradient and Newton direction, one optimal teleport", columns, rows, note)
+        return plain_table("Angle between gradient and Newton direction, one optimal teleport", columns, rows, note)
 
     def _steps_table(self, theory: Mapping[tuple[int, float], Mapping[str, Any]]) -> Table:
         rows = []
@@ -236,7 +235,7 @@ class LevelSetTrajectories(Experiment):
                 rows.append([f"{n} dimensions, L/mu {k:g}", rate, *cells])
         title = f"Steps of gradient descent until the loss is {self.target:g} of its start"
         note = "Means with 95% bootstrap intervals over quadratics; the teleport comes before the first step."
-        return make_table(title, ["quadratics", "step size", *self.variants], rows, note)
+        return plain_table(title, ["quadratics", "step size", *self.variants], rows, note)
 
     def _table(self, descents: Mapping[str, Mapping[str, Descent]]) -> Table:
         columns = ["function", "lr", *(f"loss @{s}" for s in self._reported), *(f"ratio @{s}" for s in self._reported)]
@@ -258,7 +257,7 @@ class LevelSetTrajectories(Experiment):
             "its edge). Geometric means; ratio: of the loss to that without teleport, paired, with 95% bootstrap "
             f"intervals, losses below {FLOOR:g} counting as that; steps until the loss is {self.target:g} of its start."
         )
-        return make_table("Functions of the plane", columns, rows, note)
+        return plain_table("Functions of the plane", columns, rows, note)
 
     def _draw(self, descents: Mapping[str, Mapping[str, Descent]]) -> Figure:
         figure = new_figure(12.5, 7.4)

@@ -13,7 +13,7 @@ from metatele.pictures.style import new_figure, tidy
 LOSSES = {"train": "training loss", "validation": "validation loss"}
 
 
-def draw(found: Mapping[tuple[str, str], Curves], teleport_epochs: int, title: str) -> Figure:
+def draw_optimizers(found: Mapping[tuple[str, str], Curves], teleport_epochs: int, title: str) -> Figure:
     """Lines are geometric means over seeds, bands go from the smallest to the largest seed.
 
     Args:

@@ -12,10 +12,10 @@ from metatele.errors import ConfigError
 from metatele.evaluation.contestants.search import Cell, RateSearch
 from metatele.evaluation.statistics import Interval
 from metatele.experiments.harness.base import NO_TELEPORT, Findings, Progress
-from metatele.experiments.harness.drawing import make_table, spread
+from metatele.experiments.harness.drawing import plain_table, spread
 from metatele.experiments.harness.images import ImageExperiment, hold_out, paired, scheduled
 from metatele.experiments.harness.training import Curves, Problem, initial_params, train
-from metatele.experiments.optimizer_figure import draw
+from metatele.experiments.optimizer_figure import draw_optimizers
 from metatele.optimizer import InnerOptimizer, Moments
 from metatele.support.checks import above_zero, at_least, within
 from metatele.support.messages import number
@@ -133,7 +133,7 @@ class ImageOptimizers(ImageExperiment):
         what = self.describe(data)
         return Findings(
             [self._table(found, searches, k, what) for k in self._epochs],
-            {"optimizers": draw(found, self.teleport_epochs, what)},
+            {"optimizers": draw_optimizers(found, self.teleport_epochs, what)},
             {"cells": [self._numbers(pair, found, searches[pair]) for pair in pairs]},
         )
 
@@ -218,7 +218,7 @@ class ImageOptimizers(ImageExperiment):
             "95% bootstrap interval over paired seeds. Accuracy on the validation images. Seconds of one processor "
             f"core: training of all seeds together, teleports included. {self._tuning_note(searches)}"
         )
-        return make_table(f"After epoch {epoch}: {what}", columns, rows, note)
+        return plain_table(f"After epoch {epoch}: {what}", columns, rows, note)
 
     def _row(self, pair: Pair, found: Mapping[Pair, Curves], search: Search, epoch: int) -> list[str]:
         c, plain = found[pair], pair[1] == NO_TELEPORT

@@ -15,11 +15,12 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from metatele.errors import ConfigError
+from metatele.evaluation.settings import REPORTED
 from metatele.evaluation.statistics import Interval
 from metatele.experiments.harness.base import NO_TELEPORT, Experiment, Findings, Progress
-from metatele.experiments.harness.drawing import make_table, variant_looks
-from metatele.experiments.harness.grid import Tuned, curve_of, geometric_mean, rate_grid, tune
-from metatele.experiments.harness.paired import compare
+from metatele.experiments.harness.drawing import plain_table, variant_looks
+from metatele.experiments.harness.grid import PER_DECADE, Tuned, best_rate, curve_of, geometric_mean, rate_grid
+from metatele.experiments.harness.paired import compare_paired
 from metatele.experiments.harness.training import Problem, train
 from metatele.optimizer import InnerOptimizer
 from metatele.pictures.style import new_figure, tidy
@@ -34,12 +35,10 @@ from metatele.update import TorchUpdate
 
 # Name of the class in torch.optim, lowest and highest learning rate of the grid.
 OPTIMIZERS: Mapping[str, tuple[str, float, float]] = {"GD": ("SGD", 1e-5, 1e-2), "AdaGrad": ("Adagrad", 0.1, 31.6)}
-PER_DECADE = 8
-REPORTED = (10, 30)  # steps, beside the last one
 
 
 @dataclass(frozen=True)
-class Trained:
+class VariantRuns:
     """One variant of one optimizer on the held-out tasks.
 
     Attributes:
@@ -126,7 +125,7 @@ class RegressionTeleports(Experiment):
 
     def measure(self, progress: Progress) -> Findings:
         others, held_out = (self._draw(n, p) for n, p in ((self.tuning_tasks, "tuning"), (self.tasks, "held out")))
-        found: dict[str, dict[str, Trained]] = {name: {} for name in OPTIMIZERS}
+        found: dict[str, dict[str, VariantRuns]] = {name: {} for name in OPTIMIZERS}
         total = len(OPTIMIZERS) * len(self.variants)
         for i, (name, outcomes) in enumerate(found.items()):
             for k, variant in enumerate(self.variants):
@@ -146,7 +145,7 @@ class RegressionTeleports(Experiment):
 
     def _run(
         self, optimizer: str, variant: str, others: tuple[Problem, Params], held_out: tuple[Problem, Params]
-    ) -> Trained:
+    ) -> VariantRuns:
         """Find the learning rate on other tasks, then train the held-out ones."""
         name, lowest, highest = OPTIMIZERS[optimizer]
         seeds = [list(range(-self.tuning_tasks, 0)), list(range(self.tasks))]  # other draws of random teleports, too
@@ -157,24 +156,26 @@ class RegressionTeleports(Experiment):
             teleport = self.fixed[variant] if size is None else self.sized[variant](size)
             return InnerOptimizer(TorchUpdate(name, {"lr": rate}), teleport)
 
-        trials = {size: tune(partial(make, size), rates, *others, seeds[0], self.steps, self.steps) for size in sizes}
+        trials = {
+            size: best_rate(partial(make, size), rates, *others, seeds[0], self.steps, self.steps) for size in sizes
+        }
         size, tuned = min(trials.items(), key=lambda found: found[1].key)
         curves = train(make(size, tuned.rate), *held_out, seeds[1], self.steps, 1, time.process_time)
-        return Trained(tuned, size, *curve_of(curves), curves.seconds.numpy().astype(np.float64))
+        return VariantRuns(tuned, size, *curve_of(curves), curves.seconds.numpy().astype(np.float64))
 
-    def _change(self, found: Trained, reference: Trained, step: int, at: int | None = None) -> Interval:
+    def _change(self, found: VariantRuns, reference: VariantRuns, step: int, at: int | None = None) -> Interval:
         """Change of the loss in percent from the reference, each at a step of its own, on tasks that both finished."""
         both = found.finished & reference.finished
         rng = np.random.default_rng(self.seed)
-        return compare(found.loss[step], reference.loss[step if at is None else at], both, rng).change
+        return compare_paired(found.loss[step], reference.loss[step if at is None else at], both, rng).change
 
-    def _same_time(self, found: Trained, reference: Trained) -> tuple[int, int]:
+    def _same_time(self, found: VariantRuns, reference: VariantRuns) -> tuple[int, int]:
         """The last steps of both that the faster one's time for all steps has room for."""
         end = min(found.seconds[-1], reference.seconds[-1])
         a, b = (int(np.searchsorted(o.seconds, end, side="right")) - 1 for o in (found, reference))
         return a, b
 
-    def _numbers(self, found: Trained, reference: Trained) -> dict[str, Any]:
+    def _numbers(self, found: VariantRuns, reference: VariantRuns) -> dict[str, Any]:
         here, there = self._same_time(found, reference)
         return {
             "tuning": asdict(found.tuned),
@@ -190,7 +191,7 @@ class RegressionTeleports(Experiment):
     def _reported(self) -> list[int]:
         return sorted({min(step, self.steps) for step in (*REPORTED, self.steps)})
 
-    def _table(self, found: Mapping[str, Mapping[str, Trained]]) -> Table:
+    def _table(self, found: Mapping[str, Mapping[str, VariantRuns]]) -> Table:
         steps = self._reported
         columns = ["optimizer, variant", "lr", "size", *(f"loss @{s}" for s in steps)]
         columns += [*(f"change % @{s}" for s in steps), "change %, equal time", "seconds", "diverged"]
@@ -214,9 +215,9 @@ class RegressionTeleports(Experiment):
             "faster of the two is done; its interval is over tasks, and does not hold the noise of the clock. Seconds "
             "of one processor core, from a single run: all tasks together, teleports included."
         )
-        return make_table(f"Regression {self.size} x {self.size}", columns, rows, note)
+        return plain_table(f"Regression {self.size} x {self.size}", columns, rows, note)
 
-    def _figure(self, found: Mapping[str, Mapping[str, Trained]]) -> Figure:
+    def _figure(self, found: Mapping[str, Mapping[str, VariantRuns]]) -> Figure:
         figure = new_figure(12, 4.2 * len(found))
         axes = figure.subplots(len(found), 2, sharey="row", squeeze=False)
         for row, (name, outcomes) in zip(axes, found.items(), strict=True):
@@ -231,7 +232,7 @@ class RegressionTeleports(Experiment):
         )
         return figure
 
-    def _draw_losses(self, axes: Axes, outcomes: Mapping[str, Trained], by_time: bool) -> None:
+    def _draw_losses(self, axes: Axes, outcomes: Mapping[str, VariantRuns], by_time: bool) -> None:
         looks = variant_looks(self.variants)
         for variant, o in outcomes.items():
             if not o.finished.any():

@@ -14,7 +14,7 @@ from metatele.symmetry import ProductGroup, as_group
 from metatele.task.params import Params
 from metatele.task.stack import stacked_forward
 
-TINY = 1e-30  # under the root of a norm
+LEAST_NORM = 1e-30  # under the root of a norm
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -109,7 +109,7 @@ class Place:
 def smooth_task_norm(params: Mapping[str, Tensor]) -> Tensor:
     """Euclidean norm over all parameters of each task, [B], with a derivative at zero."""
     squares = [p.reshape(len(p), -1).square().sum(1) for p in params.values()]
-    return (torch.stack(squares).sum(0) + TINY).sqrt()
+    return (torch.stack(squares).sum(0) + LEAST_NORM).sqrt()
 
 
 class Objective(abc.ABC):

@@ -12,7 +12,7 @@ from metatele.support.checks import at_least
 from metatele.support.seeding import generator
 from metatele.task.params import Params, flatten, map_params
 
-TINY = 1e-30  # under the root: a derivative where a curve is straight
+LEAST_BEND = 1e-30  # under the root: a derivative where a curve is straight
 
 
 class Curvature(Objective):
@@ -74,5 +74,5 @@ def curve_curvature(velocity: Tensor, acceleration: Tensor) -> Tensor:
     speed = torch.where(still, torch.ones_like(speed), speed)
     along = (velocity * acceleration).sum(1) / speed
     bend = acceleration - along.unsqueeze(1) * velocity
-    kappa = (bend.square().sum(1) + TINY).sqrt() / speed
+    kappa = (bend.square().sum(1) + LEAST_BEND).sqrt() / speed
     return torch.where(still, torch.zeros_like(kappa), kappa)

@@ -7,7 +7,7 @@ from metatele.errors import TaskError
 from metatele.meta_training.settings import MetaLossName
 from metatele.unroll.trajectory import Window
 
-FLOOR = 1e-8  # of the initial loss; keeps the logarithm finite when a task is solved exactly
+SOLVED = 1e-8  # of the initial loss; keeps the logarithm finite when a task is solved exactly
 
 
 def meta_loss(window: Window, name: MetaLossName, normalise: bool) -> Tensor:
@@ -24,7 +24,7 @@ def meta_loss(window: Window, name: MetaLossName, normalise: bool) -> Tensor:
         losses, initial = losses[:, alive], initial[alive]
     if name == "log":
         _check_positive(losses, initial)
-        return (losses + FLOOR * initial).log().mean()
+        return (losses + SOLVED * initial).log().mean()
     if normalise:
         losses = losses / (initial + torch.finfo(initial.dtype).tiny)
     return losses[-1].mean() if name == "final" else losses.sum(0).mean()
@@ -36,12 +36,12 @@ def trajectory_score(losses: Tensor, initial: Tensor, name: MetaLossName, normal
     initial = initial.abs()
     if name == "log":
         _check_positive(losses, initial)
-        return (losses + FLOOR * initial).log().mean(0)
+        return (losses + SOLVED * initial).log().mean(0)
     return (losses / (initial + torch.finfo(initial.dtype).tiny) if normalise else losses).mean(0)
 
 
 def _check_positive(losses: Tensor, initial: Tensor) -> None:
-    if not bool((losses.detach() + FLOOR * initial > 0).all()):
+    if not bool((losses.detach() + SOLVED * initial > 0).all()):
         raise TaskError(
             f"the logarithm of a loss was asked for, but a loss is {losses.min().item():.3g}; "
             "use meta.loss sum or final, or add a constant to the family's loss"

@@ -26,7 +26,7 @@ from metatele.torch_model import check_arguments
 BEFORE, PLAIN, TELEPORTED, ORBIT = "#5f5f5f", COLOURS[0], COLOURS[1], "#2b2b2b"
 # Dark where the loss is low: a valley.
 VALLEY = LinearSegmentedColormap.from_list("valley", ["#b9c6d3", "#dde4ea", "#fbfbfa"])
-MARGIN = 0.2  # around the drawn points, as a part of their extent
+FRAME = 0.2  # around the drawn points, as a part of their extent
 SHAPE = 1.3  # width of a picture of level sets, in units of its height
 SQUEEZE = 3  # how much larger than needed an axis may get for equal units
 LEVELS = 14
@@ -117,7 +117,7 @@ def box_around(plane: Slice, runs: Runs) -> Box:
     """A rectangle of the plane that holds the runs with a margin; with equal units if that does not squeeze them."""
     seen = plane.coordinates(runs.all_points).double().cpu().numpy()
     low, high = seen.min(0), seen.max(0)
-    extent = (1 + 2 * MARGIN) * np.maximum(high - low, 0.02 * (high - low).max())
+    extent = (1 + 2 * FRAME) * np.maximum(high - low, 0.02 * (high - low).max())
     equal = np.maximum(extent, extent[::-1] * np.array([SHAPE, 1 / SHAPE]))
     if (equal < SQUEEZE * extent).all():
         extent = equal

@@ -11,11 +11,11 @@ from metatele.landscape.sharpness import evaluate_all
 from metatele.parts.point import Point, State
 from metatele.task.params import Params, flatten, map_params, unflatten
 from metatele.teleports import OptimisedTeleport, Teleport
-from metatele.teleports.optimised import known
+from metatele.teleports.optimised import landscape_of
 from metatele.torch_model import find_group
 
 PATH = 101  # points along an orbit
-CHUNK = 1000  # points whose losses are evaluated at a time, which bounds the memory
+POINTS_AT_A_TIME = 1000  # points whose losses are evaluated at a time, which bounds the memory
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def losses(landscape: Landscape, params: Params, points: Tensor) -> Tensor:
         return landscape.loss(unflatten(flat.unsqueeze(0), params))[0]
 
     with torch.no_grad():
-        return evaluate_all(at, points, chunk=CHUNK)
+        return evaluate_all(at, points, chunk=POINTS_AT_A_TIME)
 
 
 def descend(landscape: Landscape, params: Params, lr: float, steps: int, whole: bool = False) -> tuple[Trace, Params]:
@@ -152,7 +152,7 @@ def follow(by: Teleport, landscape: Landscape, params: Params, seed: int = 0) ->
     state = by.start(params, group, torch.tensor([seed]))
     if isinstance(by, OptimisedTeleport):
         seen = by.look(point, state)
-        algebra, _ = by.climb.run(replace(known(seen.landscape, by), group=group), params)
+        algebra, _ = by.climb.run(replace(landscape_of(seen.landscape, by), group=group), params)
         with torch.no_grad():
             path = [
                 group.act(group.exp([t * a for a in algebra]), params, seen.inputs)

@@ -17,8 +17,8 @@ from torch.autograd import Function
 
 from metatele.recurrent.core import RecurrentCore
 
-Part = TypeVar("Part")
-SMALL = 2**18  # bytes of a cell's weights up to which they are differentiated at every step
+OfProduct = TypeVar("OfProduct")
+SMALL_CELL = 2**18  # bytes of a cell's weights up to which they are differentiated at every step
 
 
 class Arithmetic(Protocol):
@@ -61,7 +61,7 @@ class Factors(NamedTuple):
 
 def is_small(core: RecurrentCore) -> bool:
     """Whether the gradient of a core's weights is cheap enough to be made at every step."""
-    return all(c.weight_ih.nbytes + c.weight_hh.nbytes <= SMALL for c in core.lstm_cells)
+    return all(c.weight_ih.nbytes + c.weight_hh.nbytes <= SMALL_CELL for c in core.lstm_cells)
 
 
 def products_of(core: RecurrentCore) -> list[Tensor]:
@@ -81,7 +81,7 @@ def taps_of(core: RecurrentCore, rows: int) -> list[Tensor]:
     return [core.head.weight.new_zeros(1).expand(rows, width) for width in widths]
 
 
-def _by_output(weights: Sequence[Part]) -> Iterator[Sequence[Part]]:
+def _by_output(weights: Sequence[OfProduct]) -> Iterator[Sequence[OfProduct]]:
     """What belongs to each cell, and to the head, of what belongs to each product."""
     for i in range(0, len(weights), 2):
         yield weights[i : i + 2]

@@ -32,7 +32,7 @@ def gates(i: Tensor, f: Tensor, candidate: Tensor, o: Tensor) -> tuple[Tensor, T
     return _Gates.apply(i, f, candidate, o)
 
 
-def fraction(x: Tensor) -> tuple[Tensor, Tensor]:
+def tanh_fraction(x: Tensor) -> tuple[Tensor, Tensor]:
     """tanh(x) as a numerator and a denominator in [1, 200], to a few units in the last place of single precision."""
     x = x.clamp(-EDGE, EDGE)
     square = x * x
@@ -55,7 +55,7 @@ class _Tanh(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         if _approximate(x):
-            above, below = fraction(x)
+            above, below = tanh_fraction(x)
             y = above / below
         else:
             y = torch.tanh(x)
@@ -75,7 +75,7 @@ class _Gates(Function):
             # sigmoid(x) = (1 + tanh(x / 2)) / 2. One division makes all four reciprocals (Montgomery's trick): a
             # processor takes longer for a division than for a polynomial.
             halves = (0.5 * i, 0.5 * f, candidate, 0.5 * o)
-            (a, p), (b, q), (c, r), (d, s) = (fraction(x) for x in halves)
+            (a, p), (b, q), (c, r), (d, s) = (tanh_fraction(x) for x in halves)
             pq, rs = p * q, r * s
             one = 1 / (pq * rs)
             first, second = one * rs, one * pq  # 1 / (p q), 1 / (r s)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-Cell = str | int | float | None
+CsvValue = str | int | float | None
 
 
 def clean(text: str) -> str:
@@ -25,7 +25,7 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")[:40]
 
 
-def to_csv(columns: Sequence[str], rows: Iterable[Sequence[Cell]], digits: int | None = None) -> str:
+def to_csv(columns: Sequence[str], rows: Iterable[Sequence[CsvValue]], digits: int | None = None) -> str:
     """Rows as CSV; numbers that are not finite are empty (NaN) or inf.
 
     Args:
@@ -39,7 +39,7 @@ def to_csv(columns: Sequence[str], rows: Iterable[Sequence[Cell]], digits: int |
     return buffer.getvalue()
 
 
-def _cell(value: Cell, digits: int | None) -> str:
+def _cell(value: CsvValue, digits: int | None) -> str:
     if value is None:
         return ""
     if isinstance(value, str):

@@ -8,9 +8,9 @@ from metatele.symmetry.base import Symmetry
 from metatele.symmetry.discrete import DiscreteSymmetry
 from metatele.symmetry.kinds import AUTO, Kind, find_discrete, find_symmetries, kinds
 from metatele.symmetry.product import ProductGroup
-from metatele.symmetry.sequential import describe
+from metatele.symmetry.sequential import describe_network
 
-PLAIN = "supported are nn.Sequential networks of nn.Linear and activation layers"
+SEQUENTIAL = "supported are nn.Sequential networks of nn.Linear and activation layers"
 
 
 def symmetries_of(network: nn.Module, kind: Kind = "auto") -> list[Symmetry]:
@@ -27,7 +27,7 @@ def symmetries_of(network: nn.Module, kind: Kind = "auto") -> list[Symmetry]:
     declare = getattr(network, "symmetries", None)
     found = list(declare()) if callable(declare) else find_symmetries(network, kind)
     if not found:
-        raise SymmetryError(f"no symmetry of kind {kind!r} is known for {describe(network)}; {_supported()}")
+        raise SymmetryError(f"no symmetry of kind {kind!r} is known for {describe_network(network)}; {_supported()}")
     return found
 
 
@@ -41,7 +41,7 @@ def discrete_symmetries_of(network: nn.Module) -> list[DiscreteSymmetry]:
     declare = getattr(network, "discrete_symmetries", None)
     found = list(declare()) if callable(declare) else find_discrete(network)
     if not found:
-        raise SymmetryError(f"no discrete symmetry is known for {describe(network)}; {_supported_discrete()}")
+        raise SymmetryError(f"no discrete symmetry is known for {describe_network(network)}; {_supported_discrete()}")
     return found
 
 
@@ -55,7 +55,7 @@ def _supported() -> str:
     groups = Symmetry.kinds
     first = [kind for kind, group in groups.items() if group.automatic is not None]
     return (
-        f"{PLAIN}: {'; '.join(f'{kind!r} {group.where}' for kind, group in groups.items())}; {AUTO!r} takes "
+        f"{SEQUENTIAL}: {'; '.join(f'{kind!r} {group.where}' for kind, group in groups.items())}; {AUTO!r} takes "
         f"{' or '.join(sorted(first, key=lambda kind: groups[kind].automatic or 0))}. For other modules, train without "
         "a teleport, or declare their symmetries with a method symmetries(self) -> list[Symmetry]"
     )
@@ -63,6 +63,6 @@ def _supported() -> str:
 
 def _supported_discrete() -> str:
     return (
-        f"{PLAIN}: {', '.join(group.where for group in DiscreteSymmetry.kinds.values())}. For other modules, declare "
-        "their symmetries with a method discrete_symmetries(self) -> list[DiscreteSymmetry]"
+        f"{SEQUENTIAL}: {', '.join(group.where for group in DiscreteSymmetry.kinds.values())}. For other modules, "
+        "declare their symmetries with a method discrete_symmetries(self) -> list[DiscreteSymmetry]"
     )

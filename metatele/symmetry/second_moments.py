@@ -12,7 +12,7 @@ from metatele.support.seeding import derive_seed
 from metatele.task.params import Params, map_params
 
 DRAWS = 8
-TINY = 1e-30  # under the root: a derivative where a second moment is zero
+UNDER_ROOT = 1e-30  # under the root: a derivative where a second moment is zero
 
 
 def estimate_square(carry: Callable[[Params], Params], square: Mapping[str, Tensor]) -> Params:
@@ -26,7 +26,7 @@ def estimate_square(carry: Callable[[Params], Params], square: Mapping[str, Tens
     for draw in range(DRAWS):
         signs = torch.as_tensor(_signs(draw, sum(sizes))).split(sizes)
         pairs = zip(square.items(), signs, strict=True)
-        root = {name: (v + TINY).sqrt() * s.to(v).reshape(v.shape[1:]) for (name, v), s in pairs}
+        root = {name: (v + UNDER_ROOT).sqrt() * s.to(v).reshape(v.shape[1:]) for (name, v), s in pairs}
         total = map_params(lambda t, c: t + c.square() / DRAWS, total, carry(root))
     return total
 

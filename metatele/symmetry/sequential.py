@@ -61,7 +61,7 @@ def last_layer(network: nn.Module) -> LastLayer | None:
     return None
 
 
-def describe(network: nn.Module) -> str:
+def describe_network(network: nn.Module) -> str:
     """One line that names a network's layers."""
     if _plain(network, nn.Sequential):
         return "Sequential(" + ", ".join(type(m).__name__ for _, m in _flatten(network)) + ")"

@@ -25,7 +25,7 @@ Labelled = tuple[Tensor, Tensor]  # images and labels
 
 CLASSES = 10  # of each of the sets
 CIFAR_PIXELS = 3 * 32 * 32
-LARGEST = 2**30  # bytes of one file, unpacked; four times that of the largest set
+MOST_BYTES = 2**30  # bytes of one file, unpacked; four times that of the largest set
 
 
 @dataclass(frozen=True)
@@ -143,11 +143,13 @@ def _read_bytes(path: Path) -> bytes:
     """A file, unpacked if it is gzipped; no more of it than can make sense."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            raw = file.read(LARGEST + 1)
+            raw = file.read(MOST_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise TaskError(f"{path} cannot be read: {error}; fetch it anew") from error
-    if len(raw) > LARGEST:
-        raise TaskError(f"{path} holds more than {LARGEST} bytes, as no file of these image sets does; fetch it anew")
+    if len(raw) > MOST_BYTES:
+        raise TaskError(
+            f"{path} holds more than {MOST_BYTES} bytes, as no file of these image sets does; fetch it anew"
+        )
     return raw
 
 

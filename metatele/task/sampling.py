@@ -16,7 +16,7 @@ from metatele.task.batch import MetaBatch
 from metatele.task.family import PARTS, Part, Split, TaskFamily
 from metatele.task.stack import stacked_forward
 
-T = TypeVar("T")
+Answer = TypeVar("Answer")
 
 
 def sample_meta_batch(family: TaskFamily, split: Split, indices: Iterable[int], seed: int = 0) -> MetaBatch:
@@ -82,7 +82,7 @@ def build_network(family: TaskFamily) -> nn.Module:
     return network
 
 
-def _call(family: TaskFamily, method: str, call: Callable[[], T]) -> T:
+def _call(family: TaskFamily, method: str, call: Callable[[], Answer]) -> Answer:
     """Call a method that a user wrote; what it raises becomes one line that says where."""
     try:
         return call()

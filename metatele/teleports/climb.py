@@ -13,7 +13,7 @@ from metatele.landscape import Landscape, ObjectiveFunction, Place, smooth_task_
 from metatele.task.params import Params, map_params, per_task, task_norm
 
 Direction = Literal["ascend", "descend"]
-TINY = 1e-30  # added to the length of a slope, which may be zero
+LEAST_SLOPE = 1e-30  # added to the length of a slope, which may be zero
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Climb:
                     "follows, so it cannot be climbed"
                 )
             slopes = torch.autograd.grad(value.sum(), leaves, materialize_grads=True)
-        length = torch.stack([s.flatten(1).square().sum(1) for s in slopes]).sum(0).sqrt() + TINY
+        length = torch.stack([s.flatten(1).square().sum(1) for s in slopes]).sum(0).sqrt() + LEAST_SLOPE
         return value.detach(), [s / per_task(length, s) for s in slopes]
 
 

@@ -15,10 +15,10 @@ from metatele.symmetry import ProductGroup
 from metatele.task.params import Params, flatten, map_params, select_tasks, unflatten
 from metatele.teleports.base import Teleport
 from metatele.teleports.climb import Direction
-from metatele.teleports.moved import TINY, Moved, Spot, View
-from metatele.teleports.optimised import known, rows_of
+from metatele.teleports.moved import LEAST_DIVISOR, Moved, Spot, View
+from metatele.teleports.optimised import landscape_of, rows_of
 
-ENOUGH = 1e-4  # of the gain that the slope promises, a step must bring so much (Armijo)
+ARMIJO = 1e-4  # of the gain that the slope promises, a step must bring so much (Armijo)
 NOISE = 1e-3  # a relative difference of two losses at one point that rounding does not explain
 
 Aim = Callable[[Spot, Tensor], tuple[Tensor, Tensor]]
@@ -120,8 +120,12 @@ class GrouplessTeleport(Teleport):
         alive: Tensor | None = None,
         onto: Params | None = None,
     ) -> tuple[Point, State, State]:
-        here = known(point.landscape, self)
-        seen = here if self.rows is None else rows_of(known(point.whole, self), self.rows, state.memory[0], point.step)
+        here = landscape_of(point.landscape, self)
+        seen = (
+            here
+            if self.rows is None
+            else rows_of(landscape_of(point.whole, self), self.rows, state.memory[0], point.step)
+        )
         found, report = self.search(seen, point.params)
         moves = ~report.undone if alive is None else alive & ~report.undone
         # A shift by a constant: no gradient passes through the search, but it does through its start.
@@ -142,11 +146,11 @@ class GrouplessTeleport(Teleport):
             excess = here.loss - start.loss
             direction, back = aim(here, excess)
             length = direction.norm(dim=1)
-            there = view.at(here.flat + direction * (rate / (length + TINY)).unsqueeze(1) + back)
+            there = view.at(here.flat + direction * (rate / (length + LEAST_DIVISOR)).unsqueeze(1) + back)
             off = (there.loss - start.loss).abs()
             gained = there.gain - here.gain - 2 * here.price.abs() * (off - excess.abs())
             promised = rate * length + here.price.abs() * excess.abs()
-            good = (gained > ENOUGH * promised) & (off <= room) & there.finite
+            good = (gained > ARMIJO * promised) & (off <= room) & there.finite
             here = there.or_else(good, here)
             rate = torch.where(good, rate, rate / 2)
         return here

@@ -7,7 +7,7 @@ from metatele.landscape import Landscape, Objective
 from metatele.task.params import Params
 from metatele.teleports.climb import Direction
 from metatele.teleports.groupless import Aim, GrouplessTeleport
-from metatele.teleports.moved import TINY, Spot, View
+from metatele.teleports.moved import LEAST_DIVISOR, Spot, View
 
 LEEWAY = 0.3  # how far the loss may stray on the way; from farther off it is often not found again
 CORRECTIONS = 5  # most Newton steps back to the level set at the end
@@ -73,4 +73,4 @@ class LevelSetTeleport(GrouplessTeleport):
 
 def _back(gradient: Tensor, excess: Tensor) -> Tensor:
     """The shortest step [B, n] that takes the excess loss [B] away, to first order."""
-    return -gradient * (excess / (gradient.square().sum(1) + TINY)).unsqueeze(1)
+    return -gradient * (excess / (gradient.square().sum(1) + LEAST_DIVISOR)).unsqueeze(1)

@@ -11,7 +11,7 @@ from metatele.errors import ConfigError
 from metatele.landscape import Landscape, ObjectiveFunction, Place, value_of
 from metatele.task.params import flatten, per_task, unflatten
 
-TINY = 1e-30  # added to what may be zero before a division by it
+LEAST_DIVISOR = 1e-30  # added to what may be zero before a division by it
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Spot:
     @property
     def price(self) -> Tensor:
         """The gain that a unit of the loss is worth to first order, <slope, gradient> / |gradient|^2, [B]."""
-        return (self.slope * self.gradient).sum(1) / (self.gradient.square().sum(1) + TINY)
+        return (self.slope * self.gradient).sum(1) / (self.gradient.square().sum(1) + LEAST_DIVISOR)
 
     def or_else(self, which: Tensor, other: "Spot") -> "Spot":
         """This spot for the tasks where `which` [B] is true, the other one elsewhere."""

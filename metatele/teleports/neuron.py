@@ -11,7 +11,7 @@ from metatele.symmetry import PositiveScaling, ProductGroup
 from metatele.task.params import Params
 from metatele.teleports.orbit import AlgebraTeleport, OrbitTeleport
 
-TINY = 1e-20  # added to squared norms, so that logarithms stay smooth at zero
+LEAST_WEIGHT = 1e-20  # added to squared norms, so that logarithms stay smooth at zero
 
 
 class NeuronTeleport(AlgebraTeleport):
@@ -52,8 +52,8 @@ class NeuronTeleport(AlgebraTeleport):
 
 def _features(factor: PositiveScaling, point: Point) -> Tensor:
     """What the LSTM sees of each neuron, [B, h, FEATURES], all of order one."""
-    w_in, w_out = factor.norms(point.params, TINY)
-    g_in, g_out = factor.norms(point.gradient, TINY)
+    w_in, w_out = factor.norms(point.params, LEAST_WEIGHT)
+    g_in, g_out = factor.norms(point.gradient, LEAST_WEIGHT)
     activity = (g_in * g_out).log() / 2
     # <W_in row, gradient> does not change on the orbit; its cosine tells how radial the gradient is.
     cosine = factor.inner_products(point.params, point.gradient) / (w_in * g_in)

@@ -69,17 +69,17 @@ class OptimisedTeleport(AlgebraTeleport):
     def look(self, point: Point, state: State) -> Point:
         if self.rows is None:
             return point
-        chosen = rows_of(known(point.whole, self), self.rows, state.memory[0], point.step)
+        chosen = rows_of(landscape_of(point.whole, self), self.rows, state.memory[0], point.step)
         return replace(point, landscape=chosen, inputs=chosen.inputs)
 
     def choose(self, point: Point, group: ProductGroup, state: State) -> tuple[list[Tensor], State]:
-        landscape = replace(known(point.landscape, self), group=group)
+        landscape = replace(landscape_of(point.landscape, self), group=group)
         gradient = point.gradient if self.rows is None else None
         algebra, _ = self.climb.run(landscape, point.params, gradient)
         return algebra, state
 
 
-def known(landscape: Landscape | None, teleport: object) -> Landscape:
+def landscape_of(landscape: Landscape | None, teleport: object) -> Landscape:
     """The landscape of a point. Raises: SymmetryError if whoever made the point left it out."""
     if landscape is None:
         raise SymmetryError(f"{type(teleport).__name__} needs a point with its landscape, that is, with the loss")

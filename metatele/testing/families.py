@@ -11,9 +11,9 @@ from metatele.support.seeding import seeded
 from metatele.task.family import PARTS, Split, TaskFamily
 from metatele.task.sampling import build_network, sample_meta_batch
 from metatele.task.stack import stacked_forward
-from metatele.testing.laws import one_task, require, same
+from metatele.testing.laws import assert_law, one_task, same
 
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+ALL_SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
 class ExampleFamily(TaskFamily):
@@ -70,11 +70,11 @@ def check_task_family(family: TaskFamily) -> None:
     alone = sample_meta_batch(family, "train", [2])
     before = _global_generators()
     batch = sample_meta_batch(family, "train", [0, 1, 2])
-    require(_global_generators() == before, f"{name}: the global random generators are left as they are")
+    assert_law(_global_generators() == before, f"{name}: the global random generators are left as they are")
     _check_draws(family)
     for part in PARTS:
         for field in (batch.inputs, batch.targets):
-            require(len(field[part]) == 3, f"{name}: a meta-batch stacks its tasks")
+            assert_law(len(field[part]) == 3, f"{name}: a meta-batch stacks its tasks")
         law = f"{name}: equal generator states give equal tasks, whatever else is in the meta-batch"
         same(alone.inputs[part][0], batch.inputs[part][2], 0, law)
         same(alone.targets[part][0], batch.targets[part][2], 0, law)
@@ -83,26 +83,26 @@ def check_task_family(family: TaskFamily) -> None:
         losses = batch.losses(predictions, y)
         one_by_one = torch.stack([family.loss(p, t) for p, t in zip(predictions, y, strict=True)])
         same(losses, one_by_one, 1e-5, f"{name}: losses() gives each task's loss()")
-        require(losses.shape == (3,) and bool(losses.isfinite().all()), f"{name}: the {part} losses are finite")
+        assert_law(losses.shape == (3,) and bool(losses.isfinite().all()), f"{name}: the {part} losses are finite")
         if batch.family.measures_accuracy:
             right = batch.accuracies(predictions, y)
             fractions = right.shape == (3,) and bool(((right >= 0) & (right <= 1)).all())
-            require(fractions, f"{name}: the accuracy of each task is a scalar in [0, 1]")
+            assert_law(fractions, f"{name}: the accuracy of each task is a scalar in [0, 1]")
     same(one_task(alone.params, 0), one_task(batch.params, 2), 0, f"{name}: equal generator states give equal weights")
-    others = [sample_meta_batch(family, split, [0], seed) for split in SPLITS for seed in (0, 1)]
+    others = [sample_meta_batch(family, split, [0], seed) for split in ALL_SPLITS for seed in (0, 1)]
     data = [
         torch.cat([b.inputs["inner"].flatten(), b.targets["inner"].flatten().to(b.inputs["inner"])]) for b in others
     ]
     distinct = all(not torch.equal(a, b) for i, a in enumerate(data) for b in data[:i])
-    require(distinct, f"{name}: other generator states give other tasks")
+    assert_law(distinct, f"{name}: other generator states give other tasks")
     shapes = [{k: p.shape for k, p in build_network(family).named_parameters()} for _ in range(2)]
-    require(shapes[0] == shapes[1], f"{name}: network() has the same parameters at every call")
+    assert_law(shapes[0] == shapes[1], f"{name}: network() has the same parameters at every call")
 
 
 def _check_draws(family: TaskFamily) -> None:
     """Equal generator states give equal tasks in every split, whatever the global generators."""
     name = type(family).__name__
-    for split in SPLITS:
+    for split in ALL_SPLITS:
         draws = []
         for global_seed in (1, 2):
             with seeded(global_seed):

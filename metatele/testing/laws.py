@@ -19,7 +19,7 @@ def gradient_of(loss: Loss, params: Mapping[str, Tensor]) -> Params:
     return dict(zip(leaves, torch.autograd.grad(loss(leaves).sum(), list(leaves.values())), strict=True))
 
 
-def require(condition: bool, law: str) -> None:
+def assert_law(condition: bool, law: str) -> None:
     """State a law, and whether it holds."""
     if not condition:
         raise AssertionError(f"broken law: {law}")
@@ -32,10 +32,10 @@ def same(found: Any, expected: Any, tolerance: float, law: str) -> None:
         if a.shape != b.shape:
             raise AssertionError(f"broken law: {law}: shape {tuple(a.shape)} in place of {tuple(b.shape)}")
         if tolerance == 0 or b.numel() == 0:
-            require(torch.equal(a, b), law)
+            assert_law(torch.equal(a, b), law)
         else:
             off, size = float((a - b).abs().max()), float(b.abs().max())
-            require(off <= tolerance * max(size, 1e-3), f"{law}: off by {off:.3g} at size {size:.3g}")
+            assert_law(off <= tolerance * max(size, 1e-3), f"{law}: off by {off:.3g} at size {size:.3g}")
 
 
 def tensors(value: Any) -> list[Tensor]:
@@ -53,13 +53,15 @@ def untouched(law: str, *values: Any) -> Iterator[None]:
     before = [t.detach().clone() for t in tensors(values)]
     yield
     after = tensors(values)
-    require(len(before) == len(after) and all(map(torch.equal, before, after)), law)
+    assert_law(len(before) == len(after) and all(map(torch.equal, before, after)), law)
 
 
 def same_shapes(before: State, after: State, name: str) -> None:
     """State that a part's state keeps its shapes from step to step."""
     shapes = [[t.shape for t in tensors(state)] for state in (before, after)]
-    require(shapes[0] == shapes[1], f"{name}: the next state has the shapes of the last, {shapes[0]}; got {shapes[1]}")
+    assert_law(
+        shapes[0] == shapes[1], f"{name}: the next state has the shapes of the last, {shapes[0]}; got {shapes[1]}"
+    )
 
 
 def one_task(params: Params, i: int) -> Params:

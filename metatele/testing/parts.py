@@ -18,7 +18,7 @@ from metatele.task.params import Params, flatten, map_params
 from metatele.task.sampling import sample_meta_batch
 from metatele.teleports import AlgebraTeleport, OrbitTeleport, Teleport
 from metatele.testing.families import ExampleFamily
-from metatele.testing.laws import one_task, require, same, same_shapes, untouched
+from metatele.testing.laws import assert_law, one_task, same, same_shapes, untouched
 from metatele.unroll.higher.unroll import Unroll
 from metatele.update import Adam, Update
 
@@ -48,10 +48,10 @@ def check_update(update: Update, batch: MetaBatch | None = None) -> None:
         with seeded(2):
             again, _ = update.propose(point, state)
     same(step, again, 0, f"{name}: equal arguments give equal steps, whatever torch's global generator")
-    require(list(step) == list(batch.params), f"{name}: the step has the parameters' names, in their order")
+    assert_law(list(step) == list(batch.params), f"{name}: the step has the parameters' names, in their order")
     for key, p in batch.params.items():
         ok = step[key].shape == p.shape and step[key].dtype == p.dtype and bool(step[key].isfinite().all())
-        require(ok, f"{name}: the step of {key!r} has the shape and type of the parameter, and is finite")
+        assert_law(ok, f"{name}: the step of {key!r} has the shape and type of the parameter, and is finite")
     same_shapes(state, after, name)
 
     def play(part: Update, tasks: MetaBatch) -> Params:
@@ -97,7 +97,7 @@ def check_teleport(teleport: Teleport, batch: MetaBatch | None = None) -> None:
     same(there.gradient, true, 1e-7, f"{name}: the gradient it gives is that of the loss at the new point")
     if teleport.moves:
         change = (flatten(there.gradient) - flatten(point.gradient)).norm()
-        require(bool(change > 1e-6 * flatten(point.gradient).norm()), f"{name}: the gradient changes")
+        assert_law(bool(change > 1e-6 * flatten(point.gradient).norm()), f"{name}: the gradient changes")
     nobody = torch.zeros(batch.tasks, dtype=torch.bool)
     stay = teleport.move(point, group, state, State(), nobody)[0].params
     same(stay, batch.params, 1e-12, f"{name}: tasks that are not alive stay where they are")
@@ -125,7 +125,7 @@ def _check_elements(teleport: OrbitTeleport, point: Point, group: ProductGroup, 
     """What an orbit teleport chooses are elements of the group, and its observer is told of those that act."""
     name = type(teleport).__name__
     element, _ = teleport.element(teleport.look(point, state), group, state)
-    require(len(element) == len(group.factors), f"{name}: one group element for each factor of the group")
+    assert_law(len(element) == len(group.factors), f"{name}: one group element for each factor of the group")
     for g, factor in zip(element, group.factors, strict=True):
         unit = factor.identity(point.inputs)
         same(factor.compose(unit, g), g, 1e-12, f"{name}: its elements are those of the group, which has 1 g = g")
@@ -136,7 +136,7 @@ def _check_elements(teleport: OrbitTeleport, point: Point, group: ProductGroup, 
     told, one = copy.deepcopy(teleport), torch.arange(len(point.inputs)) == 0
     told.observer = lambda *what: seen.append(what)
     there = told.move(point, group, state, State(), one)[0]
-    require([s for s, *_ in seen] == [point.step], f"{name}: its observer is told of every move, once")
+    assert_law([s for s, *_ in seen] == [point.step], f"{name}: its observer is told of every move, once")
     law = f"{name}: what its observer is told is the element that acts"
     same(group.act(seen[0][2], point.params, teleport.look(point, state).inputs), there.params, 1e-12, law)
 
@@ -189,11 +189,11 @@ def _runs_in_unroll(inner: InnerOptimizer, batch: MetaBatch, first: int) -> None
     unroll = Unroll(inner, batch, first + 2, second_order=True)
     begin = replace(unroll.start(), step=first)
     losses = [unroll.window(begin, 2, differentiable).meta_losses for differentiable in (True, False)]
-    require(bool(losses[0].isfinite().all()), f"{name}: runs in an unroll with finite losses")
+    assert_law(bool(losses[0].isfinite().all()), f"{name}: runs in an unroll with finite losses")
     same(losses[1], losses[0], 1e-10, f"{name}: an unroll gives equal losses with and without its graph")
     learned = [p for p in inner.parameters() if p.requires_grad]
     if learned:
         grads = torch.autograd.grad(losses[0].sum(), learned, allow_unused=True)
-        require(any(g is not None for g in grads), f"{name}: the meta-loss depends on the learned weights")
+        assert_law(any(g is not None for g in grads), f"{name}: the meta-loss depends on the learned weights")
         finite = all(bool(g.isfinite().all()) for g in grads if g is not None)
-        require(finite, f"{name}: the meta-gradient is finite")
+        assert_law(finite, f"{name}: the meta-gradient is finite")

@@ -8,7 +8,7 @@ from torch import Tensor
 from metatele.support.seeding import generator
 from metatele.symmetry import DiscreteSymmetry, GroupAction, Symmetry
 from metatele.task.params import Params, flatten, map_params
-from metatele.testing.laws import Loss, gradient_of, one_task, require, same, untouched
+from metatele.testing.laws import Loss, assert_law, gradient_of, one_task, same, untouched
 
 SIGNS = 64  # random gradients whose mean square is taken
 
@@ -69,7 +69,7 @@ def check_discrete_symmetry(
         unit = symmetry.identity(like)
         draws = [draw(i, *range(tasks)) for i in range(20)]
         g = next((g for g in draws if not torch.equal(g, unit)), unit)
-        require(not torch.equal(g, unit), f"{name}.sample draws more than the identity")
+        assert_law(not torch.equal(g, unit), f"{name}.sample draws more than the identity")
         h = draws[0] if g is not draws[0] else draws[1]
         for i in range(tasks):
             law = f"{name}.sample: a task's element depends on its generator only, not on how tasks are stacked"
@@ -99,13 +99,15 @@ def _check_size(symmetry: GroupAction, g: Tensor, unit: Tensor) -> None:
     with untouched(f"{name}.size changes the group element", g, unit):
         size, back = symmetry.size(g), symmetry.size(symmetry.inverse(g))
         nothing = symmetry.size(unit)
-    require(size.shape == (len(g),), f"{name}: size is one number a task, got {tuple(size.shape)}")
-    require(bool((nothing.abs() <= 1e-10).all()), f"{name}: the size of the identity is 0, got {nothing.tolist()}")
+    assert_law(size.shape == (len(g),), f"{name}: size is one number a task, got {tuple(size.shape)}")
+    assert_law(bool((nothing.abs() <= 1e-10).all()), f"{name}: the size of the identity is 0, got {nothing.tolist()}")
     moved = (g != unit).flatten(1).any(1)
     good = torch.where(moved, (size > 1e-10) & size.isfinite(), size <= 1e-10)
-    require(bool(good.all()), f"{name}: size is finite, and above 0 but for the identity, got {size.tolist()}")
+    assert_law(bool(good.all()), f"{name}: size is finite, and above 0 but for the identity, got {size.tolist()}")
     alike = (back <= 4 * size + 1e-10) & (size <= 4 * back + 1e-10)
-    require(bool(alike.all()), f"{name}: g and g^-1 have about the same size, got {size.tolist()} and {back.tolist()}")
+    assert_law(
+        bool(alike.all()), f"{name}: g and g^-1 have about the same size, got {size.tolist()} and {back.tolist()}"
+    )
     for i in range(len(g)):
         same(symmetry.size(g[i : i + 1]), size[i : i + 1], 1e-8, f"{name}: the size of a stack = that of each task")
 
@@ -115,7 +117,7 @@ def _check_action(symmetry: GroupAction, g: Tensor, h: Tensor, unit: Tensor, par
     name = type(symmetry).__name__
     with untouched(f"{name}.act changes the group element", g):
         moved = symmetry.act(g, params, inputs)
-    require(list(moved) == list(params), f"{name}.act returns all parameters, in their order")
+    assert_law(list(moved) == list(params), f"{name}.act returns all parameters, in their order")
     same(symmetry.act(unit, params, inputs), params, 1e-8, f"{name}: the identity moves nothing")
     back = symmetry.act(symmetry.inverse(g), moved, inputs)
     same(back, params, 1e-8, f"{name}: g^-1 (g theta) = theta")
@@ -133,26 +135,26 @@ def _check_loss(
     name, moved = type(symmetry).__name__, symmetry.act(g, params, inputs)
     same(loss(moved), loss(params), rtol, f"{name}: the loss is unchanged")
     residual = symmetry.residual(g, params, inputs)
-    require(residual.shape == (len(inputs),), f"{name}: residual is one number a task, got {tuple(residual.shape)}")
-    require(bool((residual <= max(rtol, 1e-8)).all()), f"{name}: residual is 0 where the group is exact")
+    assert_law(residual.shape == (len(inputs),), f"{name}: residual is one number a task, got {tuple(residual.shape)}")
+    assert_law(bool((residual <= max(rtol, 1e-8)).all()), f"{name}: residual is 0 where the group is exact")
 
     gradient, there = gradient_of(loss, params), gradient_of(loss, moved)
     change = float((flatten(there) - flatten(gradient)).norm() / flatten(gradient).norm())
     if symmetry.moves_gradient:
-        require(change > 1e-6, f"{name}: the gradient changes (else the group is useless), by {change:.3g}")
+        assert_law(change > 1e-6, f"{name}: the gradient changes (else the group is useless), by {change:.3g}")
     else:
-        require(
+        assert_law(
             change <= 1e-8, f"{name}: the gradient does not change, as moves_gradient = False says, by {change:.3g}"
         )
         step = float((flatten(moved) - flatten(params)).norm() / flatten(params).norm())
-        require(step > 1e-6, f"{name}: the parameters change, by {step:.3g}")
+        assert_law(step > 1e-6, f"{name}: the parameters change, by {step:.3g}")
     carried = symmetry.dual(g, params, moved, gradient, inputs)
     same(carried, there, 1e-6, f"{name}: dual carries the gradient at theta to that at g theta")
     square = map_params(torch.square, gradient)
     kept = symmetry.dual_square(unit, params, params, square, inputs)
     same(kept, square, 1e-8, f"{name}: dual_square of the identity changes nothing")
     negative = any(bool((v < 0).any()) for v in symmetry.dual_square(g, params, moved, square, inputs).values())
-    require(not negative, f"{name}: dual_square keeps squares at or above 0")
+    assert_law(not negative, f"{name}: dual_square keeps squares at or above 0")
     _check_size_of_squares(symmetry, g, params, moved, square, inputs)
 
 
@@ -169,7 +171,7 @@ def _check_size_of_squares(
         total += flatten(symmetry.dual(g, params, moved, signed, inputs)).square().sum(1) / SIGNS
     ratio = flatten(symmetry.dual_square(g, params, moved, square, inputs)).sum(1) / total
     law = f"{name}: dual_square has the size of the squares of what dual carries; it is {ratio.tolist()} times that"
-    require(bool((ratio > 0.25).all() and (ratio < 4).all()), law)
+    assert_law(bool((ratio > 0.25).all() and (ratio < 4).all()), law)
 
 
 def _check_derivatives(

@@ -9,16 +9,16 @@ from metatele.support.seeding import generator
 from metatele.task.params import Params
 from metatele.teleports import Teleport
 
-NOISE = 1e-3  # a relative difference of two losses at one point that rounding does not explain
-ROUNDING = 64  # the error of a prediction, in units of the machine precision
+UNSTEADY = 1e-3  # a relative difference of two losses at one point that rounding does not explain
+PREDICTION_ERROR = 64  # the error of a prediction, in units of the machine precision
 
 
 @torch.no_grad()
-def check_deterministic(here: Place) -> None:
+def check_steady(here: Place) -> None:
     """Raises: SymmetryError if two forward passes at one point give different losses."""
     again = here.landscape.loss(here.params)
     difference = float((again - here.loss).abs())
-    if difference > NOISE * float(here.loss.abs()) + rounding(here):
+    if difference > UNSTEADY * float(here.loss.abs()) + rounding(here):
         raise SymmetryError(
             f"two forward passes with the same parameters gave the losses {float(here.loss):.6g} and "
             f"{float(again):.6g}: call model.eval(), or set the dropout to 0"
@@ -31,7 +31,7 @@ def rounding(here: Place) -> float:
     landscape, predictions = here.landscape, here.landscape.predict(here.params)
     if not isinstance(predictions, Tensor) or not predictions.is_floating_point():
         return 0.0
-    size = ROUNDING * torch.finfo(predictions.dtype).eps
+    size = PREDICTION_ERROR * torch.finfo(predictions.dtype).eps
     loss = landscape.loss_function(predictions[0], landscape.targets[0])
     changes = []
     for draw in range(4):

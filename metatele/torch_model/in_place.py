@@ -25,7 +25,7 @@ from metatele.symmetry import ProductGroup, check_finite, check_residual
 from metatele.task.params import Params, map_params, task_norm
 from metatele.teleports import OrbitTeleport, Teleport
 from metatele.torch_model.arguments import check_arguments, choose_moments, choose_teleport, find_group
-from metatele.torch_model.guards import check_deterministic, check_frozen, finite, rounding
+from metatele.torch_model.guards import check_frozen, check_steady, finite, rounding
 from metatele.torch_model.report import Teleported
 
 TOLERANCE = 1e-3  # of teleports that state none
@@ -119,7 +119,7 @@ def _find(
     named = {k: p for k, p in model.named_parameters() if p.requires_grad or group.factors}
     landscape = Landscape(model, loss_fn, batch[0].unsqueeze(0), batch[1].unsqueeze(0), group)
     here = Place(landscape, {k: p.detach().unsqueeze(0) for k, p in named.items()})
-    check_deterministic(here)
+    check_steady(here)
     objective = find_objective(getattr(by, "objective", gradient_norm))
     before = finite("before the teleport", by, here, loss=here.loss, objective=value_of(objective, here))
     params, covectors, squares, residual = _move(by, here, carried, tolerance, seed)

@@ -15,8 +15,8 @@ from metatele.update.classical import Adam, GradientDescent, Momentum
 from metatele.update.torch_update import TorchUpdate
 
 UpdateRule = Literal["SGD", "momentum", "Nesterov", "AdaGrad", "RMSProp", "Adam", "AdamW"]
-Schedule = Literal["constant", "cosine"]
-SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
+StepSizeSchedule = Literal["constant", "cosine"]
+SCHEDULES: tuple[StepSizeSchedule, ...] = get_args(StepSizeSchedule)
 
 # Each with a step size of 1: the steps of all of them are proportional to it, AdamW's decay included.
 UNITS: Mapping[UpdateRule, Callable[[], Update]] = {
@@ -46,7 +46,7 @@ class HandDesigned(Update):
     """
 
     def __init__(
-        self, rule: UpdateRule = "Adam", lr: float = 0.01, schedule: Schedule = "constant", steps: int = 100
+        self, rule: UpdateRule = "Adam", lr: float = 0.01, schedule: StepSizeSchedule = "constant", steps: int = 100
     ) -> None:
         super().__init__()
         one_of(get_args(UpdateRule), rule=rule)

@@ -10,7 +10,7 @@ from metatele.task.params import Params, flatten, map_params, per_task, smooth_n
 from metatele.update.base import Update
 from metatele.update.classical import adam_moments
 
-TINY = 1e-20  # added to squared gradients, so that logarithms and roots stay smooth at zero
+LEAST_SQUARE = 1e-20  # added to squared gradients, so that logarithms and roots stay smooth at zero
 
 
 class CoordinateUpdate(Update):
@@ -56,9 +56,9 @@ class CoordinateUpdate(Update):
 
         g, m, v: gradient and Adam's corrected moments, [B, n].
         """
-        root = (v + TINY).sqrt()
+        root = (v + LEAST_SQUARE).sqrt()
         direction = m / root
-        size = (g.square().mean(1, keepdim=True) + TINY).sqrt()
+        size = (g.square().mean(1, keepdim=True) + LEAST_SQUARE).sqrt()
         columns = [
             direction,
             g / root,
@@ -73,7 +73,7 @@ class CoordinateUpdate(Update):
 def _layer_scale(params: Params) -> Tensor:
     """Root mean square of each parameter tensor, repeated for its entries, [B, n]."""
     squares = torch.stack([p.flatten(1).square().mean(1) for p in params.values()], 1)
-    scales = (squares + TINY).sqrt().split(1, dim=1)
+    scales = (squares + LEAST_SQUARE).sqrt().split(1, dim=1)
     return torch.cat([s.expand(-1, p[0].numel()) for s, p in zip(scales, params.values(), strict=True)], 1)
 
 
@@ -103,7 +103,7 @@ class GlobalStepSize(Update):
 
     def propose(self, point: Point, state: State) -> tuple[Params, State]:
         last, *memory = state.memory
-        log_norm = smooth_norm(flatten(point.gradient), 1, TINY).log()
+        log_norm = smooth_norm(flatten(point.gradient), 1, LEAST_SQUARE).log()
         first = torch.as_tensor(point.step, device=log_norm.device) == 0
         change = torch.where(first, 0.0, (log_norm - last[:, 0]).tanh())
         features = torch.stack([log_norm / 5, change, last[:, 1], point.time(log_norm)], dim=1)

@@ -25,7 +25,7 @@ from metatele import (
     save_checkpoint,
 )
 from metatele.cli import checkpoints, evaluate_command, main, reporting
-from metatele.cli.transfer import Cell, Variant, base_variant, folder_name, variants_of
+from metatele.cli.transfer import Variant, Variation, base_variant, folder_name, variants_of
 from metatele.errors import ConfigError
 from metatele.evaluation import Tuning
 from metatele.meta_training import read_budget
@@ -444,7 +444,7 @@ def test_shipped_grids_can_be_made(path, tele):
 
 
 def test_cells():
-    base = Cell("as it is", {"class_path": "metatele.tasks.Digits", "init_args": {"rows": 9, "hidden": [3]}}, 5, 6)
+    base = Variation("as it is", {"class_path": "metatele.tasks.Digits", "init_args": {"rows": 9, "hidden": [3]}}, 5, 6)
     cells = variants_of(base, {
         "same": Variant(init_args={"rows": 8}),
         "named": Variant("metatele.tasks.Digits", {"rows": 8}),
@@ -468,7 +468,7 @@ def test_folders_of_cells(name, folder):
 
 def test_cells_with_one_folder():
     with pytest.raises(ConfigError, match="the transfer 'b!' has the name, or the folder"):
-        variants_of(Cell("a", {"class_path": "x", "init_args": {}}, 1, 1), {"b": Variant(), "b!": Variant()})
+        variants_of(Variation("a", {"class_path": "x", "init_args": {}}, 1, 1), {"b": Variant(), "b!": Variant()})
 
 
 # --- optimizers without a checkpoint -------------------------------------------------------------

@@ -35,11 +35,11 @@ from tests.evaluation.conftest import (
 @pytest.fixture(autouse=True)
 def one_seed_is_enough(monkeypatch):
     """What claims need besides meta-seeds is told by recipes with one."""
-    monkeypatch.setattr(claims, "ENOUGH", 1)
+    monkeypatch.setattr(claims, "ENOUGH_SEEDS", 1)
 
 
 def test_a_claim_needs_three_meta_seeds_of_everybody(monkeypatch):
-    monkeypatch.setattr(claims, "ENOUGH", 3)
+    monkeypatch.setattr(claims, "ENOUGH_SEEDS", 3)
     entries = claimed()
     missing = the_claim(entries).missing
     assert len(missing) == sum(e.kind == "checkpoint" for e in entries)

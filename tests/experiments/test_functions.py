@@ -13,7 +13,7 @@ from metatele import InnerOptimizer, OptimisedTeleport, RandomTeleport, TorchUpd
 from metatele.cli import main
 from metatele.experiments import Experiment
 from metatele.experiments.functions import Quadratic
-from metatele.experiments.harness.grid import Tuned, rate_grid, tune
+from metatele.experiments.harness.grid import Tuned, best_rate, rate_grid
 from metatele.experiments.harness.training import Problem, initial_params, train
 from metatele.experiments.level_sets import FUNCTIONS, LevelSetTrajectories, descent
 from metatele.experiments.quadratics import (
@@ -187,7 +187,7 @@ def test_steps_needed_counts_steps():
 def test_tuning_prefers_runs_that_finish():
     network = FUNCTIONS["Booth"].network
     starts = {"w": torch.tensor([[0.0, 0.0], [5.0, -3.0]], dtype=torch.float64)}
-    tuned = tune(descent, [0.01, 0.1, 1e30], plain_problem(network, 2), starts, [0, 1], 20, 1)
+    tuned = best_rate(descent, [0.01, 0.1, 1e30], plain_problem(network, 2), starts, [0, 1], 20, 1)
     assert tuned.rate == 0.1
     assert tuned.diverged == {0.01: 0, 0.1: 0, 1e30: 2}
     assert not tuned.at_edge

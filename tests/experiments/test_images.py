@@ -281,7 +281,7 @@ def test_scores_do_not_depend_on_the_networks_at_a_time(folder: str, monkeypatch
     problem = experiment.problem(data.train, data.validation, 5)
     params = initial_params(problem.network, list(range(5)))
     whole = score(problem, params)
-    monkeypatch.setattr("metatele.experiments.harness.training.CHUNK", 160)
+    monkeypatch.setattr("metatele.experiments.harness.training.ROWS_AT_A_TIME", 160)
     for a, b in zip(whole, score(problem, params), strict=True):
         torch.testing.assert_close(a, b)
 

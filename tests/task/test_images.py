@@ -87,7 +87,9 @@ def test_cifar_files_are_found_and_read(tmp_path, subset, below):
 def test_pickled_batches_are_not_read(tmp_path):
     """They could run code; the error says what to fetch in their place."""
     (tmp_path / "test_batch").write_bytes(pickle.dumps({b"data": b"", b"labels": []}))
-    with pytest.raises(TaskError, match=r"no file test_batch\.bin in .* \(the binary version, cifar-10-binary\.tar\.gz"):
+    with pytest.raises(
+        TaskError, match=r"no file test_batch\.bin in .* \(the binary version, cifar-10-binary\.tar\.gz"
+    ):
         load_images("cifar10", str(tmp_path), "test")
 
 
@@ -143,7 +145,7 @@ def test_files_that_are_no_idx_files_are_named(tmp_path):
 
 
 def test_a_file_that_unpacks_without_end_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("metatele.task.images.LARGEST", 1000)
+    monkeypatch.setattr("metatele.task.images.MOST_BYTES", 1000)
     path = tmp_path / "bomb.gz"
     path.write_bytes(gzip.compress(bytes(1001)))
     with pytest.raises(TaskError, match=f"{path} holds more than 1000 bytes"):

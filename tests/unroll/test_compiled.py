@@ -215,13 +215,13 @@ def test_float32_is_as_precise() -> None:
 @pytest.mark.parametrize("rows", [3, 8, 9])
 def test_turned_weights(rows: int, traced_only: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Large cells, on few rows, on more, and on enough for their weights to be turned."""
-    monkeypatch.setattr(cells, "SMALL", 0)
+    monkeypatch.setattr(cells, "SMALL_CELL", 0)
     inner = InnerOptimizer(DenseUpdate(5), DenseTeleport(4, layers=1, symmetry="data_dependent"), "after")
     assert_agree(*pair(inner, PaperRegression(size=3), tasks=rows))
 
 
 def test_frozen_weights_and_weights_of_other_parts(traced_only: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cells, "SMALL", 0)
+    monkeypatch.setattr(cells, "SMALL_CELL", 0)
     inner = InnerOptimizer(GradientDescent(0.05, learn=True), NeuronTeleport(3))
     for name, p in inner.named_parameters():
         p.requires_grad_("head" not in name)
@@ -257,7 +257,7 @@ def test_large_cells_at_some_steps(
     data: dict[str, Any], last: int, traced_only: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cells that no step of a window plays have no gradient there; Adam leaves them alone."""
-    monkeypatch.setattr(cells, "SMALL", 0)
+    monkeypatch.setattr(cells, "SMALL_CELL", 0)
     teleport = DenseTeleport(4, last=last)
     teleport.every = 2
     assert_agree(*pair(InnerOptimizer(DenseUpdate(5), teleport), ExampleFamily(**data)), piece=2)
@@ -298,7 +298,7 @@ def test_cells_that_are_asked_twice(small: bool, traced_only: None, monkeypatch:
     if small:
         assert_agree(plain, compiled)
         return
-    monkeypatch.setattr(cells, "SMALL", 0)
+    monkeypatch.setattr(cells, "SMALL_CELL", 0)
     plain, compiled = pair(InnerOptimizer(Twice(3)), ExampleFamily())
     with pytest.warns(UserWarning, match="used more than once"):
         found = played(compiled)
@@ -362,7 +362,7 @@ def test_chunks_of_tasks(tasks: int, traced_only: None, monkeypatch: pytest.Monk
     family = ExampleFamily(rows=12, batch_size=2, parts=(0.5, 0.5, 0.0))
     plain, compiled = pair(inner, family, tasks=tasks)
     tensors = [*plain.start().params.values(), *plain.start().state.tensors()]
-    monkeypatch.setattr(chunks, "ENOUGH", 2 * sum(t.nbytes for t in tensors) // tasks + 1)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 2 * sum(t.nbytes for t in tensors) // tasks + 1)
     assert [c.tasks for c in chunks.split(plain.start(), False)] == {1: [1], 4: [2, 2], 7: [1, 2, 2, 2]}[tasks]
     assert_agree(plain, compiled)
 

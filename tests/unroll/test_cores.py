@@ -22,7 +22,7 @@ from metatele.unroll.higher.cores import Taps, cores_played
 
 HIDDEN, INPUTS, OUTPUTS, BLOCK = 5, 6, 2, 8
 CLOSE = {torch.float64: 1e-9, torch.float32: 1e-5}  # relative to the largest number of a tensor
-USUAL = cores.CACHE, cores.FEWEST
+USUAL = cores.CACHE, cores.WORTH_A_BLOCK
 HELD = (Tensor, BackwardCFunction)
 ROWS = {"large": 5, "small": 3 * BLOCK + 7}  # of a core that is held to be large, and of one that is small
 
@@ -32,7 +32,7 @@ def seen(monkeypatch):
     """Makes blocks small, and lists what has played each call, and its number of rows."""
     calls = []
     monkeypatch.setattr(cores, "CACHE", 0)
-    monkeypatch.setattr(cores, "FEWEST", BLOCK)
+    monkeypatch.setattr(cores, "WORTH_A_BLOCK", BLOCK)
     for name, kind in (("large", cores.TappingCells), ("small", cores.BlockedCells)):
 
         def spy(self, features, memory, name=name, step=kind.step):
@@ -46,7 +46,7 @@ def seen(monkeypatch):
 @pytest.fixture(params=ROWS)
 def size(request, monkeypatch):
     """Of cores, one after the other."""
-    monkeypatch.setattr(cells, "SMALL", 2**18 if request.param == "small" else 0)
+    monkeypatch.setattr(cells, "SMALL_CELL", 2**18 if request.param == "small" else 0)
     return request.param
 
 
@@ -399,7 +399,7 @@ def test_what_plays_a_core(seen, monkeypatch):
     """Small cores go in blocks, by torch's own cells if they have few rows; large ones have taps where weights are
     trained and their gradients are to be made."""
     for count, small, tapped in ((BLOCK + 1, 2**18, True), (BLOCK + 1, 0, True), (BLOCK + 1, 0, False)):
-        monkeypatch.setattr(cells, "SMALL", small)
+        monkeypatch.setattr(cells, "SMALL_CELL", small)
         core, features, memory = make(1, count, steps=1)
         with cores_played(core, tapped) as taps:
             core(features[0], memory)
@@ -413,7 +413,7 @@ def test_what_plays_a_core(seen, monkeypatch):
 
 def test_blocks_of_the_usual_size(monkeypatch, seen):
     monkeypatch.setattr(cores, "CACHE", USUAL[0])
-    monkeypatch.setattr(cores, "FEWEST", USUAL[1])
+    monkeypatch.setattr(cores, "WORTH_A_BLOCK", USUAL[1])
     check(*make(1, 60_000, steps=1, dtype=torch.float32))
     assert seen == [("small", 60_000)]
 

@@ -35,7 +35,7 @@ from metatele.testing import ExampleFamily
 from metatele.unroll.higher import cores
 from metatele.unroll.higher.cores import Taps
 from metatele.update.classical import adam_moments
-from metatele.update.size_free import TINY
+from metatele.update.size_free import LEAST_SQUARE
 
 RELATIVE = 1e-9
 COORDINATES = 6  # hidden size of the cores that play coordinates
@@ -82,7 +82,7 @@ def fast():
     seen = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cores, "CACHE", 0)
-        patch.setattr(cores, "FEWEST", 32)
+        patch.setattr(cores, "WORTH_A_BLOCK", 32)
         patch.setattr(cores, "is_small", lambda core: core.hidden == COORDINATES)
         for kind in (cores.TappingCells, cores.BlockedCells):
             patch.setattr(kind, "step", lambda *a, kind=kind, step=kind.step: seen.append(kind) or step(*a))
@@ -93,9 +93,9 @@ def propose_by_tensor(self, point, state):
     """What `CoordinateUpdate` proposes, one parameter tensor at a time up to the LSTM."""
     mean, square, m, v = adam_moments(point.gradient, state, point.step, self.BETAS)
     g = flatten(point.gradient)
-    root = map_params(lambda p: (p + TINY).sqrt(), v)
-    size = (g.square().mean(1, keepdim=True) + TINY).sqrt()
-    scale = {k: (p.flatten(1).square().mean(1) + TINY).sqrt() for k, p in point.params.items()}
+    root = map_params(lambda p: (p + LEAST_SQUARE).sqrt(), v)
+    size = (g.square().mean(1, keepdim=True) + LEAST_SQUARE).sqrt()
+    scale = {k: (p.flatten(1).square().mean(1) + LEAST_SQUARE).sqrt() for k, p in point.params.items()}
     direction = flatten({k: m[k] / root[k] for k in m})
     columns = [
         direction,

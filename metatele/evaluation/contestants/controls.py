@@ -8,14 +8,14 @@ from metatele.checkpoint import describe
 from metatele.errors import SymmetryError
 from metatele.evaluation.contestants.contestant import Contestant, Control
 from metatele.evaluation.contestants.learned import same_weights
+from metatele.evaluation.contestants.tuning import WINDOW
 from metatele.optimizer import InnerOptimizer
 from metatele.symmetry import group_of, only_scales
 from metatele.task.batch import MetaBatch
 from metatele.teleports import Balance, CanonicalTeleport, Recording
 from metatele.unroll.higher.unroll import Unroll
 
-WINDOW = 10  # steps between two looks at whether every task has diverged
-ALONE = "with the checkpoint's update, which was meta-trained together with the learned teleport"
+WITH_THE_UPDATE = "with the checkpoint's update, which was meta-trained together with the learned teleport"
 
 
 def with_controls(
@@ -41,7 +41,7 @@ def with_controls(
     for c in checkpoints:
         out.append(c)
         if c.inner.teleport.moves and not isinstance(c.inner.teleport, CanonicalTeleport):
-            note = ALONE if c.learned_teleport else "the same update"
+            note = WITH_THE_UPDATE if c.learned_teleport else "the same update"
             off = _control(c, "off", "teleports off", [InnerOptimizer(inner.update) for inner in c.seeds], note)
             out += [off] if not any(_equal(off, other) for other in resting) else []
         if c.learned_teleport:
@@ -67,9 +67,15 @@ def _played(c: Contestant, train: MetaBatch, steps: int) -> list[Contestant]:
     device = next(iter(train.params.values())).device
     return [
         _control(
-            c, "mean schedule", "mean schedule", [m.to(device) for m in mean], f"the mean of its teleports {ALONE}"
+            c,
+            "mean schedule",
+            "mean schedule",
+            [m.to(device) for m in mean],
+            f"the mean of its teleports {WITH_THE_UPDATE}",
         ),
-        _control(c, "random", "random of same size", sized, f"random teleports of the learned ones' size {ALONE}"),
+        _control(
+            c, "random", "random of same size", sized, f"random teleports of the learned ones' size {WITH_THE_UPDATE}"
+        ),
     ]
 
 

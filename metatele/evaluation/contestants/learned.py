@@ -37,10 +37,12 @@ class Learned:
         return Learned(inner, read_budget(source), Origin(str(source), digest.hexdigest()))
 
 
-Given = InnerOptimizer | MetaTraining | Learned
+LearnedOrInner = InnerOptimizer | MetaTraining | Learned
 
 
-def learned_contestants(given: Mapping[str, Given | Sequence[Given]], device: str | torch.device) -> list[Contestant]:
+def learned_contestants(
+    given: Mapping[str, LearnedOrInner | Sequence[LearnedOrInner]], device: str | torch.device
+) -> list[Contestant]:
     """Frozen float32 copies of meta-trained optimizers on a device; the originals are left alone.
 
     Args:

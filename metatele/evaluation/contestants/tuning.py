@@ -17,7 +17,7 @@ from metatele.task.family import judged_part
 from metatele.teleports import Stay, Teleport
 from metatele.unroll.higher.unroll import Unroll
 from metatele.update import HandDesigned
-from metatele.update.hand_designed import SCHEDULES, Schedule, UpdateRule
+from metatele.update.hand_designed import SCHEDULES, StepSizeSchedule, UpdateRule
 
 EIGHTHS = 8  # step sizes are counted in eighths of a decade
 COARSE = range(-6 * EIGHTHS, EIGHTHS + 1, EIGHTHS // 2)  # 1e-6 to 10
@@ -39,7 +39,7 @@ class Trial:
         diverged: how many tasks did.
     """
 
-    schedule: Schedule
+    schedule: StepSizeSchedule
     lr: float
     score: float
     diverged: int
@@ -58,7 +58,7 @@ class Tuning:
         mean: the arithmetic mean in the best cell, to compare rules whose scores differ in kind.
     """
 
-    schedule: Schedule
+    schedule: StepSizeSchedule
     lr: float
     score: float
     trials: tuple[Trial, ...]
@@ -103,7 +103,7 @@ def tune(rule: UpdateRule, batch: MetaBatch, steps: int, teleport: Teleport | No
 
 def _trial(search: RateSearch[Finals], cell: Cell, geometric: bool) -> Trial:
     finals = search.found[cell]
-    schedule = cast(Schedule, cell[0])
+    schedule = cast(StepSizeSchedule, cell[0])
     return Trial(schedule, search.rate(cell), _centre(finals, geometric), int(np.isinf(finals).sum()))
 
 

@@ -18,7 +18,7 @@ OWN: Mapping[Control, str] = {
     "mean schedule": "the mean schedule of its teleports",
     "random": "random teleports of the same size",
 }
-ENOUGH = 3  # meta-seeds: what one run of a recipe does is luck as much as recipe
+ENOUGH_SEEDS = 3  # meta-seeds: what one run of a recipe does is luck as much as recipe
 SIZES = ("shapes",)  # arguments that say what a part was fitted to
 
 
@@ -59,7 +59,9 @@ def _claim(entry: Entry, entries: Sequence[Entry], applicable: Sequence[str]) ->
     held = [e for e in same if e is twin or _rule(e) is not None]
     missing += [text for e in held for text in _unequal(entry, e)]
     missing += [
-        f"{ENOUGH} meta-seeds of {e.name!r}, not {e.meta_seeds}" for e in [entry, *held] if e.meta_seeds < ENOUGH
+        f"{ENOUGH_SEEDS} meta-seeds of {e.name!r}, not {e.meta_seeds}"
+        for e in [entry, *held]
+        if e.meta_seeds < ENOUGH_SEEDS
     ]
     own = [e for e in entries if e.source == entry.name]
     missing += [text for control, text in OWN.items() if control not in [e.control for e in own]]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from metatele.evaluation.results import DAMAGE, plain, restore
 from metatele.support.files import make_folder, write_atomic
 
-T = TypeVar("T")
+Piece = TypeVar("Piece")
 PACKAGE = Path(__file__).parents[2]
 
 
@@ -29,7 +29,7 @@ class Journal:
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
 
-    def once(self, key: str, kind: Any, work: Callable[[], T]) -> T:
+    def once(self, key: str, kind: Any, work: Callable[[], Piece]) -> Piece:
         """The result of `work`, from the journal if it holds one under this key.
 
         Args:
@@ -42,7 +42,7 @@ class Journal:
             return work()
         path = self.folder / f"{key}.json"
         try:
-            return cast(T, restore(kind, json.loads(path.read_text(encoding="utf-8"))))
+            return cast(Piece, restore(kind, json.loads(path.read_text(encoding="utf-8"))))
         except (OSError, RecursionError, *DAMAGE):
             pass  # damaged, or of another version
         result = work()

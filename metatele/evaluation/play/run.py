@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metatele.errors import ConfigError
-from metatele.evaluation.play.watch import Moves, Watched
+from metatele.evaluation.play.watch import Floats, Moves, Watched
 from metatele.optimizer import InnerOptimizer
 from metatele.task.batch import MetaBatch
 from metatele.task.family import Part
@@ -17,8 +17,6 @@ from metatele.task.params import Params, map_params, task_norm
 from metatele.task.stack import stacked_forward
 from metatele.unroll.higher.unroll import Unroll
 from metatele.unroll.trajectory import Outcome, Position
-
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)

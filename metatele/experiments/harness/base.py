@@ -2,7 +2,6 @@
 
 import abc
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,10 @@ from rich.table import Table
 
 from metatele.evaluation.environment import versions
 from metatele.evaluation.results import save_results
+from metatele.evaluation.settings import Progress
 from metatele.pictures.style import save_figures
 from metatele.support.files import make_folder
 
-Progress = Callable[[str, int, int], None]
 NO_TELEPORT = "no teleport"  # the variant that all others are compared with
 
 

@@ -21,7 +21,7 @@ def variant_looks(names: Sequence[str]) -> dict[str, dict[str, str]]:
     return {name: looks[(i - 1) % len(looks)] if i else {"color": REFERENCE} for i, name in enumerate(names)}
 
 
-def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> Table:
+def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> Table:
     """A table whose first column is text and whose others are numbers; an interval stands below its value.
 
     Nothing in it wraps, so that a table that is wider than the terminal can still be printed whole. An

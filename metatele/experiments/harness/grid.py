@@ -13,6 +13,7 @@ from metatele.optimizer import InnerOptimizer
 from metatele.support.checks import above_zero
 from metatele.task.params import Params
 
+PER_DECADE = 8  # learning rates tried
 FLOOR = 1e-20  # losses below it count as this: what is left of them is rounding
 Losses = NDArray[np.float64]
 
@@ -55,7 +56,7 @@ def rate_grid(lowest: float, highest: float, per_decade: int = 4) -> list[float]
     return [float(f"{rate:.3g}") for rate in np.geomspace(lowest, highest, count)]
 
 
-def tune(
+def best_rate(
     make: Callable[[float], InnerOptimizer],
     rates: list[float],
     problem: Problem,

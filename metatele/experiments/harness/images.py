@@ -3,7 +3,6 @@
 import copy
 import os
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,16 +10,14 @@ from torch import Tensor, nn
 
 from metatele.errors import ConfigError
 from metatele.experiments.harness.base import NO_TELEPORT, Experiment, Progress
-from metatele.experiments.harness.paired import Paired, compare
+from metatele.experiments.harness.paired import Paired, compare_paired
 from metatele.experiments.harness.training import Problem
 from metatele.support.checks import at_least
-from metatele.support.parallel import run_all
+from metatele.support.parallel import Item, Result, run_all
 from metatele.support.seeding import derive_seed
 from metatele.task.images import CLASSES, ImageSet, ImageSplit, Labelled, split_images
 from metatele.teleports import Stay, Teleport
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 SLOPE = 0.1  # of LeakyReLU
 
 
@@ -156,4 +153,4 @@ def paired(values: Tensor, reference: Tensor, *names: object) -> Paired:
     """
     a, b = (side.detach().double().cpu().numpy() for side in (values, reference))
     rng = np.random.default_rng(derive_seed("interval", *names))
-    return compare(a, b, np.isfinite(a) & np.isfinite(b), rng)
+    return compare_paired(a, b, np.isfinite(a) & np.isfinite(b), rng)

@@ -10,8 +10,8 @@ from metatele.landscape import Curvature, Landscape, Place, Sharpness
 from metatele.symmetry import group_of
 from metatele.task.params import Params, map_params
 
-FAR = (1.0, 2.0, 4.0)  # distances at which the loss rises a lot, unlike at those of the paper
-CHUNK = 20  # displacements evaluated at a time
+FAR_DISTANCES = (1.0, 2.0, 4.0)  # distances at which the loss rises a lot, unlike at those of the paper
+DISPLACEMENTS = 20  # displacements evaluated at a time
 NETWORKS = 25  # whose curvature is measured at a time
 
 

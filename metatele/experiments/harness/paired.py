@@ -24,7 +24,7 @@ class Paired:
     tasks: int
 
 
-def compare(losses: ArrayLike, reference: ArrayLike, both: ArrayLike, rng: np.random.Generator) -> Paired:
+def compare_paired(losses: ArrayLike, reference: ArrayLike, both: ArrayLike, rng: np.random.Generator) -> Paired:
     """Compare losses [B] with the reference's [B] on the same tasks, where both finished ([B] bool)."""
     keep = np.asarray(both, bool)
     a, b = (np.asarray(side, np.float64)[keep] for side in (losses, reference))

@@ -16,7 +16,7 @@ from metatele.task.params import Params, map_params, task_norm
 from metatele.task.stack import stacked_forward
 
 Rows = tuple[Tensor, Tensor]  # inputs [B, n, ...] and targets [B, n, ...]
-CHUNK = 50_000  # rows scored at a time, over all networks
+ROWS_AT_A_TIME = 50_000  # rows scored at a time, over all networks
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def score(problem: Problem, params: Params) -> tuple[Tensor, Tensor | None, Tens
     """
     networks = len(problem.train[0])
     rows = max(side[0].shape[1] for side in (problem.train, problem.validation) if side is not None)
-    size = max(1, CHUNK // rows)
+    size = max(1, ROWS_AT_A_TIME // rows)
     chunks = [slice(i, i + size) for i in range(0, networks, size)]
     parts = [_score(problem.select(chunk), map_params(lambda p, c=chunk: p[c], params)) for chunk in chunks]
     train_loss, validation, accuracy, norm = zip(*parts, strict=True)

@@ -7,13 +7,13 @@ import numpy as np
 
 from metatele.evaluation import Evaluation, Interval
 from metatele.evaluation.formats import percent_text
+from metatele.evaluation.numbers import NAN
 from metatele.report.figures.frames import DIGITS
-from metatele.report.text import Cell, clean, to_csv
+from metatele.report.text import CsvValue, clean, to_csv
 from metatele.support.messages import DASH
 
 STRONGEST = np.log(3.0)  # a ratio of losses at which the colours of the heat map end
-NAN = float("nan")
-SIGNS = {"better": "▲ ", "worse": "▼ "}  # of verdicts
+VERDICT_SIGNS = {"better": "▲ ", "worse": "▼ "}  # of verdicts
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Transfer:
     @property
     def csv(self) -> str:
         """Its numbers, one row a cell."""
-        rows: list[list[Cell]] = []
+        rows: list[list[CsvValue]] = []
         for name, cells, states in zip(self.contestants, self.cells, self.states, strict=True):
             for title, (_, value), state in zip(self.titles, cells, states, strict=True):
                 rows.append([name, title, value, state])
@@ -103,7 +103,7 @@ def _cell(e: Evaluation, name: str) -> tuple[str, float, str]:
     paired = e.numbers.against_reference(entry, e.part, e.last)
     if paired is None or not np.isfinite(paired.change.value):
         return DASH, NAN, "none"
-    sign = SIGNS.get(_outcome(e, name), "")
+    sign = VERDICT_SIGNS.get(_outcome(e, name), "")
     stopped = f" ({entry.diverged} diverged)" if entry.diverged else ""
     return f"{sign}{percent_text(paired.change.value)}%{stopped}", paired.change.value, "changed"
 

@@ -10,7 +10,7 @@ from metatele.evaluation import Entry, Evaluation
 from metatele.evaluation.statistics import performance_profile
 from metatele.report.figures.frames import Frame, Line, Panel, Scale, Values
 
-ROWS = {"inner": "training loss", "meta": "loss on the rows of the meta-loss", "test": "loss on unseen rows"}
+LOSS_OF = {"inner": "training loss", "meta": "loss on the rows of the meta-loss", "test": "loss on unseen rows"}
 WIDEST = 1e3  # a multiple of the best loss beyond which a profile is not drawn
 POINTS = 120  # of a profile
 
@@ -41,7 +41,7 @@ def gradient_against_loss(evaluation: Evaluation) -> Frame:
     x_scale, x_centre, words = _scaled([loss for loss, _ in both.values()])
     y_scale, y_centre, _ = _scaled([norm for _, norm in both.values()])
     lines = [Line(name, x_centre(loss), y_centre(norm)) for name, (loss, norm) in both.items() if loss.shape[1]]
-    panel = Panel("", ROWS["inner"], "gradient norm", x_scale, y_scale, tuple(lines), end=True)
+    panel = Panel("", LOSS_OF["inner"], "gradient norm", x_scale, y_scale, tuple(lines), end=True)
     caption = (
         f"{words} over the tasks that ran all steps. Every line begins at the common initial point, on the right, "
         "and ends in a dot at the last step; higher at the same loss means steeper."
@@ -117,7 +117,7 @@ def _losses(
     caption = f"Lines: {words.lower()} over tasks{seeds}."
     if any(e.diverged for e in evaluation.ran):
         caption += " A task that diverged goes on with its last loss or its first, whichever is larger."
-    return Panel("", x, ROWS[part], x_scale, scale, tuple(lines)), caption
+    return Panel("", x, LOSS_OF[part], x_scale, scale, tuple(lines)), caption
 
 
 def _seconds(entry: Entry) -> Values:

@@ -17,8 +17,8 @@ from metatele.report.figures.svg import to_svg
 from metatele.report.text import as_link, clean
 
 CHOOSE = "Choose a contestant in the legend to bring it out with its band."
-SIGNS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚", "X": "✖"}  # of markers, in legends
-SMALL = (4.6, 3.4)  # inches of a panel that stands beside others
+MARKER_SIGNS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚", "X": "✖"}  # of markers, in legends
+SMALL_PANEL = (4.6, 3.4)  # inches of a panel that stands beside others
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Figures:
         """The figures as the page shows them; identifiers begin with the prefix."""
         index = {e.name: i for i, e in enumerate(self.evaluation.entries)}
         for frame in self.frames:
-            size = {"size": SMALL} if len(frame.panels) > 1 else {}
+            size = {"size": SMALL_PANEL} if len(frame.panels) > 1 else {}
             pictures = tuple(
                 to_svg(draw_panel(panel, self.looks, index, **size), f"{prefix}{frame.name}-{k}", self._alt(frame, k))
                 for k, panel in enumerate(frame.panels)
@@ -143,7 +143,7 @@ class Figures:
                 continue
             look = self.looks[e.name]
             shown = e.name in bands
-            drawn = look.variable, look.dash_array, look.width, SIGNS.get(look.marker, "")
+            drawn = look.variable, look.dash_array, look.width, MARKER_SIGNS.get(look.marker, "")
             found.append(Key(i, clean(e.label), e.kind, clean(e.trouble), *drawn, shown))
         return tuple(found)
 

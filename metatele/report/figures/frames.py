@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from metatele.report.text import Cell, to_csv
+from metatele.evaluation.statistics import Values
+from metatele.report.text import CsvValue, to_csv
 
-Values = NDArray[np.float64]
 Scale = Literal["linear", "log"]
 BANDS = "Bands: the middle half of the tasks."
 DIGITS = 5  # of downloaded numbers
@@ -88,7 +87,7 @@ class Frame:
         several = len(self.panels) > 1
         first = self.panels[0]
         heading = ["contestant", "x", "y"] if several else ["contestant", first.x, first.y]
-        rows: list[list[Cell]] = []
+        rows: list[list[CsvValue]] = []
         for panel in self.panels:
             for line in panel.lines:
                 for i in np.flatnonzero(np.isfinite(line.x) & np.isfinite(line.y)):

@@ -12,7 +12,7 @@ from metatele.pictures.style import FAINT, GRID, INK
 from metatele.report.figures.drawing import quiet
 from metatele.report.figures.looks import VARIABLES
 
-COLOURS = {INK: "currentColor", GRID: "var(--grid)", FAINT: "var(--faint)", **VARIABLES}
+REPLACED = {INK: "currentColor", GRID: "var(--grid)", FAINT: "var(--faint)", **VARIABLES}
 SPACE = re.compile(r"\{[^}]*\}")
 HREF = "{http://www.w3.org/1999/xlink}href"
 TAGGED = re.compile(r"(line|band|dot)-(\d+)$")
@@ -55,7 +55,7 @@ def _tidy(element: ElementTree.Element) -> None:
         element.set("href", element.attrib.pop(HREF))
     style = element.get("style")
     if style is not None:
-        style = re.sub(r"#[0-9a-fA-F]{6}", lambda m: COLOURS.get(m[0].lower(), m[0]), style)
+        style = re.sub(r"#[0-9a-fA-F]{6}", lambda m: REPLACED.get(m[0].lower(), m[0]), style)
         style = re.sub(
             r"font-family:[^;]*;?|font: ?([\d.]+px)[^;]*;?", lambda m: f"font-size: {m[1]};" if m[1] else "", style
         )

@@ -18,7 +18,7 @@ class Heading:
 
 
 @dataclass(frozen=True)
-class Cell:
+class SheetCell:
     """What stands in a cell, the number that sorts it (empty for none: such cells come last), and whether its column
     is shown only when more are asked for."""
 
@@ -28,7 +28,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Line:
+class ContestantRow:
     """A contestant's row.
 
     Attributes:
@@ -48,7 +48,7 @@ class Line:
     reference: bool
     trouble: str
     failed: bool
-    cells: tuple[Cell, ...]
+    cells: tuple[SheetCell, ...]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Sheet:
 
     part: Part
     headings: tuple[Heading, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[ContestantRow, ...]
 
 
 def sheet(e: Evaluation, part: Part) -> Sheet:
@@ -73,9 +73,9 @@ def sheet(e: Evaluation, part: Part) -> Sheet:
         cells = []
         for column, step, more in columns:
             at = At(e.numbers, entry, part, step)
-            cells.append(Cell(column.text(at), _sort(column.sort(at)), more))
+            cells.append(SheetCell(column.text(at), _sort(column.sort(at)), more))
         lines.append(
-            Line(
+            ContestantRow(
                 name=clean(entry.name),
                 label=clean(entry.label),
                 kind=entry.kind,

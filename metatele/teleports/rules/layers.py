@@ -12,6 +12,8 @@ from torch import Tensor
 from metatele.errors import SymmetryError
 from metatele.symmetry import HiddenLayer
 
+DEAD = 1e-30  # under the root of a mean square: a derivative where a neuron is dead
+
 
 def inflow(layer: HiddenLayer, params: Mapping[str, Tensor]) -> int:
     """The number of a layer's inputs, of which a bias is one."""

@@ -7,10 +7,8 @@ from metatele.symmetry import GeneralLinear, PositiveScaling
 from metatele.symmetry.matrices import solve
 from metatele.task.params import Params
 from metatele.teleports.rules.base import CanonicalTeleport
-from metatele.teleports.rules.layers import eye_like, inflow, or_one
+from metatele.teleports.rules.layers import DEAD, eye_like, inflow, or_one
 from metatele.teleports.rules.spd import spd_root
-
-TINY = 1e-30  # under a root: a derivative where a neuron is dead
 
 
 class White(CanonicalTeleport, rule="white"):
@@ -21,7 +19,7 @@ class White(CanonicalTeleport, rule="white"):
 
     def scales(self, factor: PositiveScaling, params: Params, inputs: Tensor) -> Tensor:
         square = factor.layer.pre_activations(params, inputs).square().mean(2)
-        return or_one(square, square.clamp_min(TINY).rsqrt())
+        return or_one(square, square.clamp_min(DEAD).rsqrt())
 
     def matrix(self, factor: GeneralLinear, params: Params, inputs: Tensor) -> Tensor:
         z = factor.layer.pre_activations(params, inputs)

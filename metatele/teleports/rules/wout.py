@@ -6,10 +6,8 @@ from metatele.errors import SymmetryError
 from metatele.symmetry import GeneralLinear, PositiveScaling
 from metatele.task.params import Params
 from metatele.teleports.rules.base import CanonicalTeleport
-from metatele.teleports.rules.layers import or_one
+from metatele.teleports.rules.layers import DEAD, or_one
 from metatele.teleports.rules.spd import spd_root
-
-TINY = 1e-30  # under a root: a derivative where a neuron is dead
 
 
 class Wout(CanonicalTeleport, rule="wout"):
@@ -17,7 +15,7 @@ class Wout(CanonicalTeleport, rule="wout"):
 
     def scales(self, factor: PositiveScaling, params: Params, inputs: Tensor) -> Tensor:
         square = params[factor.layer.weight_out].square().sum(1)
-        return or_one(square, square.clamp_min(TINY).sqrt())
+        return or_one(square, square.clamp_min(DEAD).sqrt())
 
     def matrix(self, factor: GeneralLinear, params: Params, inputs: Tensor) -> Tensor:
         weight = params[factor.layer.weight_out]

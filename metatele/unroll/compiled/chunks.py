@@ -8,7 +8,7 @@ from torch import Tensor
 
 from metatele.unroll.trajectory import Position
 
-ENOUGH = 2**22  # bytes of parameters and state: a step on more of them takes no less time for each of them
+CHUNK_BYTES = 2**22  # bytes of parameters and state: a step on more of them takes no less time for each of them
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def split(at: Position, whole: bool) -> list[Chunk]:
     tensors = [*at.params.values(), *at.state.tensors()]
     if whole or at.alive.device.type != "cpu" or any(t.dim() == 0 or len(t) % tasks for t in tensors):
         return [Chunk(0, tasks, tasks)]
-    fit = max(ENOUGH * tasks // sum(t.nbytes for t in tensors), 1)
+    fit = max(CHUNK_BYTES * tasks // sum(t.nbytes for t in tensors), 1)
     least = -(-tasks // fit)
     count = next((n for n in range(least, least + least // 4 + 1) if tasks % n == 0), least)
     ends = [tasks * (i + 1) // count for i in range(count)]

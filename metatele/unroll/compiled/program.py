@@ -16,9 +16,9 @@ from metatele.support.messages import named_line
 from metatele.unroll.compiled.memory import keep_freed_memory
 
 Tensors = Sequence[Tensor]
-Function = Callable[[Tensors], list[Tensor]]
+TensorFunction = Callable[[Tensors], list[Tensor]]
 # What makes a product add to a copy of a bias, in place of to it.
-PLAIN = {
+NOT_IN_PLACE = {
     torch.ops.aten.baddbmm.default: lambda bias, a, b, *, beta=1, alpha=1: beta * bias + alpha * torch.bmm(a, b),
 }
 SAME = (torch.ops.aten.detach.default, torch.ops.aten.alias.default)  # what only autograd tells from its input
@@ -40,7 +40,7 @@ class Program:
     Raises: CannotFollowError if the function cannot be traced; ConfigError if it cannot be compiled here.
     """
 
-    def __init__(self, function: Function, inputs: Tensors, wanted: Sequence[int] = (), linked: int = 0) -> None:
+    def __init__(self, function: TensorFunction, inputs: Tensors, wanted: Sequence[int] = (), linked: int = 0) -> None:
         self._function, self._wanted, self._linked = function, wanted, linked
         inputs = [t.detach() for t in inputs]
         with torch.no_grad():
@@ -180,7 +180,7 @@ def _trace(function: Callable[..., list[Tensor]], *arguments: Tensors) -> GraphM
         return make_fx(run, table, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
 
     # Twice: what works in place can be told from the rest only when autograd is out of the way.
-    graph = traced(functionalize(traced(flat, {})), {**select_decomp_table(), **PLAIN})
+    graph = traced(functionalize(traced(flat, {})), {**select_decomp_table(), **NOT_IN_PLACE})
     for node in list(graph.graph.nodes):
         if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
             raise CannotFollowError(f"random numbers are drawn: {node.target}")

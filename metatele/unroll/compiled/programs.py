@@ -12,7 +12,7 @@ from metatele.recurrent import RecurrentCore
 from metatele.recurrent.cells import Factors, products_of, taps_of, turn
 from metatele.recurrent.traced import is_turned
 from metatele.unroll.compiled.program import CannotFollowError, Program, following, in_layout, settle
-from metatele.unroll.compiled.step import Carry, Fixed, Gave, Given, Learned, Now, StepFunction, Weights
+from metatele.unroll.compiled.step import Carry, Fixed, Gave, Given, Now, StepFunction, StepWeights, Weights
 
 StepKey = tuple[object, ...]
 Made = TypeVar("Made")
@@ -95,13 +95,13 @@ class Programs:
             self._windows[key] = make()
         return cast(Made, self._windows[key])
 
-    def learned(self, weights: Weights, rows: Sequence[int]) -> Learned:
+    def learned(self, weights: Weights, rows: Sequence[int]) -> StepWeights:
         """The learned weights as a step takes them; rows are those of each large core."""
         cores = [
             Factors.of(core, self._turned(core) if is_turned(core, n) else None)
             for core, n in zip(weights.cores, rows, strict=True)
         ]
-        return Learned({name: p.detach() for name, p in weights.others.items()}, cores)
+        return StepWeights({name: p.detach() for name, p in weights.others.items()}, cores)
 
     def _turned(self, core: RecurrentCore) -> list[Tensor]:
         """A core's turned weights: compiled, because torch's own copy takes twice as long."""

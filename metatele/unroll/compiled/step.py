@@ -23,7 +23,7 @@ from metatele.task.params import Params, map_params, select_tasks, task_norm
 from metatele.task.stack import stacked_forward
 from metatele.unroll.compiled.program import CannotFollowError
 
-Rows = tuple[Tensor, Tensor]  # inputs and targets
+DataRows = tuple[Tensor, Tensor]  # inputs and targets
 IN_ORDER = "no task diverges"
 
 
@@ -54,10 +54,10 @@ class Fixed(NamedTuple):
         made: what each factor of the group made of the data.
     """
 
-    rows: Rows
+    rows: DataRows
     alive: Tensor
     bar: Tensor
-    scored: list[Rows]
+    scored: list[DataRows]
     made: list[OfData]
 
 
@@ -73,7 +73,7 @@ class Now(NamedTuple):
         return [self.step, *self.drawn.values()]
 
 
-class Learned(NamedTuple):
+class StepWeights(NamedTuple):
     """The learned weights: of the large cores apart, and all others, {name: weight}."""
 
     others: dict[str, Tensor]
@@ -86,7 +86,7 @@ class Given(NamedTuple):
     carry: Carry
     fixed: Fixed
     now: Now
-    learned: Learned
+    learned: StepWeights
     taps: list[list[Tensor]]
 
 
@@ -198,7 +198,7 @@ class StepFunction:
         return replace(self.template.map(lambda _: next(left)), since=cast(int, carry.since))
 
     @staticmethod
-    def _drawn(rows: Rows, now: Now, part: str) -> Rows:
+    def _drawn(rows: DataRows, now: Now, part: str) -> DataRows:
         """The rows of a step: of its minibatch, if there is one."""
         if part not in now.drawn:
             return rows
@@ -227,7 +227,7 @@ class StepFunction:
 
     @contextmanager
     def _weights(
-        self, learned: Learned, taps: Sequence[Sequence[Tensor]]
+        self, learned: StepWeights, taps: Sequence[Sequence[Tensor]]
     ) -> Iterator[tuple[dict[str, Tensor], list[TappedCells]]]:
         """Inside, the cores are played by operations on the given weights; yields those of the others, by name."""
         found, arithmetic = Weights(self.inner), Traced()

@@ -26,7 +26,7 @@ from metatele.unroll.higher.unroll import Unroll
 from metatele.unroll.trajectory import Position, Score, Scored, Window
 from metatele.unroll.weights import add_to_weights
 
-T = TypeVar("T")
+Either = TypeVar("Either")
 CHECKED = 50  # steps without a gradient after which it is checked what they took for granted
 
 
@@ -71,7 +71,7 @@ class CompiledUnroll:
         given = (begin, length, score, piece)
         return self._play(partial(self._gradient, *given), partial(self.plain.gradient, *given))
 
-    def _play(self, compiled: Callable[[], T], plain: Callable[[], T]) -> T:
+    def _play(self, compiled: Callable[[], Either], plain: Callable[[], Either]) -> Either:
         """What compiled steps give, or what `higher` gives where they cannot be made or have presumed too much."""
         if self.programs.refused:
             return plain()

@@ -11,7 +11,7 @@ from metatele.recurrent.cells import Factors, SmallCells, TappedCells, WeightRow
 from metatele.recurrent.eager import Eager
 
 CACHE = 2**20  # bytes: what a processor core has close at hand
-FEWEST = 256  # rows worth a call of their own, however large the cell
+WORTH_A_BLOCK = 256  # rows worth a call of their own, however large the cell
 
 
 class BlockedCells(SmallCells):
@@ -35,9 +35,9 @@ class BlockedCells(SmallCells):
 
     def step(self, features: Tensor, memory: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """What `RecurrentCore.forward` gives, to rounding."""
-        if len(features) < FEWEST or features.device.type != "cpu":
+        if len(features) < WORTH_A_BLOCK or features.device.type != "cpu":
             return self.core.plain(features, memory)
-        rows = max(CACHE // (4 * self.core.hidden * features.element_size()), FEWEST) * torch.get_num_threads()
+        rows = max(CACHE // (4 * self.core.hidden * features.element_size()), WORTH_A_BLOCK) * torch.get_num_threads()
         if len(features) <= rows:
             return super().step(features, memory)
         blocks = zip(features.split(rows), *(m.split(rows) for m in memory), strict=True)
