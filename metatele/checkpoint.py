@@ -158,6 +158,7 @@ def build(config: Mapping[str, Any], where: str | Path = "the configuration") ->
 
 
 def _build_part(base: type[P], spec: Any, where: str) -> P:
+    """The part of an inner optimizer that a configuration describes. Raises: CheckpointError."""
     if not (isinstance(spec, dict) and isinstance(spec.get("class"), str) and isinstance(spec.get("arguments"), dict)):
         raise CheckpointError(f"{where} must be an object with 'class' and 'arguments', got {str(spec)[:80]}")
     known: dict[str, type[P]] = {_class_name(c): c for c in _subclasses(base) if not inspect.isabstract(c)}
@@ -194,6 +195,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _load_weights(inner: InnerOptimizer, path: Path) -> InnerOptimizer:
+    """Put the weights of a checkpoint into an optimizer of the same shapes. Raises: CheckpointError."""
     try:
         weights = safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError, ValueError) as error:

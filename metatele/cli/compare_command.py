@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 from metatele.cli.arguments import default_output, instantiate, make_training_parser, require
 from metatele.cli.command import Command
 from metatele.cli.exit_codes import INTERRUPTED
-from metatele.cli.meta_train_command import run_training
+from metatele.cli.meta_train_command import train
 from metatele.cli.reporting import family_spec, report
 from metatele.errors import ConfigError, SymmetryError
 from metatele.evaluation import Learned
@@ -93,7 +93,7 @@ def _train_all(
             title, folder = name, output / name
             if config.seeds > 1:
                 title, folder = f"{name} {seed}", folder / f"seed-{seed}"
-            result = run_training(parser, own, folder, (folder / STATE).is_file(), title, change)
+            result = train(parser, own, folder, (folder / STATE).is_file(), title, change)
             if not result.finished:
                 return None
             trained[name].append(Learned.load(folder))

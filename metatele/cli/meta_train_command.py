@@ -51,7 +51,7 @@ class MetaTrain(Command):
         if config.resume is not None and config.output is not None:
             raise ConfigError(f"a resumed run stays in its folder {config.resume}; leave --output {config.output} out")
         output = Path(config.resume or config.output or default_output(config))
-        result = run_training(parser, config, output, resume=config.resume is not None)
+        result = train(parser, config, output, resume=config.resume is not None)
         if not result.finished:
             print(
                 f"metatele: stopped after {len(result.history)} iterations; "
@@ -71,7 +71,7 @@ def _family_argument(config: Namespace) -> str:
     return "" if family.class_path.startswith("metatele.tasks.") else f" --family {family.class_path}"
 
 
-def run_training(
+def train(
     parser: ArgumentParser,
     config: Namespace,
     output: Path,

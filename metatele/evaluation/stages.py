@@ -153,6 +153,7 @@ class Stages:
             return None
 
     def _entry(self, c: Contestant, runs: Sequence[Sequence[Run]], cost: Cost | None) -> Entry:
+        """What a contestant did, as plain data; without runs if it failed."""
         failure = self._failures.get(c.name)
         return Entry(
             name=c.name,

@@ -17,7 +17,7 @@ from metatele.experiments.harness.base import Findings, Progress
 from metatele.experiments.harness.drawing import plain_table, spread
 from metatele.experiments.harness.images import ImageExperiment
 from metatele.experiments.harness.measures import DISPLACEMENTS, FAR_DISTANCES, curvature_of, first_rows, sharpness_of
-from metatele.experiments.harness.training import initial_params, train
+from metatele.experiments.harness.training import initial_params, train_stack
 from metatele.landscape import Curvature, Sharpness
 from metatele.landscape.sharpness import GRID
 from metatele.optimizer import InnerOptimizer
@@ -97,7 +97,7 @@ class FlatnessCorrelation(ImageExperiment):
         data = self.data()
         problem = self.problem(data.train, data.validation, len(seeds))
         steps, inner = self.epochs * problem.epoch, InnerOptimizer(TorchUpdate("SGD", {"lr": self.lr}))
-        curves = train(inner, problem, initial_params(problem.network, seeds), seeds, steps, steps)
+        curves = train_stack(inner, problem, initial_params(problem.network, seeds), seeds, steps, steps)
         assert problem.validation is not None  # images have validation rows and labels
         assert curves.validation is not None
         assert curves.accuracy is not None
@@ -122,6 +122,7 @@ class FlatnessCorrelation(ImageExperiment):
         return {key: value.double().numpy() for key, value in measured.items()}
 
     def _table(self, values: Mapping[str, Values], found: Mapping[str, Correlation], what: str) -> Table:
+        """The correlation of every measure."""
         rows = [
             [name, number(float(values[key].mean())), spread(found[key].pearson, 2), spread(found[key].spearman, 2)]
             for key, name in CORRELATED.items()
@@ -169,6 +170,7 @@ def _pearson(x: Values, y: Values) -> Values:
 
 
 def _draw(values: Mapping[str, Values], found: Mapping[str, Correlation], title: str) -> Figure:
+    """Each of the measures drawn, against the validation loss."""
     figure = new_figure(10, 4.4)
     for axes, key in zip(figure.subplots(1, len(DRAWN_MEASURES), sharey=True), DRAWN_MEASURES, strict=True):
         axes.plot(values[key], values["validation"], "o", color="#0072B2", alpha=0.6, markersize=5, mew=0)

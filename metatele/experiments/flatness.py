@@ -16,7 +16,7 @@ from metatele.experiments.harness.drawing import plain_table, signed, spread
 from metatele.experiments.harness.images import ImageExperiment, paired
 from metatele.experiments.harness.measures import DISPLACEMENTS, FAR_DISTANCES, curvature_of, first_rows, sharpness_of
 from metatele.experiments.harness.paired import Paired
-from metatele.experiments.harness.training import Curves, Problem, initial_params, score, train
+from metatele.experiments.harness.training import Curves, Problem, initial_params, score, train_stack
 from metatele.landscape import Curvature, Sharpness
 from metatele.optimizer import InnerOptimizer
 from metatele.parts.point import Point, State
@@ -124,7 +124,7 @@ class TeleportOnce(ImageExperiment):
         problem = self._problem()
         seeds = self.seeds("evaluation", self.networks)
         params = initial_params(problem.network, seeds)
-        return train(self.inner, problem, params, seeds, self.branch * problem.epoch, problem.epoch)
+        return train_stack(self.inner, problem, params, seeds, self.branch * problem.epoch, problem.epoch)
 
     def branch_run(self, item: tuple[str, Params]) -> Branch:
         """A variant's teleport and the training after it."""
@@ -141,7 +141,7 @@ class TeleportOnce(ImageExperiment):
         }
         moved = (flatten(params) - flatten(start)).norm(dim=1) / flatten(start).norm(dim=1)
         steps = (self.epochs - self.branch) * problem.epoch
-        curves = train(self.inner, problem, params, seeds, steps, problem.epoch)
+        curves = train_stack(self.inner, problem, params, seeds, steps, problem.epoch)
         return Branch(name, measured, moved, curves)
 
     def _problem(self) -> Problem:
@@ -154,6 +154,7 @@ class TeleportOnce(ImageExperiment):
         return {o: paired(getattr(ends[name], o)[-1], getattr(ends[NO_TELEPORT], o)[-1], name, o) for o in OUTCOMES}
 
     def _jump_table(self, found: Mapping[str, Branch], what: str) -> Table:
+        """What each teleport changed at once."""
         before, rows = found[NO_TELEPORT].measured, []
         for name, b in found.items():
             if name == NO_TELEPORT:
@@ -177,6 +178,7 @@ class TeleportOnce(ImageExperiment):
     def _outcome_table(
         self, found: Mapping[str, Branch], after: Mapping[str, Mapping[str, Paired]], what: str
     ) -> Table:
+        """What became of each variant in the end."""
         rows = []
         for name, b in found.items():
             c = b.curves

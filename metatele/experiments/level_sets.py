@@ -18,7 +18,7 @@ from metatele.experiments.harness.base import NO_TELEPORT, Experiment, Findings,
 from metatele.experiments.harness.drawing import plain_table
 from metatele.experiments.harness.grid import FLOOR, PER_DECADE, Tuned, best_rate, curve_of, geometric_mean, rate_grid
 from metatele.experiments.harness.paired import compare_paired
-from metatele.experiments.harness.training import train
+from metatele.experiments.harness.training import train_stack
 from metatele.experiments.quadratics import (
     angles,
     classical_rates,
@@ -186,7 +186,7 @@ class LevelSetTrajectories(Experiment):
             problems = [plain_problem(function.network, len(w)) for w in places]
             seeds = [list(range(len(w))) for w in places]
             tuned = best_rate(descent, self.rates, problems[0], {"w": places[0]}, seeds[0], self.steps, 1)
-            curves = train(descent(tuned.rate), problems[1], {"w": places[1]}, seeds[1], self.steps, 1)
+            curves = train_stack(descent(tuned.rate), problems[1], {"w": places[1]}, seeds[1], self.steps, 1)
             out[variant] = Descent(tuned, *curve_of(curves))
         return out
 
@@ -215,6 +215,7 @@ class LevelSetTrajectories(Experiment):
         return sorted({min(10, self.steps), self.steps})
 
     def _angle_table(self, theory: Mapping[tuple[int, float], Mapping[str, Any]]) -> Table:
+        """The angles between gradient and Newton direction, for every kind of quadratics."""
         rows = []
         for (n, k), found in theory.items():
             a = found["angles"]
@@ -238,6 +239,7 @@ class LevelSetTrajectories(Experiment):
         return plain_table(title, ["quadratics", "step size", *self.variants], rows, note)
 
     def _table(self, descents: Mapping[str, Mapping[str, Descent]]) -> Table:
+        """All variants on the functions of the plane."""
         columns = ["function", "lr", *(f"loss @{s}" for s in self._reported), *(f"ratio @{s}" for s in self._reported)]
         columns += ["median steps", "never", "diverged"]
         rows: list[list[str]] = []
@@ -260,6 +262,7 @@ class LevelSetTrajectories(Experiment):
         return plain_table("Functions of the plane", columns, rows, note)
 
     def _draw(self, descents: Mapping[str, Mapping[str, Descent]]) -> Figure:
+        """Trajectories above, losses below, for each function."""
         figure = new_figure(12.5, 7.4)
         axes = figure.subplots(2, len(FUNCTIONS), height_ratios=(1.25, 1))
         for i, (name, variants) in enumerate(descents.items()):
@@ -289,6 +292,7 @@ class LevelSetTrajectories(Experiment):
         draw_runs(axes, plane, runs)
 
     def _draw_losses(self, axes: Axes, variants: Mapping[str, Descent]) -> None:
+        """A line for each variant, with the middle half of the starts."""
         for variant, d in variants.items():
             if not d.finished.any():
                 continue

@@ -14,7 +14,7 @@ from metatele.evaluation.statistics import Interval
 from metatele.experiments.harness.base import NO_TELEPORT, Findings, Progress
 from metatele.experiments.harness.drawing import plain_table, spread
 from metatele.experiments.harness.images import ImageExperiment, hold_out, paired, scheduled
-from metatele.experiments.harness.training import Curves, Problem, initial_params, train
+from metatele.experiments.harness.training import Curves, Problem, initial_params, train_stack
 from metatele.experiments.optimizer_figure import draw_optimizers
 from metatele.optimizer import InnerOptimizer, Moments
 from metatele.support.checks import above_zero, at_least, within
@@ -155,7 +155,7 @@ class ImageOptimizers(ImageExperiment):
         params = initial_params(problem.network, seeds)
         every = problem.epoch * (epochs if purpose == "tuning" else 1)
         steps = epochs * problem.epoch
-        return train(self._inner(run, problem.epoch), problem, params, seeds, steps, every, time.process_time)
+        return train_stack(self._inner(run, problem.epoch), problem, params, seeds, steps, every, time.process_time)
 
     def _inner(self, run: Training, epoch: int) -> InnerOptimizer:
         optimizer, variant = run.pair
@@ -182,6 +182,7 @@ class ImageOptimizers(ImageExperiment):
         return RateSearch([""], places, lambda k: centre * 10 ** (k / 2), _lowest, GROWTH)
 
     def _numbers(self, pair: Pair, found: Mapping[Pair, Curves], search: Search) -> dict[str, Any]:
+        """What results.json says of a pair."""
         curves = found[pair]
         named = {"train_loss": curves.train, "validation_loss": curves.validation, "accuracy": curves.accuracy}
         return {
@@ -207,6 +208,7 @@ class ImageOptimizers(ImageExperiment):
         return paired(a, b, *pair, loss, epoch).change
 
     def _table(self, found: Mapping[Pair, Curves], searches: Mapping[Pair, Search], epoch: int, what: str) -> Table:
+        """All pairs after an epoch."""
         columns = ["optimizer", "lr", "train\nloss", "change %", "valid.\nloss", "change %", "acc. %", "s"]
         rows: list[list[str]] = []
         for pair in found:
@@ -221,6 +223,7 @@ class ImageOptimizers(ImageExperiment):
         return plain_table(f"After epoch {epoch}: {what}", columns, rows, note)
 
     def _row(self, pair: Pair, found: Mapping[Pair, Curves], search: Search, epoch: int) -> list[str]:
+        """One pair of that table."""
         c, plain = found[pair], pair[1] == NO_TELEPORT
         assert c.validation is not None  # images have validation rows and labels
         assert c.accuracy is not None

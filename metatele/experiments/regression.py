@@ -21,7 +21,7 @@ from metatele.experiments.harness.base import NO_TELEPORT, Experiment, Findings,
 from metatele.experiments.harness.drawing import plain_table, variant_looks
 from metatele.experiments.harness.grid import PER_DECADE, Tuned, best_rate, curve_of, geometric_mean, rate_grid
 from metatele.experiments.harness.paired import compare_paired
-from metatele.experiments.harness.training import Problem, train
+from metatele.experiments.harness.training import Problem, train_stack
 from metatele.optimizer import InnerOptimizer
 from metatele.pictures.style import new_figure, tidy
 from metatele.support.checks import above_zero, at_least
@@ -160,7 +160,7 @@ class RegressionTeleports(Experiment):
             size: best_rate(partial(make, size), rates, *others, seeds[0], self.steps, self.steps) for size in sizes
         }
         size, tuned = min(trials.items(), key=lambda found: found[1].key)
-        curves = train(make(size, tuned.rate), *held_out, seeds[1], self.steps, 1, time.process_time)
+        curves = train_stack(make(size, tuned.rate), *held_out, seeds[1], self.steps, 1, time.process_time)
         return VariantRuns(tuned, size, *curve_of(curves), curves.seconds.numpy().astype(np.float64))
 
     def _change(self, found: VariantRuns, reference: VariantRuns, step: int, at: int | None = None) -> Interval:
@@ -176,6 +176,7 @@ class RegressionTeleports(Experiment):
         return a, b
 
     def _numbers(self, found: VariantRuns, reference: VariantRuns) -> dict[str, Any]:
+        """What results.json says of a variant."""
         here, there = self._same_time(found, reference)
         return {
             "tuning": asdict(found.tuned),
@@ -192,6 +193,7 @@ class RegressionTeleports(Experiment):
         return sorted({min(step, self.steps) for step in (*REPORTED, self.steps)})
 
     def _table(self, found: Mapping[str, Mapping[str, VariantRuns]]) -> Table:
+        """All variants of both optimizers, a row each."""
         steps = self._reported
         columns = ["optimizer, variant", "lr", "size", *(f"loss @{s}" for s in steps)]
         columns += [*(f"change % @{s}" for s in steps), "change %, equal time", "seconds", "diverged"]
@@ -218,6 +220,7 @@ class RegressionTeleports(Experiment):
         return plain_table(f"Regression {self.size} x {self.size}", columns, rows, note)
 
     def _figure(self, found: Mapping[str, Mapping[str, VariantRuns]]) -> Figure:
+        """The losses of each optimizer, against the step and against the time."""
         figure = new_figure(12, 4.2 * len(found))
         axes = figure.subplots(len(found), 2, sharey="row", squeeze=False)
         for row, (name, outcomes) in zip(axes, found.items(), strict=True):
@@ -233,6 +236,7 @@ class RegressionTeleports(Experiment):
         return figure
 
     def _draw_losses(self, axes: Axes, outcomes: Mapping[str, VariantRuns], by_time: bool) -> None:
+        """A line for each variant."""
         looks = variant_looks(self.variants)
         for variant, o in outcomes.items():
             if not o.finished.any():

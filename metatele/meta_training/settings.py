@@ -20,7 +20,7 @@ class UnrollSettings:
         window: steps that a meta-gradient reaches back over; the learned weights are updated after
             each window, and the inner loop goes on from where it is (truncation).
         second_order: whether the meta-gradient passes through the inner gradients.
-        checkpoint: keep the state of the inner loop only at every so-manieth step of a window, and play the steps
+        checkpoint: keep the state of the inner loop only once in so many steps of a window, and play the steps
             between again in the backward pass: memory for window / checkpoint states and `checkpoint` steps in place
             of `window` steps, for up to half as much time again. None keeps all.
         engine: what plays the inner loop. "higher" unrolls it step by step, whatever the parts and the task family do;

@@ -40,6 +40,7 @@ def to_csv(columns: Sequence[str], rows: Iterable[Sequence[CsvValue]], digits: i
 
 
 def _cell(value: CsvValue, digits: int | None) -> str:
+    """A value as it stands in a CSV file."""
     if value is None:
         return ""
     if isinstance(value, str):

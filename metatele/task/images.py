@@ -114,6 +114,7 @@ class _Layout:
 
 @functools.cache
 def _load(name: ImageSet, folder: str, subset: Subset) -> Labelled:
+    """Read the files of a subset once. Raises: TaskError."""
     found = _find(name, folder, subset)
     missing = [file for file, path in found.items() if path is None]
     if missing:

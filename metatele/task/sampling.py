@@ -96,6 +96,7 @@ def _call(family: TaskFamily, method: str, call: Callable[[], Answer]) -> Answer
 
 
 def _sample_checked(family: TaskFamily, stream: torch.Generator, name: str) -> tuple[Tensor, Tensor]:
+    """One task's data, held to the contract of `TaskFamily.sample`. Raises: TaskError."""
     where = f"{type(family).__name__}.sample() of {name}"
     drawn = _call(family, "sample", partial(family.sample, stream))
     if not (isinstance(drawn, (tuple, list)) and len(drawn) == 2 and all(isinstance(t, Tensor) for t in drawn)):

@@ -155,6 +155,7 @@ def _bound(part: AnyPart, batch: MetaBatch, group: ProductGroup) -> AnyPart:
 
 
 def _rebuilt(part: AnyPart, batch: MetaBatch, group: ProductGroup) -> AnyPart:
+    """The part made again from its arguments and weights, as a checkpoint would."""
     name = type(part).__name__
     try:
         arguments = part.arguments()

@@ -146,14 +146,14 @@ def test_a_run_can_be_resumed_by_meta_train(reported) -> None:
 
 
 def test_an_interrupted_comparison_goes_on(reported, monkeypatch, capsys) -> None:
-    original, calls = compare_command.run_training, []
+    original, calls = compare_command.train, []
 
     def interrupted(*arguments: Any) -> Any:
         calls.append(arguments[4])
         result = original(*arguments)
         return result if len(calls) < 2 else replace(result, finished=False)
 
-    monkeypatch.setattr(compare_command, "run_training", interrupted)
+    monkeypatch.setattr(compare_command, "train", interrupted)
     assert compare(*RELU, "--seeds=2") == compare_command.INTERRUPTED
     assert calls == ["teleport 0", "no-teleport 0"]
     assert "the same command goes on from here" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from metatele.cli import main
 from metatele.experiments import Experiment
 from metatele.experiments.functions import Quadratic
 from metatele.experiments.harness.grid import Tuned, best_rate, rate_grid
-from metatele.experiments.harness.training import Problem, initial_params, train
+from metatele.experiments.harness.training import Problem, initial_params, train_stack
 from metatele.experiments.level_sets import FUNCTIONS, LevelSetTrajectories, descent
 from metatele.experiments.quadratics import (
     angles,
@@ -123,9 +123,9 @@ def test_tuning_sees_nothing_of_what_is_held_out(experiment: Experiment, monkeyp
 
         def spy(inner, problem, params, *rest, seen=seen):
             seen.append(entries(*problem.train, *params.values()))
-            return train(inner, problem, params, *rest)
+            return train_stack(inner, problem, params, *rest)
 
-        monkeypatch.setattr(f"{module}.train", spy)
+        monkeypatch.setattr(f"{module}.train_stack", spy)
     experiment.run()
     tuning, held_out = drawn.values()
     assert len(tuning) > len(held_out) > 0
@@ -217,5 +217,5 @@ def test_tasks_that_diverge_are_left_standing_by_teleports():
     x, y = torch.randn(2, 5, 3), torch.randn(2, 5, 2)
     problem = Problem(network, nn.functional.mse_loss, (x, y))
     inner = InnerOptimizer(TorchUpdate("SGD", {"lr": 1e8}), OptimisedTeleport(last=None))
-    curves = train(inner, problem, initial_params(network, [0, 1]), [0, 1], 12, 4)
+    curves = train_stack(inner, problem, initial_params(network, [0, 1]), [0, 1], 12, 4)
     assert not bool(curves.train[-1].isfinite().any())

@@ -16,7 +16,7 @@ from metatele.experiments import FlatnessCorrelation, ImageOptimizers, TeleportO
 from metatele.experiments.correlation import correlate
 from metatele.experiments.flatness import teleport_once
 from metatele.experiments.harness.images import hold_out, scheduled
-from metatele.experiments.harness.training import initial_params, score, train
+from metatele.experiments.harness.training import initial_params, score, train_stack
 from metatele.experiments.optimizers import GROWTH, Recipe
 from tests.conftest import ROOT
 from tests.task.image_files import write_cifar, write_mnist
@@ -81,9 +81,9 @@ def test_tuning_sees_nothing_of_the_evaluation(folder: str, monkeypatch: pytest.
 
     def spy(inner: Any, problem: Any, params: Any, seeds: list[int], *rest: Any) -> Any:
         seen["tuning" in stage[0]].append((problem, params, seeds))
-        return train(inner, problem, params, seeds, *rest)
+        return train_stack(inner, problem, params, seeds, *rest)
 
-    monkeypatch.setattr("metatele.experiments.optimizers.train", spy)
+    monkeypatch.setattr("metatele.experiments.optimizers.train_stack", spy)
     optimizers(folder, tuning_reach=1).run(lambda name, *_: stage.__setitem__(0, name))
     assert len(seen[True]) >= 4 * 3
     assert len(seen[False]) == 4

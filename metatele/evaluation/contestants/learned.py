@@ -71,6 +71,7 @@ def learned_contestants(
 
 
 def _as_learned(name: str, given: object) -> Learned:
+    """Whatever was handed over, as one meta-trained optimizer. Raises: ConfigError for anything else."""
     if isinstance(given, Learned):
         return given
     if isinstance(given, MetaTraining):
@@ -84,6 +85,7 @@ def _as_learned(name: str, given: object) -> Learned:
 
 
 def _check_one_recipe(c: Contestant) -> None:
+    """Raises: ConfigError if the seeds of a contestant differ in their recipe or budget, or are one and the same."""
     try:
         first = describe(c.seeds[0])
     except AttributeError as error:

@@ -169,6 +169,7 @@ def _centre(losses: Finals, geometric: bool) -> float:
 
 
 def _best(finals: Mapping[Cell, Finals]) -> Cell:
+    """The cell with the fewest diverged tasks, then the lowest score, the smaller step size, a constant one."""
     geometric = _positive(finals)
 
     def key(cell: Cell) -> tuple[int, float, int, bool]:

@@ -51,6 +51,7 @@ def claims_of(entries: Sequence[Entry], applicable: Sequence[str]) -> list[Claim
 
 
 def _claim(entry: Entry, entries: Sequence[Entry], applicable: Sequence[str]) -> Claim:
+    """The claim of one learned teleport, among the contestants that ran."""
     same = [e for e in entries if e.kind == "checkpoint" and e is not entry and _update(e) == _update(entry)]
     twin = next((e for e in same if not e.moves), None)
     missing = [] if twin is not None else ["the same update meta-trained without teleports"]

@@ -36,6 +36,7 @@ def measures_of(entries: Sequence[Entry], target: Entry | None, part: Part) -> M
 
 
 def _measures(entry: Entry, goal: np.ndarray | None, part: Part) -> Measures:
+    """The measures of one contestant, against the targets [B]; without targets only the area."""
     at = entry.runs[0].at
     curves = np.concatenate([run.scored(part) for run in entry.runs], axis=1)  # [R, seeds x B]
     area = float(area_under_log(at, curves).mean())

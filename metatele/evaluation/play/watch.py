@@ -87,6 +87,7 @@ class Watched(InnerOptimizer):
     def _teleport(
         self, point: Point, group: ProductGroup, state: InnerState, alive: Tensor | None, onto: Params | None = None
     ) -> tuple[Point, InnerState]:
+        """Teleport as the optimizer itself would, and note from where to where."""
         sizes: list[Tensor] = []
         if isinstance(self.teleport, OrbitTeleport):
             self.teleport.observer = lambda step, group, element: sizes.append(group.sizes(element))

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from metatele.errors import ConfigError
 from metatele.evaluation.contestants.search import Cell, RateSearch
-from metatele.experiments.harness.training import Curves, Problem, train
+from metatele.experiments.harness.training import Curves, Problem, train_stack
 from metatele.optimizer import InnerOptimizer
 from metatele.support.checks import above_zero
 from metatele.task.params import Params
@@ -70,13 +70,13 @@ def best_rate(
     Args:
         make: the inner optimizer with a given learning rate.
         rates: the grid.
-        problem, params, seeds, steps, record: what to train and for how long (see `train`). With
+        problem, params, seeds, steps, record: what to train and for how long (see `train_stack`). With
             record=1 the loss at every step counts, with record=steps the last one alone.
     """
     search: RateSearch[tuple[int, float]] = RateSearch([""], range(len(rates)), lambda k: rates[k], _best)
     while wanted := search.wanted():
         for cell in wanted:
-            losses, finished = curve_of(train(make(search.rate(cell)), problem, params, seeds, steps, record))
+            losses, finished = curve_of(train_stack(make(search.rate(cell)), problem, params, seeds, steps, record))
             search.add(cell, (int((~finished).sum()), float(geometric_mean(losses[1:, finished]))))
     scores = {search.rate(cell): score for cell, (_, score) in search.found.items()}
     diverged = {search.rate(cell): count for cell, (count, _) in search.found.items()}

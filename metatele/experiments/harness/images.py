@@ -130,7 +130,7 @@ class ImageExperiment(Experiment):
 
 
 def scheduled(teleport: Teleport, times: int, every: int) -> Teleport:
-    """A copy that teleports so many times: at step 0 and then at every so-manieth."""
+    """A copy that teleports a number of times: at step 0, and then every so many steps."""
     out = copy.copy(teleport)
     out.first, out.last, out.every = 0, (times - 1) * every, every
     return out

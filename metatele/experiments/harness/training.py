@@ -107,7 +107,7 @@ def minibatches(problem: Problem, seeds: list[int], steps: int) -> Tensor | None
     return torch.stack([draw(s) for s in seeds], dim=1)
 
 
-def train(
+def train_stack(
     inner: InnerOptimizer,
     problem: Problem,
     params: Params,
@@ -182,6 +182,7 @@ def _cat(parts: Sequence[Tensor | None]) -> Tensor | None:
 
 
 def _score(problem: Problem, params: Params) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
+    """What `score` gives, of networks that fit into memory together."""
     gradient = problem.landscape.gradient(params)
     with torch.no_grad():
         train_loss = problem.landscape.loss(params)

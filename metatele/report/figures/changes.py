@@ -93,6 +93,7 @@ def transfer(evaluations: Sequence[Evaluation]) -> Transfer:
 
 
 def _cell(e: Evaluation, name: str) -> tuple[str, float, str]:
+    """What the heat map says of a contestant: text, change in percent, state."""
     entry = next((x for x in e.entries if x.name == name), None)
     if entry is None:
         return "", NAN, "absent"

@@ -109,6 +109,7 @@ def mean(values: Values) -> Values:
 def _losses(
     evaluation: Evaluation, x: str, xs: Callable[[Entry], Values], x_scale: Scale = "linear"
 ) -> tuple[Panel, str]:
+    """The losses of all contestants against something, and what the lines and bands are, in words."""
     part = evaluation.part
     losses = {e.name: np.concatenate([run.scored(part) for run in e.runs], axis=1) for e in evaluation.ran}
     scale, centre, words = _scaled(list(losses.values()))

@@ -75,6 +75,7 @@ def banded(known: Sequence[Look], names: Sequence[str], looks: Mapping[str, Look
 def _fill(
     axes: Axes, panel: Panel, looks: Mapping[str, Look], index: Mapping[str, int], shown: set[str] | None = None
 ) -> None:
+    """Draw the lines of a panel into axes, with the bands of those that are shown (of all if None)."""
     tidy(axes, LABELS)
     axes.set_xlabel(panel.x, fontsize=11)
     axes.set_ylabel(panel.y, fontsize=11, labelpad=9)
@@ -133,6 +134,7 @@ def _titled(figure: Figure, title: str, caption: str) -> None:
 
 
 def _legend(figure: Figure, names: Sequence[str], looks: Mapping[str, Look], labels: Mapping[str, str]) -> None:
+    """The legend on the right of a figure."""
     if not names:
         return
     handles = [_handle(looks[n]) for n in names]

@@ -113,6 +113,7 @@ def _limits(forest: Forest) -> tuple[float, float]:
 
 
 def _label(axes: Axes, forest: Forest, low: float, high: float) -> None:
+    """The axis of the changes: ticks at round percentages."""
     what = "change of the loss" if forest.relative else "mean difference of the loss"
     axes.set_xlabel(f"{what} at step {forest.step}  (left is better)", fontsize=11, color=INK)
     inside = [p for p in PERCENT if low <= np.log1p(p / 100) <= high]

@@ -112,6 +112,7 @@ class Figures:
             yield self._shown_forest(self.forest, index, prefix)
 
     def _shown_forest(self, forest: Forest, index: Mapping[str, int], prefix: str) -> Shown:
+        """The forest plot as the page shows it."""
         what = (
             "Ratio of the geometric means of the losses, minus 1"
             if forest.relative
@@ -135,6 +136,7 @@ class Figures:
         return f"{frame.title}{which}: {panel.y} against {panel.x}, {lines}; the CSV file below has the numbers."
 
     def _keys(self, names: Sequence[str]) -> tuple[Key, ...]:
+        """The legend of a figure with these contestants."""
         entries = self.evaluation.entries
         bands = banded(list(self.looks.values()), names, self.looks)
         found = []

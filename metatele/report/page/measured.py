@@ -70,6 +70,7 @@ def _grid(entry: Entry) -> Grid:
 
 
 def _trained(entry: Entry) -> Iterator[Trained]:
+    """The meta-training of each of a checkpoint's seeds."""
     for budget, origin in zip(entry.budgets, entry.origins, strict=False):
         source = DASH if origin is None else f"{private(origin.source)} (sha256 {origin.sha256[:DIGEST]})"
         name = clean(entry.name)

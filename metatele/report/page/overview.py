@@ -58,6 +58,7 @@ def overview(evaluations: Sequence[Evaluation]) -> Overview:
 
 
 def _summed(e: Evaluation) -> Summed:
+    """An evaluation in a line."""
     found = Counter(v.outcome for v in e.verdicts)
     failed = sum(not x.runs for x in e.entries)
     diverged = sum(x.diverged > 0 for x in e.ran)

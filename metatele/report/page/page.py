@@ -76,6 +76,7 @@ def make_page(figures: Sequence[Figures]) -> str:
 
 
 def _section(figures: Figures, name: str) -> Section:
+    """What the page says of one evaluation; its identifiers begin with a name."""
     e = figures.evaluation
     parts = [e.part, *(p for p in e.parts if p != e.part)]
     return Section(
@@ -98,6 +99,7 @@ def _about(e: Evaluation) -> str:
 
 @cache
 def _environment() -> jinja2.Environment:
+    """What reads the templates: everything of a user that they show is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("metatele.report.page", TEMPLATES),
         autoescape=True,

@@ -109,6 +109,7 @@ class BijectiveGL(
         return self._data.made
 
     def _made_of(self, inputs: Tensor) -> OfData:
+        """The same, made anew."""
         columns = self._columns({}, inputs)
         one = torch.eye(columns.shape[-1], dtype=torch.float64, device=columns.device).expand_as(columns)
         exact = solve(singular_as_zero(columns.detach()).double(), one, True)  # in float64, as it has to last

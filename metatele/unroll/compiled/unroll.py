@@ -105,6 +105,7 @@ class CompiledUnroll:
         return self._joined(windows, courses, begin)
 
     def _gradient(self, begin: Position, length: int, score: Score, piece: int | None) -> Scored:
+        """What `gradient` gives, by compiled steps. Raises: CannotFollowError, PresumptionError."""
         decks = self._decks(begin, length)
         alive = [int(deck.begin.alive.sum()) for deck in decks]
         shares = [here / max(sum(alive), 1) for here in alive]  # in a mean over all tasks

@@ -124,6 +124,7 @@ class DifferentiableInnerStep(higher.optim.DifferentiableOptimizer):
         return dict(zip(params, grads, strict=True))
 
     def _update(self, grouped_grads: list[Iterable[Tensor]], **kwargs: Any) -> None:
+        """Take the inner optimizer's step from these gradients: what `higher` asks of its optimizers."""
         params = self.params
         gradient = dict(zip(self.names, grouped_grads[0], strict=True))
         here = self._landscape
