@@ -107,7 +107,11 @@ def _possible(inner: InnerOptimizer, families: list[TaskFamily], controls: Mappi
     Raises: ConfigError if there would be nothing to compare; SymmetryError if the optimizer itself cannot run.
     """
     if not inner.teleport.moves:
-        raise ConfigError("compare needs an optimizer that teleports; set optimizer.teleport, or use meta-train")
+        teleport = type(inner.teleport).__name__
+        raise ConfigError(
+            f"compare needs an optimizer that teleports, and {teleport} does not; set optimizer.teleport, or use "
+            "meta-train"
+        )
     batches = [sample_meta_batch(family, "train", range(1)) for family in families]
     changes: dict[str, Recast] = {"teleport": lambda given: given, "no-teleport": lambda g: InnerOptimizer(g.update)}
     found: dict[str, Recast] = {}

@@ -59,22 +59,34 @@ def evaluate(
         CheckpointError or SymmetryError if a checkpoint cannot run on the family (when strict). All of
         these before a test task is drawn.
     """
-    begin = time.perf_counter()
     settings, options = _with_keywords(settings or Settings(), options or Options(), keywords)
     check_device(settings.device)
     learned = learned_contestants(checkpoints, settings.device)
     folder = None if output is None else make_folder(Path(output))
+    own = None if folder is None else folder / JOURNAL
+    pieces = Journal(own if options.journal is None else Path(options.journal))
+    result = _evaluate(learned, family, settings, options, pieces)
+    if folder is not None:
+        result.save(folder)
+    if options.journal is None:
+        pieces.close()
+    return result
+
+
+def _evaluate(
+    learned: Sequence[Contestant], family: TaskFamily, settings: Settings, options: Options, pieces: Journal
+) -> Evaluation:
+    """Choose on tasks of the train split, then play those of the test split."""
+    begin = time.perf_counter()
     draw = partial(_draw, family, settings)
     train = draw("train", range(settings.tuning_tasks))
     if options.strict:
         check_runs(learned, train)
-    own = None if folder is None else folder / JOURNAL
-    pieces = Journal(own if options.journal is None else Path(options.journal))
     stages = Stages(settings, pieces, train, options.progress)
     entrants = _entrants(learned, train, stages)
     reference = reference_of(entrants, options.reference)
     entries = stages.run(entrants, partial(draw, "test"))
-    result = Evaluation(
+    return Evaluation(
         family=type(family).__name__,
         settings=stages.settings,
         entries=tuple(entries),
@@ -86,11 +98,6 @@ def evaluate(
         family_spec=options.family_spec,
         title=options.title,
     )
-    if folder is not None:
-        result.save(folder)
-    if options.journal is None:
-        pieces.close()
-    return result
 
 
 def _entrants(learned: Sequence[Contestant], train: MetaBatch, stages: Stages) -> list[Contestant]:
@@ -100,7 +107,10 @@ def _entrants(learned: Sequence[Contestant], train: MetaBatch, stages: Stages) -
     if settings.baselines != "none":
         entrants += baselines(settings.steps, settings.baselines == "teleports")
     if not entrants:
-        raise ConfigError("there is nothing to evaluate: give a checkpoint or let the baselines take part")
+        raise ConfigError(
+            f"there is nothing to evaluate: no checkpoint, and baselines={settings.baselines!r}; give a checkpoint, or "
+            "let the baselines take part"
+        )
     check_names(entrants)
     return entrants
 

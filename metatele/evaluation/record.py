@@ -45,8 +45,9 @@ class Record:
         runs = [run for e in self.entries for run in e.runs]
         if any((len(run.at), run.tasks) != shape for run in runs):
             raise ValueError(f"every run needs curves of shape {shape}")
-        if len({(*run.losses, None, *run.accuracies) for run in runs}) > 1:
-            raise ValueError("the runs differ in the parts that have losses or accuracies")
+        parts = {(tuple(run.losses), tuple(run.accuracies)) for run in runs}
+        if len(parts) > 1:
+            raise ValueError(f"the runs differ in the parts that have losses or accuracies: {sorted(parts)}")
 
     def __getitem__(self, name: str) -> Entry:
         """The entry of one contestant."""

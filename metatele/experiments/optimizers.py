@@ -113,7 +113,7 @@ class ImageOptimizers(ImageExperiment):
             raise ConfigError(f"early={early} is after the last of the epochs={self.epochs}; set it to {self.epochs}")
         self.variants, self.recipes = self.with_none(teleports), dict(RECIPES if optimizers is None else optimizers)
         if not self.recipes:
-            raise ConfigError("optimizers is empty; name at least one")
+            raise ConfigError(f"optimizers must name at least one, got {optimizers}")
         self.teleport_epochs, self.moments, self.early = teleport_epochs, moments, early
         self.tuning_epochs, self.tuning_networks = tuning_epochs, tuning_networks
         self.tuning_reach, self.held_out = tuning_reach, held_out

@@ -99,7 +99,7 @@ class RegressionTeleports(Experiment):
         at_least(0, seed=seed)
         above_zero(**{f"sizes[{i}]": size for i, size in enumerate(sizes)})
         if not sizes:
-            raise ConfigError("sizes must name at least one size of a teleport, got none")
+            raise ConfigError(f"sizes must name at least one size of a teleport, got {sizes}")
         self.size, self.tasks, self.tuning_tasks, self.steps, self.seed = size, tasks, tuning_tasks, steps, seed
         self.sizes = tuple(sizes)
         when: Any = {"first": first, "last": last, "every": every}
@@ -119,7 +119,7 @@ class RegressionTeleports(Experiment):
         self.variants = [*self.fixed, *self.sized]
         for group in groups:  # so that bad settings are refused here
             if group == "softmax":
-                raise ConfigError("groups must be of the hidden layer, got 'softmax', which is of the loss")
+                raise ConfigError(f"groups must be of the hidden layer, got {group!r}, which is of the loss")
             symmetries_of(make_network(1), group)
             ascent(group, self.sizes[0])
 

@@ -38,7 +38,7 @@ class Sharpness(Objective):
     ) -> None:
         at_least(1, directions=directions, **({} if chunk is None else {"chunk": chunk}))
         if len(distances) == 0:
-            raise ConfigError("sharpness needs at least one distance, got none")
+            raise ConfigError(f"sharpness needs at least one distance, got {distances}")
         for t in distances:
             above_zero(distance=t)
         self.distances, self.directions, self.seed, self.chunk = tuple(distances), directions, seed, chunk

@@ -67,7 +67,7 @@ class MetaTrainer:
 
     def __post_init__(self) -> None:
         if not self.families:
-            raise ConfigError("meta-training needs at least one task family, got none")
+            raise ConfigError(f"meta-training needs at least one task family, got {self.families}")
         self.inner.to(check_device(self.device), DTYPE)
         self.validation_batches = [
             sample_meta_batch(f, "validation", range(self.validation.tasks), self.seed).to(DTYPE, self.device)

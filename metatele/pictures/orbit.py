@@ -77,11 +77,7 @@ def draw_orbit(
     by = OptimisedTeleport() if by is None else by
     if not isinstance(by, Teleport):
         raise ConfigError(f"by must be a teleport such as Balance(), got {by!r}")
-    landscape = Landscape(model, loss_fn, batch[0].unsqueeze(0), batch[1].unsqueeze(0))
-    params = {k: p.detach().clone().unsqueeze(0) for k, p in model.named_parameters()}
-    with torch.no_grad():
-        check_deterministic("draw_orbit", landscape.loss(params), landscape.loss(params))
-
+    landscape, params = _on_landscape(model, batch, loss_fn)
     runs = trace_runs(landscape, params, by, lr, before, steps, seed)
     plane, names = _plane(runs, directions)
     figure = new_figure(10.5, 4.9)
@@ -94,6 +90,15 @@ def draw_orbit(
     figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False, fontsize=9)
     figure.supxlabel(caption(plane, runs), fontsize=8.5, color="#666666")
     return figure
+
+
+def _on_landscape(model: nn.Module, batch: tuple[Tensor, Tensor], loss_fn: LossFunction) -> tuple[Landscape, Params]:
+    """The landscape of a model's loss, of one task, and where the model is. Raises: ConfigError if it is random."""
+    landscape = Landscape(model, loss_fn, batch[0].unsqueeze(0), batch[1].unsqueeze(0))
+    params = {k: p.detach().clone().unsqueeze(0) for k, p in model.named_parameters()}
+    with torch.no_grad():
+        check_deterministic("draw_orbit", landscape.loss(params), landscape.loss(params))
+    return landscape, params
 
 
 def _plane(runs: Runs, directions: tuple[Sequence[Tensor], Sequence[Tensor]] | None) -> tuple[Slice, tuple[str, str]]:
@@ -154,7 +159,8 @@ def _levels(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[n
     """Levels of a grid of losses, and the grid within what can be drawn."""
     finite = values[np.isfinite(values)]
     if len(finite) == 0 or np.ptp(finite) == 0:
-        raise ConfigError("the loss is the same, or not finite, on all of the slice; draw other directions")
+        everywhere = f"{finite[0]:g}" if len(finite) else "not finite"
+        raise ConfigError(f"the loss is {everywhere} on all of the slice; draw other directions")
     top = np.quantile(finite, 0.97)
     if finite.min() >= 0 < top:
         levels = np.geomspace(max(np.quantile(finite, 0.01), 1e-3 * top), top, LEVELS)

@@ -48,7 +48,7 @@ def sample_meta_batch(family: TaskFamily, split: Split, indices: Iterable[int], 
         weights.append({k: p.detach().clone() for k, p in network.named_parameters()})
         seeds.append(task_seed)
     if not draws:
-        raise TaskError("a meta-batch needs at least one task, got none")
+        raise TaskError(f"a meta-batch needs at least one task, got indices={indices}")
     _check_same_shapes(family, draws)
     cuts = _cuts(family, len(draws[0][0]))
     x, y = (torch.stack(list(side)) for side in zip(*draws, strict=True))

@@ -8,12 +8,13 @@ from torch import Tensor, nn
 from metatele.errors import ConfigError, SymmetryError
 from metatele.landscape import ObjectiveFunction
 from metatele.parts.torch_state import CarriedState
-from metatele.support.checks import at_least, one_of
+from metatele.support.checks import above_zero, at_least, one_of
 from metatele.symmetry import ProductGroup
 from metatele.teleports import OptimisedTeleport, OrbitTeleport, Teleport
 
 SCHEDULE = {"first", "last", "every", "rows"}  # settings of teleports in an inner loop
 MOMENTS = ("transform", "keep", "reset")
+TOLERANCE = 1e-3  # of teleports that state none
 
 
 def check_arguments(model: object, batch: object, loss_fn: object, optimizer: object, seed: object) -> None:
@@ -59,6 +60,13 @@ def choose_teleport(
             f"{type(by).__name__} with rows={by.rows}: here it looks at the whole batch; pass a smaller one"
         )
     return by
+
+
+def choose_tolerance(by: Teleport, tolerance: float | None) -> float:
+    """The largest relative change of the loss: what is given, or the teleport's own."""
+    chosen = (by.tolerance or TOLERANCE) if tolerance is None else tolerance
+    above_zero(tolerance=chosen)
+    return chosen
 
 
 def choose_moments(by: Teleport, moments: str | None, carried: CarriedState | None) -> str:

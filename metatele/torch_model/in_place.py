@@ -1,8 +1,10 @@
 """Teleporting a torch model in place, inside anybody's own training loop."""
 
 import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,16 +21,28 @@ from metatele.landscape import (
 )
 from metatele.parts.point import Point, State
 from metatele.parts.torch_state import CarriedState, reset_state
-from metatele.support.checks import above_zero
 from metatele.support.messages import first_line
 from metatele.symmetry import ProductGroup, check_finite, check_residual
 from metatele.task.params import Params, map_params, task_norm
 from metatele.teleports import OrbitTeleport, Teleport
-from metatele.torch_model.arguments import check_arguments, choose_moments, choose_teleport, find_group
+from metatele.torch_model.arguments import (
+    check_arguments,
+    choose_moments,
+    choose_teleport,
+    choose_tolerance,
+    find_group,
+)
 from metatele.torch_model.guards import check_frozen, check_steady, finite, rounding
 from metatele.torch_model.report import Teleported
 
-TOLERANCE = 1e-3  # of teleports that state none
+
+class Destination(NamedTuple):
+    """Where a teleport leads: what to report, and the parameters and the optimizer's state there, all [1, ...]."""
+
+    report: Teleported
+    params: Params
+    covectors: list[Params]
+    squares: list[Params]
 
 
 def teleport(
@@ -82,23 +96,24 @@ def teleport(
     named = dict(model.named_parameters())
     carried = None if optimizer is None else CarriedState(optimizer, named)
     moments = choose_moments(by, moments, carried)
-    if tolerance is None:
-        tolerance = by.tolerance or TOLERANCE
-    above_zero(tolerance=tolerance)
+    tolerance = choose_tolerance(by, tolerance)
+    with _refused_in_a_line(by):
+        there = _find(model, batch, loss_fn, by, carried, tolerance, seed)
+    if there.report.distance > 0:
+        _arrive(there, named, optimizer, carried, moments)
+        return there.report if optimizer is None else replace(there.report, moments=moments)
+    return there.report
+
+
+@contextmanager
+def _refused_in_a_line(by: Teleport) -> Iterator[None]:
+    """What a model, batch or loss that does not run raises, as one ConfigError."""
     try:
-        report, params, covectors, squares = _find(model, batch, loss_fn, by, carried, tolerance, seed)
+        yield
     except (RuntimeError, NotImplementedError, TypeError, ValueError, LookupError, AttributeError) as error:
         raise ConfigError(
             f"{type(by).__name__} does not run on this model, batch and loss: {first_line(error)}"
         ) from error
-    if report.distance > 0:
-        # The model last, because a constructor of an optimizer may raise.
-        if optimizer is not None and carried is not None and moments == "transform":
-            carried.write(covectors, squares)
-        elif optimizer is not None and moments == "reset":
-            reset_state(optimizer, named.values())
-        _write(named, params)
-    return replace(report, moments=moments if optimizer is not None and report.distance > 0 else "untouched")
 
 
 def _find(
@@ -109,10 +124,10 @@ def _find(
     carried: CarriedState | None,
     tolerance: float,
     seed: int,
-) -> tuple[Teleported, Params, list[Params], list[Params]]:
-    """Where the teleport leads: the report, the parameters, and the covectors and squares there.
+) -> Destination:
+    """Where the teleport leads. Changes nothing.
 
-    Changes nothing. Raises: SymmetryError if it leads nowhere good.
+    Raises: SymmetryError if it leads nowhere good.
     """
     group = find_group(model, by)
     # A teleport without a group leaves alone what is frozen; a group needs all parameters of its layers.
@@ -143,7 +158,7 @@ def _find(
         distance=float(task_norm(map_params(torch.sub, params, here.params))),
         residual=residual,
     )
-    return report, params, covectors, squares
+    return Destination(report, params, covectors, squares)
 
 
 def _move(
@@ -173,8 +188,19 @@ def _fitted(by: Teleport, params: Params, group: ProductGroup) -> Teleport:
     return copy.deepcopy(by).to(next(iter(params.values()))) if any(True for _ in by.parameters()) else by
 
 
-@torch.no_grad()
-def _write(named: dict[str, nn.Parameter], params: Params) -> None:
-    for name, moved in params.items():
-        named[name].copy_(moved[0])
-        named[name].grad = None
+def _arrive(
+    there: Destination,
+    named: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer | None,
+    carried: CarriedState | None,
+    moments: str,
+) -> None:
+    """Write the optimizer's state, then the model: a constructor of an optimizer may raise."""
+    if carried is not None and moments == "transform":
+        carried.write(there.covectors, there.squares)
+    elif optimizer is not None and moments == "reset":
+        reset_state(optimizer, named.values())
+    with torch.no_grad():
+        for name, moved in there.params.items():
+            named[name].copy_(moved[0])
+            named[name].grad = None

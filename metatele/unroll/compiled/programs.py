@@ -161,8 +161,9 @@ def _settled(
         with following(), torch.enable_grad():
             found = function(Given(carry, fixed, now, learned, zeros))
         after = tree_leaves(found.carry)
-        if [(t.shape, t.dtype) for t in after] != [(t.shape, t.dtype) for t in first]:
-            raise CannotFollowError("what a step remembers changes its shape or its type")
+        kinds, before = ([(tuple(t.shape), t.dtype) for t in side] for side in (after, first))
+        if kinds != before:
+            raise CannotFollowError(f"what a step remembers changes its shape or its type from {before} to {kinds}")
         strides = [t.stride() for t in after]
         carry = tree_unflatten([in_layout(t.detach(), s) for t, s in zip(after, strides, strict=True)], tree)
     return carry, strides, found

@@ -188,7 +188,8 @@ class StepFunction:
         self.presumed = [what for what, _ in notes]
         self.called = [bool(cells.seen) for cells in tapped]
         if any(len(cells.seen) > len(cells.taps) for cells in tapped):
-            raise CannotFollowError("large LSTM cells are used more than once in a step")
+            calls = max(len(cells.seen) for cells in tapped)
+            raise CannotFollowError(f"large LSTM cells are used more than once in a step: {calls} times")
         carry = Carry(new, after, list(state.tensors()), torch.as_tensor(state.since))
         flags = torch.stack([flag for _, flag in notes])
         return Gave(carry, meta_losses, before, torch.where(alive, norm, 0), flags, [c.seen for c in tapped])
