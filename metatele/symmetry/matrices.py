@@ -122,7 +122,7 @@ class MatrixGL(AtHiddenLayer, Symmetry):
         return matrix_size(self.matrix(g))
 
     def inverse(self, g: Tensor) -> Tensor:
-        return g.flip(1) if g.dim() == 4 else self.inverse_matrix(g)
+        return self.inverse_matrix(g)
 
     def matrix(self, g: Tensor) -> Tensor:
         """An element's matrix, [B, h, h]."""
