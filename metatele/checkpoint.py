@@ -88,7 +88,7 @@ def find_checkpoint(source: str | Path) -> Path:
         if _is_checkpoint(folder):
             return folder
         if folder != path and os.path.isdir(folder):
-            break  # a damaged best/ must not make last/ pass for it
+            break  # if best/ is damaged, last/ must not silently be used instead
     shipped = shipped_checkpoints()
     if str(source) in shipped:
         return shipped[str(source)]
@@ -99,7 +99,7 @@ def find_checkpoint(source: str | Path) -> Path:
         if os.path.isdir(path / "best"):
             raise CheckpointError(f"{path / 'best'} is damaged: it holds no {CONFIG} or no {WEIGHTS}")
         missing = WEIGHTS if os.path.isfile(path / CONFIG) else CONFIG
-        raise CheckpointError(f"{path} holds no {missing}, so it is no checkpoint and no run of meta-training")
+        raise CheckpointError(f"{path} holds no {missing}, so it is neither a checkpoint nor a run of meta-training")
     raise CheckpointError(
         f"there is no checkpoint {str(source)!r}: no such folder, and not one of the shipped ones "
         f"({', '.join(sorted(shipped)) or 'none'})"
@@ -107,7 +107,7 @@ def find_checkpoint(source: str | Path) -> Path:
 
 
 def _is_checkpoint(folder: Path) -> bool:
-    # os.path's questions answer no where pathlib's raise, as for a name that is too long.
+    # os.path's checks return False where those of pathlib raise, for example for a name that is too long.
     return os.path.isfile(folder / CONFIG) and os.path.isfile(folder / WEIGHTS)
 
 
@@ -135,7 +135,7 @@ def describe(inner: InnerOptimizer) -> dict[str, Any]:
 
 
 def build(config: Mapping[str, Any], where: str | Path = "the configuration") -> InnerOptimizer:
-    """Build an inner optimizer from `describe`'s answer, with its weights on torch's meta device.
+    """Build an inner optimizer from what `describe` returned, with its weights on torch's meta device.
 
     Raises: CheckpointError.
     """
@@ -179,7 +179,7 @@ def _subclasses(base: type[P]) -> set[type[P]]:
 
 
 def _class_name(cls: type) -> str:
-    """Plain for metatele's own classes, with its module for others."""
+    """The name of a class: alone for metatele's own classes, with the module for others."""
     own = cls.__module__.split(".")[0] == "metatele"
     return cls.__qualname__ if own else f"{cls.__module__}.{cls.__qualname__}"
 
@@ -210,7 +210,7 @@ def _load_weights(inner: InnerOptimizer, path: Path) -> InnerOptimizer:
         )
     bad = [k for k, v in weights.items() if not (v.is_floating_point() and bool(v.isfinite().all()))]
     if bad:
-        raise CheckpointError(f"{path}: {bad[0]} holds values that are NaN, infinite or no floating-point numbers")
+        raise CheckpointError(f"{path}: {bad[0]} holds values that are NaN, infinite or not floating-point numbers")
     trainable = {name: p.requires_grad for name, p in inner.named_parameters()}
     inner.load_state_dict(weights, assign=True)
     for name, p in inner.named_parameters():

@@ -1,4 +1,4 @@
-"""The errors that a user can meet. Each message names the offending value and the way out."""
+"""The errors that a user can encounter. Each message names the offending value and a remedy."""
 
 
 class MetateleError(Exception):
@@ -14,7 +14,7 @@ class CheckpointError(MetateleError):
 
 
 class TaskError(MetateleError):
-    """A task family breaks its contract: wrong shapes, non-finite data, a loss that is no scalar."""
+    """A task family breaks its contract: wrong shapes, non-finite data, a loss that is not a scalar."""
 
 
 class SymmetryError(MetateleError):

@@ -45,7 +45,7 @@ class InnerState:
         return self.map(torch.detach)
 
     def tensors(self) -> list[Tensor]:
-        """All tensors, in one order."""
+        """All tensors, always in the same order."""
         return [*self.update.tensors(), *self.teleport.tensors()]
 
 
@@ -57,13 +57,13 @@ class InnerOptimizer(nn.Module):
 
     Args:
         update: which way to step and how far.
-        teleport: where to go without a change of the loss; nowhere by default.
+        teleport: where to move without changing the loss; by default the parameters stay.
         order: whether the teleport comes before or after the update.
         moments: what becomes of the update's state at a teleport. "transform" carries it along with
             the parameters, so that the teleport is all that changes; "keep" leaves it as it was, in
-            the old coordinates; "reset" starts it anew (so does the code of arXiv:2305.13404), which
-            alone can change a trajectory a lot (AdaGrad's). By default "transform", and "reset" for
-            teleports without a group, which have nothing to transform by.
+            the old coordinates; "reset" starts it anew (as the code of arXiv:2305.13404 does), which
+            by itself can change a trajectory a lot (that of AdaGrad, for example). By default "transform",
+            and "reset" for teleports without a group, which have nothing to transform it with.
     Raises: ConfigError for parts that do not go together.
     """
 
@@ -79,7 +79,8 @@ class InnerOptimizer(nn.Module):
         one_of(get_args(Order), order=order)
         for part, kind in ((update, Update), (teleport, Teleport)):
             if not isinstance(part, kind):
-                raise ConfigError(f"expected an object of a class of {kind.__name__}, got {part!r}")
+                got = f"{type(part).__name__}(...)" if isinstance(part, nn.Module) else repr(part)  # a module's has lines
+                raise ConfigError(f"expected an instance of {kind.__name__}, got {got}")
         groupless = teleport.moves and not isinstance(teleport, OrbitTeleport)
         if moments is None:
             moments = "reset" if groupless else "transform"
@@ -110,7 +111,7 @@ class InnerOptimizer(nn.Module):
 
         Args:
             network: the network of one task.
-            params: its stacked parameters {name: [B, ...]}, whose shapes count.
+            params: its stacked parameters {name: [B, ...]}, of which only names, shapes and device are used.
         Raises: SymmetryError if the teleport needs a symmetry and the network has none;
             CheckpointError if a part was made for a network of another size.
         """

@@ -18,5 +18,5 @@ __all__ = [
     "TeacherStudent",
 ]
 
-for _module in pkgutil.iter_modules(__path__):  # those that are not listed, too
+for _module in pkgutil.iter_modules(__path__):  # also the modules that are not listed above
     importlib.import_module(f"{__name__}.{_module.name}")

@@ -63,8 +63,8 @@ class GaussianMixture(Classification):
     Args:
         dimensions: number of features.
         classes: number of classes.
-        blobs: blobs of each class.
-        noise: standard deviation of a blob; the centres have 1 in every coordinate.
+        blobs: number of blobs of each class.
+        noise: standard deviation of a blob in each coordinate; that of the centres is 1.
         rows: data rows of one task.
         hidden, parts, batch_size, activation: see `Classification`.
     """
@@ -142,7 +142,7 @@ class ImageSubsets(Classification):
         images, labels = self.images()
         known = labels.unique()
         if self.classes > len(known):
-            raise TaskError(f"classes must be at most {len(known)}, which the data have; got {self.classes}")
+            raise TaskError(f"classes must be at most {len(known)}, as many as in the data; got {self.classes}")
         chosen = known[torch.randperm(len(known), generator=generator)[: self.classes]]
         usable = torch.isin(labels, chosen)
         candidates = (usable if self._mine is None else usable & self._mine).nonzero().squeeze(1)
@@ -155,9 +155,9 @@ class ImageSubsets(Classification):
 
 
 def images_of_split(labels: Tensor, split: str) -> Tensor:
-    """Which images [n], of these labels [n], are held for a split: `SHARES` of each label's.
+    """Which images [n] belong to a split, given their labels [n]: the fraction in `SHARES` of each label's images.
 
-    The partition is random, and the same for equal labels.
+    The partition is random, but always the same for equal labels.
     """
     stream = torch.Generator().manual_seed(0)
     mine = torch.zeros(len(labels), dtype=torch.bool)

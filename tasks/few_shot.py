@@ -40,8 +40,8 @@ class FewShot(TaskFamily):
             ])
 
     learn2learn draws from the global generators of Python and numpy. They are seeded for every task from
-    the task's own generator and then put back, so equal states of that give equal tasks. Of a set with
-    `num_tasks` tasks, as many different ones are drawn.
+    the task's own generator and then put back, so equal states of that generator give equal tasks. A set
+    with a finite `num_tasks` has only that many different tasks.
 
     Args:
         ways: number N of classes of a task.
@@ -81,9 +81,9 @@ class FewShot(TaskFamily):
         return restricted
 
     def sample(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw a task of the family's split (of "train", where it is the family of no split).
+        """Draw a task of the family's split (of "train" if the family does not belong to a split).
 
-        Returns: inputs [ways * (shots + 2 * queries), ...], labels; shot by shot, each of every class.
+        Returns: inputs [ways * (shots + 2 * queries), ...] and labels; first one row of every class, then the next.
         Raises: TaskError if learn2learn's tasks have other labels or numbers of rows.
         """
         if self._split is None:
@@ -161,7 +161,7 @@ class FewShotImages(FewShot):
         if self.ways > len(rows) or self.rows_of_a_class > fewest:
             raise TaskError(
                 f"ways={self.ways} must be at most {len(rows)}, and shots + 2 * queries = {self.rows_of_a_class} at "
-                f"most {fewest}: the {split} split has {len(rows)} classes, and so many images of one"
+                f"most {fewest}: the {split} split has {len(rows)} classes, the smallest of them with {fewest} images"
             )
         dataset = data.MetaDataset(torch.utils.data.TensorDataset(x, y), labels_to_indices=rows)
         transforms = [

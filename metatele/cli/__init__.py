@@ -1,4 +1,4 @@
-"""The commands: metatele meta-train, metatele evaluate, metatele compare."""
+"""The commands of metatele: meta-train, evaluate, report, compare, experiment."""
 
 from metatele.cli.main import main
 

@@ -1,4 +1,4 @@
-"""Arguments that the commands share, and how their errors are told."""
+"""Arguments that the commands share, and how errors in them are reported."""
 
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ def require(config: Namespace, *keys: str) -> None:
 
 
 def default_output(config: Namespace) -> Path:
-    """runs/NAME, after the configuration file."""
+    """runs/NAME, with the name of the configuration file."""
     files = config.get("config") or []
     return Path("runs") / (Path(str(files[-1])).stem if files else "run")
 

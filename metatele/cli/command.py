@@ -1,4 +1,4 @@
-"""What every command of `metatele` is: its arguments, and what it does with them."""
+"""The interface of every command of `metatele`: its arguments, and what it does with them."""
 
 import abc
 
@@ -28,5 +28,5 @@ class Command(abc.ABC):
         """
 
     def prepare(self, arguments: list[str]) -> list[str]:
-        """What to read in place of the arguments that were typed; they themselves in general."""
+        """The arguments to parse instead of those that were typed; by default the same ones."""
         return arguments

@@ -46,7 +46,7 @@ class Compare(Command):
             help="closed-form rules to meta-train with: at step 0, or at every step",
         )
         parser.add_argument(
-            "--seeds", type=int, default=1, help="meta-train each with so many seeds: seed, seed + 1, ..."
+            "--seeds", type=int, default=1, help="number of seeds to meta-train each with: seed, seed + 1, ..."
         )
         parser.add_argument("--output", type=str | None, help="folder (default: runs/NAME of the config)")
         parser.add_argument("--evaluation.tasks", type=int, default=64, help="held-out tasks")
@@ -66,7 +66,7 @@ class Compare(Command):
         controls = known if "all" in config.controls else {name: known[name] for name in config.controls}
         trained = _train_all(parser, config, output, _possible(made.optimizer, families, controls))
         if trained is None:
-            print("metatele: stopped; the same command goes on from here", file=sys.stderr)
+            print("metatele: stopped; run the same command again to continue", file=sys.stderr)
             return INTERRUPTED
         for number, (family, spec) in enumerate(zip(families, specs, strict=True)):
             where = (
@@ -87,7 +87,7 @@ def _train_all(
     trained: dict[str, list[Learned]] = {name: [] for name in changes}
     for seed in range(config.seed, config.seed + config.seeds):
         own = config.clone()
-        del own["controls"], own["seeds"]  # what meta-train would not know, should the run be resumed by it
+        del own["controls"], own["seeds"]  # unknown to meta-train, which may resume the run
         own.seed = seed
         for name, change in changes.items():
             title, folder = name, output / name

@@ -29,7 +29,7 @@ TRIED: tuple[Split, ...] = ("train", "validation")  # a test task is not for try
 ABOUT = (
     "Run checkpoints, their controls and hand-designed optimizers (each with a step size and schedule tuned on other "
     "tasks) on the same held-out tasks. Prints a table and verdicts; writes results.json, report.html, results.csv and "
-    "figures. Interrupted, the same command goes on where it was stopped."
+    "figures. If it is interrupted, the same command continues where it stopped."
 )
 CHECKPOINTS = (
     "checkpoint folders, runs of meta-training, or names of shipped checkpoints; NAME=FOLDER gives a name, "
@@ -51,7 +51,7 @@ class Evaluate(Command):
         add(
             "--modules",
             type=list[str] | None,
-            help="modules to import first, where updates or teleports of your own are",
+            help="modules to import first, such as those that define your own updates or teleports",
         )
         add(
             "--contestants",
@@ -70,11 +70,9 @@ class Evaluate(Command):
             help="other tasks to evaluate on too, as {NAME: {class_path: ..., init_args: {...}, steps: ..., tasks: "
             "...}}; what is left out is as in the evaluation itself",
         )
-        add(
-            "--rerun", type=str | None, metavar="RESULTS", help="results.json of an evaluation that is to be made again"
-        )
+        add("--rerun", type=str | None, metavar="RESULTS", help="results.json of an evaluation to repeat")
         add("--output", type=str, default="evaluation", help="folder for results, report and figures")
-        add("--overwrite", type=bool, default=False, help="write over another evaluation that is in the folder")
+        add("--overwrite", type=bool, default=False, help="overwrite another evaluation in the folder")
         parser.add_class_arguments(Settings)
         return parser
 
@@ -132,7 +130,7 @@ def _run_grid(
 
 
 def _usable_family(parser: ArgumentParser, cell: Variation, seed: int) -> TaskFamily:
-    """The family of a cell, with its errors told before any work."""
+    """The family of a cell; errors in it are reported before any work."""
     try:
         family = make_family(parser, cell.family)
         for split in TRIED:

@@ -28,7 +28,7 @@ class RunExperiment(Command):
             "TeleportOnce "
             "(to flatter or more curved points), FlatnessCorrelation. Prints its table, and writes "
             "results.json and its "
-            "figures. configs/experiments has them ready; --experiment.help CLASS shows the arguments of one.",
+            "figures. configs/experiments has a file for each; --experiment.help CLASS shows the arguments of one.",
             exit_on_error=False,
             allow_abbrev=False,
         )
@@ -53,7 +53,7 @@ class RunExperiment(Command):
 
 
 def _print_whole(table: Table) -> None:
-    """Print a table without leaving anything out, be it wider than the terminal."""
+    """Print a table without leaving anything out, even if it is wider than the terminal."""
     console = Console(highlight=False)
     needed = Measurement.get(console, console.options.update(max_width=1000), table).maximum
     Console(highlight=False, width=max(console.width, needed)).print(table)
@@ -61,7 +61,7 @@ def _print_whole(table: Table) -> None:
 
 @contextlib.contextmanager
 def writable_folder(path: Path) -> Iterator[None]:
-    """A folder that can be written to, before anything long begins; what was made of it goes again if it stays empty.
+    """Check that a folder can be written to before long work begins; remove what was created for it if it stays empty.
 
     Raises: OutputError.
     """

@@ -14,7 +14,7 @@ from metatele.version import __version__
 if TYPE_CHECKING:
     from metatele.cli.command import Command
 
-# Of each command its class, which is loaded only when it is asked for, and what the help says.
+# For each command: its class, which is loaded only when it is used, and its description in the help.
 COMMANDS = {
     "meta-train": ("meta_train_command.MetaTrain", "meta-train a learned optimizer on a task family"),
     "evaluate": (

@@ -27,7 +27,7 @@ class MetaTrain(Command):
             "Meta-train a learned optimizer. Writes best/, last/, the state to resume from, and TensorBoard scalars."
         )
         parser.add_argument("--output", type=str | None, help="folder of the run (default: runs/NAME of the config)")
-        parser.add_argument("--resume", type=str | None, metavar="RUN", help="folder of a run to go on with")
+        parser.add_argument("--resume", type=str | None, metavar="RUN", help="folder of a run to continue")
         return parser
 
     def prepare(self, arguments: list[str]) -> list[str]:
@@ -55,7 +55,7 @@ class MetaTrain(Command):
         if not result.finished:
             print(
                 f"metatele: stopped after {len(result.history)} iterations; "
-                f"go on with: metatele meta-train --resume {output}",
+                f"continue with: metatele meta-train --resume {output}",
                 file=sys.stderr,
             )
             return INTERRUPTED

@@ -1,4 +1,4 @@
-"""What the commands that evaluate share: making a family, evaluating, showing what came out."""
+"""What the commands that evaluate share: making a family, evaluating, showing the results."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -53,8 +53,8 @@ def report(
         answer = evaluation.conclusions[claim.name]
         console.print(Text(f"\nDo the learned teleports of {claim.name} help? {answer}", "bold"))
         if claim.missing:
-            lacking = f"INCOMPLETE, this is lacking: {'; '.join(claim.missing)}."
-            hint = "`metatele compare --controls all --seeds 3` makes all of it."
+            lacking = f"INCOMPLETE, missing: {'; '.join(claim.missing)}."
+            hint = "`metatele compare --controls all --seeds 3` provides all of it."
             console.print(Text(f"{lacking} {hint}", "yellow"), soft_wrap=True)
     print(f"\nreport: {output / 'report.html'}")
     return evaluation
@@ -89,7 +89,7 @@ def make_family(parser: ArgumentParser, spec: Mapping[str, Any]) -> TaskFamily:
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar over the stages of something long, gone when it is done."""
+    """A progress bar over the stages of a long computation, removed at the end."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     clocks = (TimeElapsedColumn(), TimeRemainingColumn())

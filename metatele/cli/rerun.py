@@ -49,7 +49,7 @@ def _same_curves(a: Entry, b: Entry) -> bool:
 
 
 def _same(name: str, origin: Origin | None) -> Learned:
-    """A checkpoint of an old evaluation, held to be the one that it was."""
+    """A checkpoint of an old evaluation, checked to be unchanged. Raises: ConfigError, CheckpointError."""
     if origin is None:
         raise ConfigError(
             f"the checkpoint {name!r} was handed over as an object, not read from a folder; evaluate from Python again"

@@ -13,7 +13,7 @@ AS_IT_IS = "as it is"
 
 @dataclass(frozen=True)
 class Variant:
-    """In what a cell of the grid differs from the evaluation itself.
+    """How a cell of the grid differs from the evaluation itself.
 
     Args:
         class_path: another task family; the evaluation's own by default.
@@ -35,7 +35,7 @@ class Variant:
             raise ConfigError(f"transfer.{name}: unknown key {unknown[0]!r}; use {', '.join(known)}")
         variant = Variant(**given)
         if not isinstance(variant.class_path, str | None):
-            raise ConfigError(f"transfer.{name}.class_path must be a text, got {variant.class_path!r}")
+            raise ConfigError(f"transfer.{name}.class_path must be a string, got {variant.class_path!r}")
         if not isinstance(variant.init_args, Mapping):
             raise ConfigError(f"transfer.{name}.init_args must be arguments by name, got {variant.init_args!r}")
         return variant
@@ -65,7 +65,7 @@ def base_variant(family: dict[str, Any], steps: int, tasks: int) -> Variation:
 def variants_of(base: Variation, transfer: Mapping[str, Variant]) -> dict[str, Variation]:
     """All cells by name, the evaluation itself first.
 
-    Raises: ConfigError if two cells have one name, or one folder, or a number of steps or tasks is impossible.
+    Raises: ConfigError if two cells share a name or a folder, or if a number of steps or tasks is impossible.
     """
     cells = {base.name: base}
     for name, variant in transfer.items():

@@ -1,7 +1,7 @@
 """The columns of an evaluation's results: one definition of each for the terminal, the page and the CSV file.
 
-A column has a key in results.csv, a meaning, a value, and, where people read it, headings and a way to write it. What
-is shown where, and in which order, is said by key.
+A column has a key in results.csv, a meaning, a value and, where people read it, headings and a way to write it. Lists
+of keys say which columns are shown where, and in which order.
 """
 
 import math
@@ -25,7 +25,7 @@ Value = str | int | float | None  # None and NaN: there is none
 
 @dataclass(frozen=True)
 class At:
-    """Of what a value is asked for: a contestant, a part of the rows, a step."""
+    """What a value is about: a contestant, a part of the rows, a step."""
 
     numbers: Numbers
     entry: Entry
@@ -54,7 +54,7 @@ class At:
 
     @property
     def measures(self) -> Measures | None:
-        """Of the whole curves; None if the contestant failed."""
+        """The measures of the whole curves; None if the contestant failed."""
         return self.numbers.measures(self.part).get(self.entry.name)
 
 
@@ -66,7 +66,7 @@ class Column:
         key: its name in results.csv.
         meaning: what it is; "{step}" here and in the headings stands for the step.
         value: what stands in the CSV file, and what the page sorts by.
-        write: a value that there is as text.
+        write: turns a value that is not missing into text.
         heading, brief: on the page and in the terminal, where it is shown.
         every_step: whether it is shown at each reported step, else at the last.
         applies: whether it says anything about the losses on a part.
@@ -135,7 +135,7 @@ def columns_named(keys: Sequence[str], record: Record, part: Part) -> list[tuple
 
 
 def _given(thing: Thing | None, value: Callable[[Thing], Value]) -> Value:
-    """A value of something that there may not be."""
+    """The value of a thing, or None if there is no such thing."""
     return None if thing is None else value(thing)
 
 
@@ -222,7 +222,7 @@ _ALL = (
     ),
     Column("change_low", "lower end of the 95% interval of the change", lambda at: _change(at).low),
     Column("change_high", "upper end of the 95% interval of the change", lambda at: _change(at).high),
-    Column("difference", "mean difference of the loss to the reference's", lambda at: _difference(at).value),
+    Column("difference", "mean difference of the loss from the reference's", lambda at: _difference(at).value),
     Column("difference_low", "lower end of the 95% interval of the difference", lambda at: _difference(at).low),
     Column("difference_high", "upper end of the 95% interval of the difference", lambda at: _difference(at).high),
     Wins(
@@ -248,14 +248,14 @@ _ALL = (
     ),
     Column(
         "steps_to_target",
-        "median steps until then",
+        "median number of steps until they reach it",
         lambda at: _given(at.measures, lambda m: m.steps_to_target),
         _reached,
         heading="steps to it",
     ),
     Column(
         "seconds_to_target",
-        "median wall-clock until then",
+        "median wall-clock time until they reach it",
         lambda at: _given(at.measures, lambda m: m.seconds_to_target),
         _reached,
         heading="seconds to it",
@@ -275,7 +275,7 @@ _ALL = (
     ),
     Column(
         "memory_bytes",
-        "by how much the process grew, at most",
+        "largest growth of the process's memory",
         lambda at: _given(at.entry.cost, lambda c: c.memory),
         _megabytes,
         heading="memory",
@@ -287,10 +287,10 @@ _ALL = (
         partial(number, digits=2),
         heading="loss moved",
     ),
-    Column("lr", "tuned, of a baseline", lambda at: _given(at.entry.tuning, lambda t: t.lr), heading="step size"),
+    Column("lr", "step size of a baseline", lambda at: _given(at.entry.tuning, lambda t: t.lr), heading="step size"),
     Column(
         "schedule",
-        "tuned, of a baseline",
+        "tuned step-size schedule of a baseline",
         lambda at: _given(at.entry.tuning, lambda t: t.schedule),
         str,
         heading="schedule",

@@ -32,7 +32,7 @@ class Evaluation(Record):
         return Numbers(self)
 
     def paired(self, name: str, part: Part | None = None, step: int | None = None) -> Comparison:
-        """A contestant against the reference, with plain 95% intervals; one seed gives one set of resamples."""
+        """A contestant against the reference, with plain 95% intervals; equal seeds give equal resamples."""
         return self.numbers.paired(name, part or self.part, self.last if step is None else step)
 
     @property
@@ -42,12 +42,12 @@ class Evaluation(Record):
 
     @cached_property
     def claims(self) -> tuple[Claim, ...]:
-        """What each learned teleport is held against."""
+        """What each learned teleport must be compared with."""
         return tuple(claims_of(self.entries, self.applicable_rules))
 
     @cached_property
     def verdicts(self) -> tuple[Verdict, ...]:
-        """See `verdicts_of`."""
+        """The verdicts at the last step (see `verdicts_of`)."""
         seed = self.settings.seed
         return tuple(verdicts_of(self.entries, self.claims, self.reference, self.part, self.last, seed))
 

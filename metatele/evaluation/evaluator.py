@@ -54,7 +54,7 @@ def evaluate(
         settings: what the numbers depend on.
         output: folder for results.json; nothing is written when None.
         options: how it is run.
-        keywords: fields of `Settings` and `Options`, in place of those.
+        keywords: fields of `Settings` and `Options`, which override those given.
     Raises: ConfigError for an impossible setting; OutputError if the folder cannot be written to;
         CheckpointError or SymmetryError if a checkpoint cannot run on the family (when strict). All of
         these before a test task is drawn.
@@ -101,7 +101,7 @@ def _evaluate(
 
 
 def _entrants(learned: Sequence[Contestant], train: MetaBatch, stages: Stages) -> list[Contestant]:
-    """The checkpoints, their controls, and the baselines, not yet tuned. Raises: ConfigError if there is nobody."""
+    """The checkpoints, their controls, and the baselines, not yet tuned. Raises: ConfigError if there are none."""
     settings = stages.settings
     entrants = with_controls(learned, train, settings.steps, stages.recording)
     if settings.baselines != "none":
@@ -127,6 +127,6 @@ def _with_keywords(settings: Settings, options: Options, keywords: Mapping[str, 
         raise ConfigError(f"evaluate has no argument {min(unknown)!r}; it takes {', '.join(sorted(numbers | others))}")
     given = {name: keywords[name] for name in keywords.keys() & numbers}
     if "steps" in given:
-        given.setdefault("report_steps", None)  # those of the other length may not be there
+        given.setdefault("report_steps", None)  # the old ones may lie beyond the new length
     chosen = {name: keywords[name] for name in keywords.keys() & others}
     return replace(settings, **given), replace(options, **chosen)

@@ -24,7 +24,7 @@ def shown_change(paired: Comparison) -> tuple[Interval, bool]:
 
 
 def percent_text(x: float) -> str:
-    """A signed percentage in few characters, a large one only as large; a dash for NaN."""
+    """A signed percentage in few characters; "> +10000" if it is larger than that, a dash for NaN."""
     return f"> {MOST:+.0f}" if x > MOST else percent(x)
 
 
@@ -38,6 +38,6 @@ def interval_text(interval: Interval, relative: bool) -> str:
 
 
 def wins_text(wins: Interval) -> str:
-    """A probability of the lower loss in percent, with its interval unless that holds everything."""
+    """A probability of the lower loss in percent, with its interval unless that covers everything."""
     value, low, high = (f"{100 * x:.0f}" for x in (wins.value, wins.low, wins.high))
     return f"{value}%" if (low, high) == ("0", "100") or np.isnan(wins.low) else f"{value}% [{low}, {high}]"

@@ -28,8 +28,8 @@ class Numbers:
         self._measures: dict[Part, Mapping[str, Measures]] = {}
 
     def paired(self, name: str, part: Part, step: int) -> Comparison:
-        """A contestant that ran against the reference, with plain 95% intervals; one seed gives one set of
-        resamples."""
+        """A contestant that ran against the reference, with plain 95% intervals; equal seeds give
+        equal resamples."""
         key = name, part, step
         if key not in self._paired:
             record = self.record
@@ -39,7 +39,7 @@ class Numbers:
         return self._paired[key]
 
     def against_reference(self, entry: Entry, part: Part, step: int) -> Comparison | None:
-        """The same; None for the reference itself, and where one of the two failed."""
+        """Like `paired`, but None for the reference itself and where one of the two failed."""
         reference = self.record[self.record.reference]
         if entry.name == reference.name or not entry.runs or not reference.runs:
             return None

@@ -18,11 +18,11 @@ class Record:
         settings: what the numbers depend on.
         entries: the contestants with what they did, in the order of the table.
         reference: name of the contestant that differences are taken from.
-        task_seeds: one seed a task, in the order of the curves' columns.
+        task_seeds: one seed per task, in the order of the curves' columns.
         applicable_rules: the closed-form rules that can act on the family's network.
         elapsed: seconds that the evaluation took, tuning included.
         environment: versions, git commit and hardware.
-        family_spec: class path and arguments of the family, if the caller said them.
+        family_spec: class path and arguments of the family, if the caller gave them.
         title: what reports call it; the family's name if empty.
     """
 
@@ -40,7 +40,7 @@ class Record:
     def __post_init__(self) -> None:
         names = [e.name for e in self.entries]
         if len({*names}) < len(names) or self.reference not in names:
-            raise ValueError(f"contestants need names of their own, got {names} with the reference {self.reference!r}")
+            raise ValueError(f"contestants need distinct names, got {names} with the reference {self.reference!r}")
         shape = len(self.settings.recorded), self.settings.tasks
         runs = [run for e in self.entries for run in e.runs]
         if any((len(run.at), run.tasks) != shape for run in runs):

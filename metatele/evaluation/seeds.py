@@ -4,9 +4,10 @@ Two or three seeds of a recipe say little about their own spread: Student's t fo
 huge. But the recipes of an evaluation are much alike, so their spreads are pooled; and recipes that were
 meta-trained with the same seeds, so with the same tasks and initial weights, are compared seed by seed.
 
-That the spreads are alike is assumed, and three seeds cannot tell: the pool's many degrees of freedom go with
-the own spread of two or three seeds, too. Among ten equal recipes of which one has five times the spread of
-the others, its intervals at 99% miss 7% (unpaired) or 9% (paired) of the time with three seeds.
+That the spreads are alike is an assumption, which three seeds cannot test: the many degrees of freedom of the pool
+are used even where a recipe's own spread, estimated from two or three seeds, is the larger one. Among ten equal
+recipes of which one has five times the spread of the others, its intervals at 99% miss 7% (unpaired) or 9%
+(paired) of the time with three seeds.
 """
 
 from collections.abc import Callable
@@ -36,8 +37,8 @@ class SeedPool:
         return replace(self, recipes=tuple(fn(r) for r in self.recipes))
 
     def reach(self, a: Values, b: Values, confidence: float) -> float:
-        """How far the mean of a - b, values [K, B] and [L, B], may be off for the choice of seeds, at a
-        confidence; 0 for one seed each. A spread counts with the larger of its own and the pooled value."""
+        """How far the mean of a - b, values [K, B] and [L, B], may be off because of the choice of seeds, at
+        a confidence; 0 for one seed each. Each spread is the larger of the recipe's own and the pooled one."""
         quantile = (1 + confidence) / 2
         if self.paired and len(a) > 1:
             own = np.std(a.mean(1) - b.mean(1), ddof=1)
@@ -59,7 +60,7 @@ def _pooled(recipes: list[Values]) -> tuple[float, int]:
 
 
 def _pooled_in_blocks(recipes: list[Values]) -> tuple[float, int]:
-    """That of what is left when each recipe's and each seed's own mean are taken off (randomised blocks)."""
+    """Likewise for the residuals after subtracting each recipe's and each seed's mean (randomised blocks)."""
     means = np.stack([r.mean(1) for r in recipes])  # [recipes, K]
     residual = means - means.mean(0) - means.mean(1, keepdims=True) + means.mean()
     dof = (means.shape[0] - 1) * (means.shape[1] - 1)

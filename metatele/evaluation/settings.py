@@ -1,4 +1,4 @@
-"""What an evaluation's numbers depend on, checked when it is made, and what they do not."""
+"""The settings that an evaluation's numbers depend on, checked when they are made, and the options that do not."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from metatele.support.checks import at_least, one_of
 
 Baselines = Literal["plain", "teleports", "none"]
 Progress = Callable[[str, int, int], None]
-"""Told what comes next, how much is done, and how much there is in all."""
+"""Called with what comes next, how much is done, and how much there is in all."""
 
 MOST_RECORDED = 129  # positions of a long trajectory at which everything is measured
 REPORTED = (10, 30)  # steps that are reported by default, beside the last one
@@ -18,21 +18,21 @@ REPORTED = (10, 30)  # steps that are reported by default, beside the last one
 
 @dataclass(frozen=True)
 class Settings:
-    """What the numbers of an evaluation depend on, beside its contestants and its tasks.
+    """What the numbers of an evaluation depend on, besides its contestants and its tasks.
 
     Args:
         tasks: held-out tasks, of the test split.
         steps: inner steps.
         seed: of the tasks and of the bootstrap.
         tuning_tasks: tasks of the train split to tune baselines and record controls on.
-        timing_tasks: held-out tasks that are played together for the wall-clock, at most.
-        timing_repeats: runs of which the median wall-clock is taken.
-        report_steps: steps that the table shows, beside the last one; without it 10 and 30.
+        timing_tasks: at most this many held-out tasks are run together to measure the wall-clock time.
+        timing_repeats: runs of which the median wall-clock time is taken.
+        report_steps: steps that the table shows, besides the last one; by default 10 and 30.
         baselines: hand-designed optimizers: plain, teleports (each also with random and with optimised
             teleports), or none; true and false mean plain and none.
-        chunk: tasks that are played together; without it so many that they take about a gigabyte.
+        chunk: tasks that are run together; by default as many as fit into about a gigabyte.
         device: where to compute, in float32: cpu, cuda, ...
-    Raises: ConfigError if one is impossible.
+    Raises: ConfigError if a value is invalid.
     """
 
     tasks: int = 64
@@ -65,8 +65,8 @@ class Settings:
 
     @property
     def recorded(self) -> tuple[int, ...]:
-        """The steps at which everything is measured: all, or of a long trajectory about 128 in even
-        distances, the first ten, and those that are reported."""
+        """The steps at which everything is measured: all of them or, for a long trajectory, about 128 evenly spaced
+        ones, the first ten, and those that are reported."""
         if self.steps < MOST_RECORDED:
             return tuple(range(self.steps + 1))
         distance = -(-self.steps // (MOST_RECORDED - 1))
@@ -74,7 +74,7 @@ class Settings:
 
 
 def _reported(given: object, steps: int) -> tuple[int, ...]:
-    """The steps to report, in order, with the last one. Raises: ConfigError for one that there is not."""
+    """The steps to report, in order, with the last one. Raises: ConfigError for an impossible one."""
     chosen = [step for step in REPORTED if step <= steps] if given is None else given
     if not isinstance(chosen, Sequence) or isinstance(chosen, str):
         raise ConfigError(f"report_steps must be a list of steps, got {given!r}")
@@ -86,13 +86,13 @@ def _reported(given: object, steps: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Options:
-    """How an evaluation is run, on which its numbers do not depend.
+    """How an evaluation is run; its numbers do not depend on this.
 
     Args:
         reference: the contestant that differences are taken from; by default see `reference_of`.
         strict: whether a checkpoint that cannot run on the family is an error, or a failed contestant.
         family_spec, title: see `Evaluation`.
-        journal: folder for finished pieces, which is kept; by default one in the output folder, deleted in the end.
+        journal: folder for finished pieces, which is kept; by default one in the output folder, deleted at the end.
         progress: called with (what comes next, tasks done, tasks in all, over all contestants).
     """
 

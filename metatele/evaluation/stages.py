@@ -67,12 +67,12 @@ class Stages:
         self._done = self._total = 0
 
     def recording(self, name: str) -> None:
-        """Say that a learned teleport is recorded."""
+        """Report that the teleports of a checkpoint are being recorded."""
         if self.progress is not None:
             self.progress(f"recording the teleports of {name}", 0, 1)
 
     def run(self, entrants: Sequence[Contestant], draw: Callable[[Iterable[int]], MetaBatch]) -> list[Entry]:
-        """Tune who is to be tuned, then play everybody on the test tasks, then time everybody in turn.
+        """Tune the baselines, then run every contestant on the test tasks, then time them all in turn.
 
         Args:
             entrants: the contestants, with names of their own.
@@ -119,8 +119,8 @@ class Stages:
         return [] if run is None else [run]
 
     def _timed(self, contestants: Sequence[Contestant], batch: MetaBatch) -> dict[str, Cost | None]:
-        """What each contestant's first seed costs, alone and in turn, so that a machine that is busy for a while
-        does not hit one contestant only."""
+        """What each contestant's first seed costs, alone and in turn, so that a temporarily busy machine
+        does not slow down one contestant only."""
         at = self.settings.recorded
         measured: dict[str, list[Clocked]] = {c.name: [] for c in contestants}
         for repeat in range(self.settings.timing_repeats):
@@ -146,7 +146,7 @@ class Stages:
             return None
         try:
             return work()
-        except OutputError:  # the disk is full: that is nobody's fault
+        except OutputError:  # the disk is full: not the contestant's fault
             raise
         except Exception as error:
             self._failures[name] = f"{type(error).__name__} while {stage.split(' ')[0]}: {first_line(error)}"

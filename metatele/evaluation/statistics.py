@@ -1,8 +1,8 @@
 """Numbers over tasks and meta-seeds: centres, paired differences with intervals, win rates, profiles.
 
 The losses of a contestant are [K, B]: K meta-training seeds of one recipe (1 for what is not
-meta-trained) on the same B tasks. Tasks are resampled (bootstrap); of the few seeds the mean is held
-to vary by Student's t, so that two or three seeds that happen to agree prove little.
+meta-trained) on the same B tasks. Tasks are resampled (bootstrap); the mean over the few seeds is
+assumed to follow Student's t, so that two or three seeds that happen to agree prove little.
 """
 
 from collections.abc import Mapping
@@ -89,8 +89,8 @@ def compare(
     confidence: float = CONFIDENCE,
     pool: SeedPool = NO_POOL,
 ) -> Comparison:
-    """Compare losses [K, B] with another contestant's [L, B] on the same tasks; the losses of a pool are positive
-    if both are."""
+    """Compare losses [K, B] with another contestant's [L, B] on the same tasks. If both are positive, the losses of
+    the pool must be positive too."""
     a, b = (np.asarray(side, np.float64) for side in (losses, other))
     a_tasks, b_tasks = a[:, None], b[None]
     wins = float(((a_tasks < b_tasks) + 0.5 * (a_tasks == b_tasks)).mean()) if a.shape[1] else np.nan
@@ -115,7 +115,7 @@ def _positive(a: Values, b: Values) -> bool:
 
 def as_change(logs: Interval) -> Interval:
     """An interval of a difference of logarithms as a change in percent."""
-    with np.errstate(over="ignore"):  # few tasks and seeds give intervals without end
+    with np.errstate(over="ignore"):  # few tasks and seeds give huge intervals
         return Interval(*(100 * float(np.expm1(x)) for x in (logs.value, logs.low, logs.high)))
 
 
@@ -140,9 +140,9 @@ def cautious_interval(
     """The mean of a - b, values [K, B] and [L, B] of the same B tasks, and its interval; its bounds are NaN
     for fewer than 2 tasks.
 
-    Over tasks the wider of two: the percentile bootstrap, which knows about skewed values, and
-    Student's t, which knows that few tasks prove little. What the choice of seeds may do (see `SeedPool`) is
-    added in squares.
+    Over tasks it is the wider of two: the percentile bootstrap, which accounts for skewed values, and
+    Student's t, which accounts for few tasks. The uncertainty from the choice of seeds (see `SeedPool`) is
+    added in quadrature.
     """
     tasks = a.mean(0) - b.mean(0)
     plain = mean_interval(tasks, rng, confidence)
@@ -156,8 +156,8 @@ def cautious_interval(
 
 
 def performance_profile(losses: Mapping[str, ArrayLike], ratios: ArrayLike) -> dict[str, Values]:
-    """Of each contestant, the fraction of tasks (and seeds) on which its loss is at most so many times
-    the best contestant's one (Dolan and More 2002), {name: [len(ratios)]}.
+    """For each contestant, the fraction of tasks (and seeds) on which its loss is at most a given multiple of the
+    best contestant's (Dolan and More 2002), {name: [len(ratios)]}.
 
     Args:
         losses: {name: [K, B]}, positive.

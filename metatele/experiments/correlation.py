@@ -36,7 +36,7 @@ CORRELATED = {
     "train": "training loss",
 }
 DRAWN_MEASURES = ("sharpness", "curvature")
-FEWEST = 3  # networks that have a correlation
+FEWEST = 3  # fewest networks over which there is a correlation
 STACK = 25  # networks trained side by side, whatever the number of processes
 
 
@@ -51,7 +51,7 @@ class Correlation:
 class FlatnessCorrelation(ImageExperiment):
     """Networks trained with SGD from many seeds: sharpness and curvature against the validation loss.
 
-    Sharpness is the mean loss near the minimum, so the loss itself is in it. The table also shows the
+    Sharpness is the mean loss near the minimum, so it includes the loss itself. The table also shows the
     rise of the loss alone (sharpness minus loss on the same rows), and the training loss.
     Source: Zhao et al. 2024, arXiv:2305.13404, section 5.
 
@@ -130,7 +130,7 @@ class FlatnessCorrelation(ImageExperiment):
         level, accuracy = values["validation"], 100 * float(values["accuracy"].mean())
         note = (
             f"Correlation over networks, with its 95% bootstrap interval. Sharpness on {self.measured_rows or 'all'} "
-            f"rows, far: at distances {', '.join(map(str, FAR_DISTANCES))} in place of 0.001 to 0.191. Mean validation "
+            f"rows, far: at distances {', '.join(map(str, FAR_DISTANCES))} instead of 0.001 to 0.191. Mean validation "
             f"loss {number(float(level.mean()))}, standard deviation {number(float(level.std()))}; "
             f"accuracy {accuracy:.1f}%."
         )

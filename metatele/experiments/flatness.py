@@ -44,7 +44,7 @@ class Branch:
     Attributes:
         name: of the variant.
         measured: each of MEASURES after the teleport, [B].
-        moved: length of the teleport's move, as a part of the length of all parameters, [B].
+        moved: norm of the change by the teleport, relative to the norm of all parameters, [B].
         curves: from the branch on.
     """
 
@@ -58,11 +58,11 @@ class TeleportOnce(ImageExperiment):
     """SGD from many seeds, which branches once: each variant teleports there and trains on.
 
     All variants branch at the same points and train on with the same minibatches, so differences
-    are the teleports'. Sharpness is measured along the directions that teleports see and along fresh ones.
+    are due to the teleports. Sharpness is measured along the directions that teleports see and along fresh ones.
     Source: Zhao et al. 2024, arXiv:2305.13404, section 5.
 
     Args:
-        teleports: {name of the variant: teleport}; their own first, last and every do not count.
+        teleports: {name of the variant: teleport}; their own first, last and every are ignored.
         branch: the epoch after which to teleport.
         lr: learning rate of SGD.
         directions: random directions for the measured sharpness.

@@ -42,7 +42,7 @@ RANDOM, SHORT, OPTIMAL = "random teleport", "short teleport", "optimal teleport"
 VARIANT_COLOURS = {NO_TELEPORT: PLAIN, RANDOM: "#8a8a8a", SHORT: "#009E73", OPTIMAL: TELEPORTED}
 SPREAD = 3.0  # standard deviation of a random teleport, in radians: anywhere on the orbit
 DRAWN = 40  # steps of the trajectories drawn
-BLOWN = 10  # a loss so many times that of the start ends a trajectory drawn
+BLOWN = 10  # a drawn trajectory ends where its loss exceeds this multiple of the initial loss
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class PlaneFunction:
     y: tuple[float, float]
 
     def starts(self, count: int, *names: object) -> Tensor:
-        """So many random starts, [count, 2]."""
+        """`count` random starts, [count, 2]."""
         low, high = torch.tensor([self.x, self.y], dtype=torch.float64).T
         unit = torch.rand(count, 2, generator=generator("level sets", *names), dtype=torch.float64)
         return low + unit * (high - low)
@@ -73,8 +73,8 @@ class Descent:
 
     Attributes:
         tuned: its learning rate, from other starts.
-        loss: [steps + 1, starts]; not finite from where a run diverged.
-        finished: which runs did not, [starts].
+        loss: [steps + 1, starts]; not finite from the step at which a run diverged.
+        finished: which runs did not diverge, [starts].
     """
 
     tuned: Tuned
@@ -100,8 +100,8 @@ class LevelSetTrajectories(Experiment):
     Args:
         dimensions, conditions: of the random quadratics: every n with every condition number L / mu.
         quadratics, starts: quadratics of each kind, and starts on each.
-        ascent_steps: of the teleport, with steps of length 1 that it halves by itself.
-        target: the steps are counted until the loss is this part of its start.
+        ascent_steps: of the teleport, with steps of length 1, halved whenever one makes no progress.
+        target: the steps are counted until the loss is this fraction of its initial value.
         steps: of gradient descent on the three functions.
         runs, tuning_runs: starts on each of them, held out and to tune the learning rates on.
         rates: the lowest and the highest learning rate of the grid, 8 a decade.
@@ -181,7 +181,7 @@ class LevelSetTrajectories(Experiment):
         starts = [function.starts(count, name, part, self.seed) for count, part in parts]
         for variant, by in self.variants.items():
             # The teleport comes first, so it is the same for all learning rates.
-            firsts = (-self.tuning_runs, 0)  # of the seeds: random teleports draw apart, too
+            firsts = (-self.tuning_runs, 0)  # first seeds: random teleports differ between the two parts, too
             places = [teleported(by, function.network, w, first) for w, first in zip(starts, firsts, strict=True)]
             problems = [plain_problem(function.network, len(w)) for w in places]
             seeds = [list(range(len(w))) for w in places]

@@ -49,7 +49,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Training:
-    """That of all networks of a variant, with a learning rate."""
+    """A training run of all networks of an optimizer and variant, with one learning rate."""
 
     pair: Pair
     lr: float
@@ -79,13 +79,13 @@ class ImageOptimizers(ImageExperiment):
     Source: Zhao et al. 2024, arXiv:2305.13404, section 4.
 
     Args:
-        teleports: {name of the variant: teleport}; their own first, last and every do not count.
+        teleports: {name of the variant: teleport}; their own first, last and every are ignored.
         optimizers: {name: recipe}; SGD, momentum, AdaGrad, RMSProp and Adam when None.
         teleport_epochs: how many of the first epochs begin with a teleport.
         moments: what becomes of an optimizer's state at a teleport (see `InnerOptimizer`); when None, it is
-            transformed, and reset by teleports without a group, which alone can change a trajectory.
-        early: the table also shows the state after so many epochs.
-        tuning_epochs, tuning_networks: length of a tuning run, and its networks.
+            transformed, or reset by teleports without a group; the reset alone can change a trajectory.
+        early: number of epochs after which the losses are tabulated, besides the last.
+        tuning_epochs, tuning_networks: epochs of a tuning run, and the number of its networks.
         tuning_reach: half-decades tried on either side of a recipe's learning rate at first; 0 for no tuning.
         held_out: share of the training images that the tuning runs are scored on instead.
         folder, dataset, rows, validation_rows, hidden, batch, epochs, networks, seed, jobs: see `ImageExperiment`.
@@ -119,12 +119,12 @@ class ImageOptimizers(ImageExperiment):
         self.tuning_reach, self.held_out = tuning_reach, held_out
         for name, recipe in self.recipes.items():
             above_zero(**{f"lr of {name}": recipe.lr})
-            for variant in self.variants:  # so that what does not go together is refused at once
+            for variant in self.variants:  # so that incompatible settings are refused at once
                 self._inner(Training((name, variant), recipe.lr), 1)
 
     def measure(self, progress: Progress) -> Findings:
         data = self.data()
-        self.problem(data.train, data.validation, 1)  # refuses what does not go together before the long runs
+        self.problem(data.train, data.validation, 1)  # refuses incompatible settings before the long runs
         pairs = [(optimizer, variant) for optimizer in self.recipes for variant in self.variants]
         searches = self._tune(pairs, progress)
         runs = [Training(pair, searches[pair].rate(searches[pair].best)) for pair in pairs]
@@ -176,7 +176,7 @@ class ImageOptimizers(ImageExperiment):
         return searches
 
     def _search(self, centre: float) -> Search:
-        """A search in half-decades about a learning rate, which is all there is without a reach."""
+        """A search in half-decades around a learning rate; without a reach, just that learning rate."""
         reach = self.tuning_reach
         places = range(-reach, reach + 1) if reach else ()
         return RateSearch([""], places, lambda k: centre * 10 ** (k / 2), _lowest, GROWTH)
@@ -223,7 +223,7 @@ class ImageOptimizers(ImageExperiment):
         return plain_table(f"After epoch {epoch}: {what}", columns, rows, note)
 
     def _row(self, pair: Pair, found: Mapping[Pair, Curves], search: Search, epoch: int) -> list[str]:
-        """One pair of that table."""
+        """The table row of one pair."""
         c, plain = found[pair], pair[1] == NO_TELEPORT
         assert c.validation is not None  # images have validation rows and labels
         assert c.accuracy is not None
@@ -242,7 +242,7 @@ class ImageOptimizers(ImageExperiment):
         ]
 
     def _tuning_note(self, searches: Mapping[Pair, Search]) -> str:
-        """How the learning rates came about, whatever the epoch of the table."""
+        """A note on how the learning rates were chosen, the same for every table."""
         if not self.tuning_reach:
             return "Learning rates as given, not tuned."
         tried = [len(search.found) for search in searches.values()]

@@ -49,18 +49,18 @@ def random_quadratics(dimension: int, condition: float, count: int, *names: obje
 
 
 def plain_problem(network: nn.Module, runs: int) -> Problem:
-    """So many copies of a test function, which needs no data."""
+    """`runs` copies of a test function, which needs no data."""
     inputs = torch.zeros(runs, 1, 0, dtype=torch.float64)
     return Problem(network, value_loss, (inputs, inputs.sum(2)))
 
 
 def plain_landscape(network: nn.Module, runs: int) -> Landscape:
-    """Their losses."""
+    """The losses of `runs` copies of a test function."""
     return plain_problem(network, runs).landscape
 
 
 def teleported(by: Teleport, network: nn.Module, starts: Tensor, first_seed: int = 0) -> Tensor:
-    """Where a teleport takes starts w [S, n] of a test function, [S, n]; random draws by seeds from the first on."""
+    """Where a teleport takes starts w [S, n] of a test function, [S, n]; the i-th draws from seed first_seed + i."""
     landscape, params = plain_landscape(network, len(starts)), {"w": starts}
     group = by.group(network)
     point = Point(params, landscape.gradient(params), landscape.inputs, by.first, landscape, landscape)

@@ -44,8 +44,8 @@ class VariantRuns:
     Attributes:
         tuned: its learning rate, from other tasks.
         size: size of its teleports, from other tasks; None where there is none to choose.
-        loss: [steps + 1, tasks]; not finite from where a task diverged.
-        finished: which tasks did not, [tasks].
+        loss: [steps + 1, tasks]; not finite from the step at which a task diverged.
+        finished: which tasks did not diverge, [tasks].
         seconds: of one processor core, training until each step, all tasks together, teleports included,
             [steps + 1]; from a single run.
     """
@@ -60,12 +60,12 @@ class VariantRuns:
 class RegressionTeleports(Experiment):
     """Gradient descent and AdaGrad on 1/2 ||Y - W2 sigma(W1 X)||^2, with and without teleports.
 
-    W1, W2, X, Y [size, size] are uniform on [0, 1) in every entry, others for every task; sigma is
+    W1, W2, X, Y [size, size] are uniform on [0, 1) in every entry, drawn anew for each task; sigma is
     LeakyReLU(0.1). Variants: ascent of the gradient norm on groups of the hidden layer, and three
     controls: none, the closed-form balance rule, and random elements of the same groups. For every
     optimizer with every variant the learning rate is tuned on other tasks for the last step, on the
-    same grid, and with it the size of the teleports: ascents and random teleports get as many
-    trials, more than those without a size.
+    same grid, and with it the size of the teleports: ascents and random teleports get equally
+    many trials, more than variants without a size.
 
     Args:
         size: rows and columns of all matrices.
@@ -170,7 +170,7 @@ class RegressionTeleports(Experiment):
         return compare_paired(found.loss[step], reference.loss[step if at is None else at], both, rng).change
 
     def _same_time(self, found: VariantRuns, reference: VariantRuns) -> tuple[int, int]:
-        """The last steps of both that the faster one's time for all steps has room for."""
+        """The last step that each of the two completes within the time that the faster one takes for all steps."""
         end = min(found.seconds[-1], reference.seconds[-1])
         a, b = (int(np.searchsorted(o.seconds, end, side="right")) - 1 for o in (found, reference))
         return a, b
@@ -214,7 +214,7 @@ class RegressionTeleports(Experiment):
             f"{self.tasks} held-out tasks, means over those that finished; learning rates and sizes of teleports tuned "
             f"on {self.tuning_tasks} other tasks, on the same grids (* learning rate at the edge). Change: of the "
             "geometric mean from no teleport, paired, with 95% bootstrap intervals over tasks. Equal time: where the "
-            "faster of the two is done; its interval is over tasks, and does not hold the noise of the clock. Seconds "
+            "faster of the two is done; its interval is over tasks, and does not include timing noise. Seconds "
             "of one processor core, from a single run: all tasks together, teleports included."
         )
         return plain_table(f"Regression {self.size} x {self.size}", columns, rows, note)

@@ -113,7 +113,7 @@ def smooth_task_norm(params: Mapping[str, Tensor]) -> Tensor:
 
 
 class Objective(abc.ABC):
-    """What a teleport climbs or descends. Plain functions of the same form will do wherever one is taken.
+    """What a teleport climbs or descends. A plain function of the same form is accepted wherever one is.
 
     Attributes:
         needs_group: whether it looks along the landscape's group.

@@ -17,9 +17,9 @@ def gradient_norm(place: Place) -> Tensor:
 
 
 def value_of(objective: ObjectiveFunction, place: Place) -> Tensor:
-    """An objective's value at a place, [B]; a plain number will do for a single task.
+    """An objective's value at a place, [B]; for a single task a tensor without dimensions is accepted.
 
-    Raises: ConfigError if it is no tensor of this shape.
+    Raises: ConfigError if it is not a tensor of this shape.
     """
     value, tasks = objective(place), len(place.landscape.inputs)
     if isinstance(value, Tensor) and value.dim() == 0 and tasks == 1:
@@ -38,9 +38,9 @@ OBJECTIVES: Mapping[str, Callable[[], ObjectiveFunction]] = {
 
 
 def find_objective(objective: str | ObjectiveFunction) -> ObjectiveFunction:
-    """The objective of a name, with its default settings; a callable is one already.
+    """The objective with this name, with its default settings; a callable is returned as it is.
 
-    Raises: ConfigError for an unknown name, or a class in place of an object of it.
+    Raises: ConfigError for an unknown name, or a class instead of an instance of it.
     """
     if not isinstance(objective, (str, type)) and callable(objective):
         return objective

@@ -58,13 +58,13 @@ class Sharpness(Objective):
 
 
 def evaluate_all(fn: Callable[..., Tensor], *rows: Tensor, chunk: int | None) -> Tensor:
-    """fn of each of K rows, [K, ...]: so many at a time as one batch, or one by one where vmap cannot batch fn.
+    """fn of each of K rows, [K, ...]: `chunk` at a time as one batch, or one by one where vmap cannot batch fn.
 
     It cannot batch networks with batch norm in training mode, recurrent layers, control flow that
     depends on the data, or random numbers.
     """
     try:
         return vmap(fn, chunk_size=chunk)(*rows)
-    except RuntimeError:  # which torch raises for all of these; an error of fn's own comes again
+    except RuntimeError:  # which torch raises for all of these; an error of fn itself is raised again below
         pass
     return torch.stack([fn(*row) for row in zip(*rows, strict=True)])

@@ -33,7 +33,7 @@ class Budget:
     seed: int
 
     def differs_from(self, other: "Budget") -> str | None:
-        """In what, in words; None if the two are equal but for the seed."""
+        """The difference in words; None if the two are equal except for the seed."""
         if (self.tasks, self.steps) != (other.tasks, other.steps):
             return f"{self.tasks} trajectories of {self.steps} steps against {other.tasks} of {other.steps}"
         mine, theirs = ([name for name, _ in b.families] for b in (self, other))
@@ -51,8 +51,8 @@ def budget_of(families: Sequence[TaskFamily], unroll: UnrollSettings, meta: Meta
 
 
 def read_budget(source: str | Path) -> Budget | None:
-    """The budget that the record beside a checkpoint tells, and of a run that was stopped what it has spent of
-    it; None where there is none, or it is damaged.
+    """The budget in the record beside a checkpoint; for a run that was stopped, the part that it has spent. None if
+    there is no such record or it is damaged.
 
     Args:
         source: see `metatele.load_checkpoint`.
@@ -84,5 +84,5 @@ def read_budget(source: str | Path) -> Budget | None:
 
 
 def _done(run: Path) -> float:
-    """How many iterations the state of a run tells; infinite without one. Raises: CheckpointError, KeyError."""
+    """Iterations done according to a run's state; infinite if there is none. Raises: CheckpointError, KeyError."""
     return int(read_state(run / STATE)[0]["done"]) if (run / STATE).is_file() else math.inf

@@ -16,7 +16,7 @@ def meta_loss(window: Window, name: MetaLossName, normalise: bool) -> Tensor:
     Args:
         window: its meta-losses are [K, B].
         name, normalise: see `MetaSettings`.
-    Raises: TaskError if a log is asked for of a loss that is not positive.
+    Raises: TaskError if the loss is "log" and a loss is not positive.
     """
     alive = window.end.alive
     losses, initial = window.meta_losses, window.end.initial_loss.abs()
@@ -31,8 +31,8 @@ def meta_loss(window: Window, name: MetaLossName, normalise: bool) -> Tensor:
 
 
 def trajectory_score(losses: Tensor, initial: Tensor, name: MetaLossName, normalise: bool) -> Tensor:
-    """What validation compares: each task's mean over the steps of a trajectory, [T, B] -> [B], of
-    its log losses if the meta-loss is made of logarithms, else of its losses."""
+    """The score that validation compares: each task's mean over the steps of a trajectory, [T, B] -> [B], of its
+    log losses if the meta-loss is "log", otherwise of its losses, normalised if `normalise` is set."""
     initial = initial.abs()
     if name == "log":
         _check_positive(losses, initial)

@@ -14,7 +14,7 @@ from metatele.meta_training.trainer import Iteration
 
 
 class Monitor:
-    """Is told of every iteration; this one does nothing. A context manager."""
+    """A context manager that is notified of every iteration; this base class does nothing."""
 
     def start(self, done: int, total: int) -> None:
         """Meta-training begins, or goes on after `done` iterations."""
@@ -109,7 +109,7 @@ class TensorBoard(Monitor):
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """TensorBoard's failure to write, as an error of ours."""
+    """Turn TensorBoard's write errors into an OutputError."""
     try:
         yield
     except OSError as error:

@@ -31,7 +31,7 @@ class MetaTraining:
 
     Attributes:
         optimizer: the inner optimizer with the best validation score.
-        history: one record an iteration.
+        history: one record per iteration.
         finished: whether all iterations were done.
         budget: what the run has spent, for comparisons at equal budgets.
     """
@@ -66,14 +66,14 @@ def meta_train(
         seed: of the learned weights and of all tasks.
         output: folder for checkpoints (best/, last/), the state to resume from, and TensorBoard
             scalars; nothing is written when None.
-        resume: go on from the state in `output`, to bit-identical results.
-        initialise: draw the learned weights anew; False to go on from those that `optimizer` has.
-        monitors: told of every iteration.
-        stop: asked after every iteration; when it says True the run is saved and ends.
+        resume: continue from the state in `output`, with bit-identical results.
+        initialise: draw the learned weights anew; False to start from those that `optimizer` has.
+        monitors: notified of every iteration.
+        stop: called after every iteration; when it returns True, the run is saved and ends.
         device: where to compute.
         config: the configuration as YAML, to be kept beside the checkpoints.
     Raises: ConfigError, TaskError, SymmetryError, OutputError; CheckpointError if there is nothing
-        to resume, or something else.
+        to resume, or if the saved state is damaged or belongs to another run.
     """
     families = [family] if isinstance(family, TaskFamily) else family
     unroll, meta, validation = unroll or UnrollSettings(), meta or MetaSettings(), validation or ValidationSettings()
@@ -103,7 +103,7 @@ def meta_train(
 
 
 class _Run:
-    """What a run keeps beside the trainer: history, the best score, and the folder."""
+    """What a run keeps besides the trainer: history, the best score, and the folder."""
 
     def __init__(self, trainer: MetaTrainer, folder: Path | None, config: str) -> None:
         self.trainer, self.folder, self.config = trainer, folder, config
@@ -113,6 +113,7 @@ class _Run:
         self.saved_at = time.monotonic()
 
     def begin(self, resume: bool, initialise: bool) -> None:
+        """Start a new run, or restore the one in the folder. Raises: ConfigError, CheckpointError, OutputError."""
         if self.folder is not None:
             self.folder = make_folder(self.folder)
         state = None if self.folder is None else self.folder / STATE
@@ -139,7 +140,7 @@ class _Run:
         record, tensors = read_state(state)
         try:
             recorded, history, best = dict(record["settings"]), record["history"], record["best_score"]
-            # A setting that came later than the run has its default.
+            # A setting that was introduced after the run was saved takes its default.
             recorded["unroll"] = asdict(UnrollSettings(**recorded["unroll"]))
             self.history = [Iteration(*row) for row in history]
             self.best_score = math.inf if best is None else float(best)
@@ -170,7 +171,7 @@ class _Run:
             self.saved_at = time.monotonic()
 
     def best(self) -> InnerOptimizer:
-        """A copy of the optimizer with the best weights; the latest where none was validated."""
+        """A copy of the optimizer with the best weights, or with the latest ones if there was no validation."""
         best = copy.deepcopy(self.trainer.inner)
         if self.best_weights:
             best.load_state_dict(self.best_weights)

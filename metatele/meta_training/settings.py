@@ -18,15 +18,16 @@ class UnrollSettings:
     Args:
         steps: length of a trajectory.
         window: steps that a meta-gradient reaches back over; the learned weights are updated after
-            each window, and the inner loop goes on from where it is (truncation).
+            each window, and the inner loop continues from there (truncation).
         second_order: whether the meta-gradient passes through the inner gradients.
-        checkpoint: keep the state of the inner loop only once in so many steps of a window, and play the steps
-            between again in the backward pass: memory for window / checkpoint states and `checkpoint` steps in place
-            of `window` steps, for up to half as much time again. None keeps all.
-        engine: what plays the inner loop. "higher" unrolls it step by step, whatever the parts and the task family do;
-            "compiled" traces one step and its backward pass, compiles them (up to a minute; it needs a C++ compiler,
-            and what it traces must not hang on the values of tensors), and gives the same to rounding, faster.
-        tf32: whether GPUs multiply matrices in TF32: about twice as fast, and right to three digits in place of seven.
+        checkpoint: keep the state of the inner loop only at every `checkpoint`-th step of a window, and recompute the
+            steps in between in the backward pass. This needs memory for window / checkpoint states and `checkpoint`
+            steps instead of `window` steps, and takes up to half as much time again. None keeps every step.
+        engine: how the inner loop is run. "higher" unrolls it step by step, whatever the parts and the task family do;
+            "compiled" traces one step and its backward pass and compiles them (up to a minute; it needs a C++ compiler,
+            and the traced code must not branch on the values of tensors). It is faster, and its results are equal up
+            to rounding.
+        tf32: whether GPUs multiply matrices in TF32: about twice as fast, with three correct digits instead of seven.
     """
 
     steps: int = 100
@@ -53,12 +54,12 @@ class MetaSettings:
     """How the learned weights are meta-trained.
 
     Args:
-        iterations: number of meta-batches; each is played for one trajectory.
+        iterations: number of meta-batches; each is unrolled for one trajectory.
         tasks: tasks in a meta-batch.
         loss: what a window is scored by: "log", the mean of log losses over its steps; "sum", the
             sum of its losses; "final", its last loss.
         normalise: divide each task's losses by its initial loss, so that tasks of different scale
-            weigh alike ("log" is not changed by it).
+            have equal weight (it has no effect on "log").
         lr: Adam's step size for the update's weights.
         teleport_lr: likewise for the teleport's; the same as lr when None.
         clip: largest norm of the meta-gradient, or None for no clipping.

@@ -39,13 +39,13 @@ def save_state(path: Path, trainer: MetaTrainer, record: dict[str, Any]) -> None
 
 
 def restore_state(path: Path, trainer: MetaTrainer, record: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Put a trainer, made with the run's own settings, where `save_state` found it.
+    """Restore a trainer, made with the run's own settings, to the state that `save_state` saved.
 
     Args:
-        path: of the file, for messages.
-        trainer: to be changed.
+        path: path of the file, for error messages.
+        trainer: the trainer, which is changed in place.
         record, tensors: from `read_state`.
-    Raises: CheckpointError if they are damaged or of another run.
+    Raises: CheckpointError if they are damaged or belong to another run.
     """
     done = record.get("done")
     if not isinstance(done, int) or done < 0:
@@ -70,7 +70,7 @@ def _check_moments(adam: torch.optim.Adam, moments: dict[int, dict[str, Tensor]]
     params = [p for group in adam.param_groups for p in group["params"]]
     for index, state in moments.items():
         if not 0 <= index < len(params):
-            raise ValueError(f"Adam's state is there for parameter {index} of {len(params)}")
+            raise ValueError(f"Adam's state names parameter {index}, but there are only {len(params)}")
         found = {k: v.shape for k, v in state.items()}
         shape = params[index].shape
         if found != {"step": torch.Size(), "exp_avg": shape, "exp_avg_sq": shape}:
@@ -89,7 +89,7 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                 )
             record = json.loads(metadata["record"])
             if not isinstance(record, dict):
-                raise CheckpointError(f"{path} is damaged: its record is no mapping")
+                raise CheckpointError(f"{path} is damaged: its record is not a mapping")
             return record, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
     except (OSError, safetensors.SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path} is missing, damaged or cut off: {first_line(error)}") from error

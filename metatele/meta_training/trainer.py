@@ -27,8 +27,8 @@ class Iteration(NamedTuple):
     """What happened in one iteration.
 
     Attributes:
-        number: of the iterations done, from 1.
-        meta_loss: mean over the trajectory's windows; None if every task diverged at once.
+        number: of the iteration, counted from 1.
+        meta_loss: mean over the trajectory's windows; None if every task diverged in the first one.
         gradient_norm: mean norm of the meta-gradient before clipping.
         diverged: tasks of the meta-batch that diverged.
         skipped: windows without a meta-update, because their meta-gradient was not finite.
@@ -73,7 +73,7 @@ class MetaTrainer:
             sample_meta_batch(f, "validation", range(self.validation.tasks), self.seed).to(DTYPE, self.device)
             for f in self.families
         ]
-        for batch in self.validation_batches:  # also tells now, not later, if a family does not fit
+        for batch in self.validation_batches:  # also reports now, not later, a family that does not fit
             self.inner.bind(batch.network, batch.params)
         if not self.inner.learned:
             raise ConfigError(
@@ -150,8 +150,8 @@ class MetaTrainer:
         return mean, sum(finite) / max(len(finite), 1), int((~position.alive).sum()), skipped
 
     def _play(self, batch: MetaBatch, family: int, second_order: bool = False) -> Engine:
-        """What plays a meta-batch of the family of this number."""
-        # A family of a split's own is made anew for each meta-batch; equal splits give equal ones.
+        """The engine that unrolls a meta-batch of family number `family`."""
+        # `for_split` may return a new family for each meta-batch; it gives equal families for equal splits.
         split = None if batch.family is self.families[family] else batch.split
         make = self._makers.setdefault((family, split), engine_maker(self.unroll.engine))
         return make(self.inner, batch, self.unroll.steps, second_order)
@@ -172,7 +172,7 @@ class MetaTrainer:
         return norm
 
     def _set_lr(self) -> None:
-        """The schedule, from the number of iterations done alone."""
+        """Set the step sizes by the schedule, which depends only on the number of iterations done."""
         factor = 1.0
         if self.meta.schedule == "cosine":
             factor = 0.5 * (1 + math.cos(math.pi * self.done / self.meta.iterations))

@@ -1,1 +1,1 @@
-"""What updates and teleports have in common: what they see, what they remember, what they are made of."""
+"""What updates and teleports share: a base class, the point that they see, the state that they carry."""

@@ -64,8 +64,9 @@ class DenseRule(nn.Module):
         self.core = RecurrentCore(columns, self.hidden, self.layers, outputs, self.head_scale)
 
     def fit(self, params: Params) -> bool:
-        """Take the shapes over if none are known yet; whether they are new.
+        """Take over a network's shapes if none are known yet.
 
+        Returns: whether they were taken over.
         Raises: CheckpointError if the LSTM was made for other shapes.
         """
         found = {k: list(p.shape[1:]) for k, p in params.items()}

@@ -18,8 +18,8 @@ class Point:
         params: parameters, {name: [B, ...]}.
         gradient: gradient of each task's loss with respect to its parameters, same shapes.
         inputs: the inputs of the batch that gave the gradient, [B, n, ...].
-        step: number of steps taken before this one; as an update sees it, since its state began. While a step is
-            traced, to be compiled for all numbers, it is a tensor that holds the number.
+        step: number of steps taken before this one; for an update, counted from when its state began. A tensor that
+            holds the number while a step is traced, so that the compiled step serves for every number.
         landscape: the losses on the step's batch; None where nobody needs it.
         whole: the losses on all rows that the inner loop trains on; likewise.
     """
@@ -32,7 +32,7 @@ class Point:
     whole: Landscape | None = None
 
     def time(self, like: Tensor) -> Tensor:
-        """log(1 + step) / 3, of order one, as a tensor like another."""
+        """log(1 + step) / 3, of order one, with the shape, dtype and device of `like`."""
         now = torch.as_tensor(self.step, dtype=torch.float64, device=like.device).log1p() / 3
         return now.to(like.dtype).expand_as(like)
 
@@ -64,7 +64,7 @@ class State:
         )
 
     def tensors(self) -> list[Tensor]:
-        """All tensors, in one order."""
+        """All tensors, always in the same order."""
         return [t for params in (*self.covectors, *self.squares) for t in params.values()] + [*self.memory]
 
     def detach(self) -> "State":

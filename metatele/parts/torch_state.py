@@ -1,7 +1,7 @@
-"""What the tensors in the state of an optimizer of torch mean, as far as a teleport must know.
+"""The meaning of the tensors in a torch optimizer's state, as far as a teleport needs it.
 
 torch names them by convention. A teleport carries means of gradients along like the gradient, and
-means of squared gradients like its square; what stands for anything else stays as it is.
+means of squared gradients like its square; tensors with any other meaning stay as they are.
 """
 
 import contextlib
@@ -100,7 +100,7 @@ class CarriedState:
 
     @torch.no_grad()
     def write(self, covectors: Sequence[Params], squares: Sequence[Params]) -> None:
-        """Put carried tensors in the place of the optimizer's, in place."""
+        """Overwrite the optimizer's tensors with the carried ones, in place."""
         for key, values in zip([*self._covectors, *self._squares], [*covectors, *squares], strict=True):
             for name, s in self.state.items():
                 if isinstance(s.get(key), Tensor):
@@ -108,10 +108,10 @@ class CarriedState:
 
 
 def reset_state(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor]) -> None:
-    """Start the optimizer's state of these parameters anew, as its constructor leaves it."""
+    """Reset the optimizer's state of these parameters to what a fresh optimizer has."""
     groups = [dict(group) for group in optimizer.param_groups]
     fresh: Mapping[Tensor, Any] = {}
-    with contextlib.suppress(TypeError):  # a constructor with arguments of its own: then empty
+    with contextlib.suppress(TypeError):  # a constructor with other arguments: the state is then empty
         fresh = type(optimizer)(groups, **optimizer.defaults).state  # some make state there (Adagrad)
     for p in parameters:
         optimizer.state.pop(p, None)

@@ -65,9 +65,9 @@ def draw_orbit(
         directions: two directions in the space of parameters, each a tensor for every parameter, to
             draw the plane through theta along them instead.
         resolution: points along each axis of the grid on which the loss is evaluated.
-    Returns: a figure, also for `savefig`.
+    Returns: the figure, which `savefig` writes to a file.
     Raises: ConfigError for bad arguments, a random forward pass, or a run that diverges; SymmetryError if
-        the model has no known symmetry, the teleport moves nothing, or it leads out of the finite numbers.
+        the model has no known symmetry, the teleport moves nothing, or it leads to values that are not finite.
     """
     check_arguments(model, batch, loss_fn, None, seed)
     at_least(0, before=before)
@@ -93,7 +93,7 @@ def draw_orbit(
 
 
 def _on_landscape(model: nn.Module, batch: tuple[Tensor, Tensor], loss_fn: LossFunction) -> tuple[Landscape, Params]:
-    """The landscape of a model's loss, of one task, and where the model is. Raises: ConfigError if it is random."""
+    """The landscape of a model's loss on one task, and the model's parameters. Raises: ConfigError if it is random."""
     landscape = Landscape(model, loss_fn, batch[0].unsqueeze(0), batch[1].unsqueeze(0))
     params = {k: p.detach().clone().unsqueeze(0) for k, p in model.named_parameters()}
     with torch.no_grad():

@@ -44,7 +44,7 @@ def save_figures(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
         for ending, metadata in (("png", {}), ("pdf", {"CreationDate": None})):
             buffer = io.BytesIO()
             figure.savefig(buffer, format=ending, dpi=160, metadata=metadata)
-            figure.set_layout_engine("none")  # arranged once is enough, and both are alike
+            figure.set_layout_engine("none")  # one layout is enough, and both files look alike
             paths.append(folder / f"{name}.{ending}")
             write_atomic(paths[-1], buffer.getvalue())
     return paths

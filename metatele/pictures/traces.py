@@ -137,7 +137,7 @@ def descend(landscape: Landscape, params: Params, lr: float, steps: int, whole: 
     if whole and len(points) <= steps:
         raise ConfigError(
             f"gradient descent with lr={lr:g} diverges at step {len(points)} of {steps}; use a smaller lr, "
-            "fewer steps, or a teleport that goes less far"
+            "fewer steps, or a smaller teleport"
         )
     return Trace(torch.stack(points), torch.stack(loss)), params
 
@@ -162,7 +162,7 @@ def follow(by: Teleport, landscape: Landscape, params: Params, seed: int = 0) ->
         path = [params, map_params(torch.detach, by.move(point, group, state, State())[0].params)]
     points = torch.cat([flatten(p) for p in path])
     if not bool(points.isfinite().all()):
-        raise SymmetryError(f"{type(by).__name__} leads to parameters that are not finite; teleport less far")
+        raise SymmetryError(f"{type(by).__name__} leads to parameters that are not finite; use a smaller teleport")
     return Trace(points, losses(landscape, params, points)), path[-1]
 
 
@@ -173,6 +173,6 @@ def trace_runs(
     warm, theta = descend(landscape, params, lr, before, whole=True)
     orbit, moved = follow(by, landscape, theta, seed)
     if torch.equal(orbit.points[-1], orbit.points[0]):
-        raise SymmetryError(f"{type(by).__name__} finds nowhere to go from here; draw another point of the training")
+        raise SymmetryError(f"{type(by).__name__} does not move the parameters from here; start from another point")
     ends = [descend(landscape, place, lr, steps, whole=True)[0] for place in (theta, moved)]
     return Runs(warm, orbit, *ends)

@@ -1,10 +1,11 @@
-"""A core's cells as operations on tensors that are given to them, in the order that a processor likes.
+"""A core's cells as operations on given tensors, in an order that is fast on a processor.
 
-A large core's weights are not differentiated: with `taps`, zeros added to the output of each product, the gradient of
-a tap is that of the product's output, and one product over all steps of a window makes the weight's gradient of it. A
-small core's are, and all is computed transposed, [columns, rows], so that each gate is contiguous.
+A large core's weights are not differentiated. Instead, `taps`, which are zeros, are added to the output of each
+product. The gradient of a tap is that of the product's output, and one product over all steps of a window turns these
+into the weight's gradient. A small core's weights are differentiated, and everything is computed transposed,
+[columns, rows], so that each gate is contiguous.
 
-The engines play cores so, each with an arithmetic of its own: `compiled` with one that is traced, `higher` with one
+The engines run cores this way, each with its own arithmetic: `compiled` with one that is traced, `higher` with one
 that takes few calls (see `metatele.recurrent.traced` and `eager`).
 """
 
@@ -42,8 +43,8 @@ class Factors(NamedTuple):
 
     Attributes:
         weights: the weight of each product.
-        turned: of each cell, its weights side by side, transposed, [inputs + hidden, 4 hidden]; the head's at the end.
-            Without elements where `Arithmetic.products` reads the weights as they are.
+        turned: the weights of each cell side by side, transposed, [inputs + hidden, 4 hidden]; those of the head last.
+            Empty tensors where `Arithmetic.products` reads the weights as they are.
         biases: the sum of each cell's biases, and the head's.
     """
 
@@ -71,7 +72,7 @@ def products_of(core: RecurrentCore) -> list[Tensor]:
 
 
 def turn(weights: Sequence[Tensor]) -> list[Tensor]:
-    """What `Factors.turned` is, of a core's `products_of`."""
+    """`Factors.turned` for the weights that `products_of` gives for a core."""
     return [torch.cat([w.t() for w in own]).contiguous() for own in _by_output(weights)]
 
 
@@ -82,18 +83,18 @@ def taps_of(core: RecurrentCore, rows: int) -> list[Tensor]:
 
 
 def _by_output(weights: Sequence[OfProduct]) -> Iterator[Sequence[OfProduct]]:
-    """What belongs to each cell, and to the head, of what belongs to each product."""
+    """Group a list with one entry per product by cell: two entries for each cell, one for the head."""
     for i in range(0, len(weights), 2):
         yield weights[i : i + 2]
 
 
 class TappedCells:
-    """A large core.
+    """A large core, computed with taps.
 
     Args:
-        factors: see there.
+        factors: what its products multiply.
         taps: see `taps_of`.
-        arithmetic: of the cells.
+        arithmetic: how its cells compute.
 
     Attributes:
         seen: what each cell, and the head, multiplied by its weights, [rows, columns].
@@ -144,7 +145,7 @@ class SmallCells:
         return (self.core.head.weight @ x + self.core.head.bias.unsqueeze(1)).t(), tuple(after)
 
     def joints(self) -> list[Tensor]:
-        """Of each cell what multiplies (input, h, 1), [4 hidden, inputs + hidden + 1]."""
+        """For each cell the matrix that multiplies (input, h, 1), [4 hidden, inputs + hidden + 1]."""
         return [
             torch.cat([cell.weight_ih, cell.weight_hh, (cell.bias_ih + cell.bias_hh).unsqueeze(1)], 1)
             for cell in self.core.lstm_cells
@@ -185,7 +186,7 @@ def weight_gradients(slopes: Sequence[Tensor], seen: Sequence[Tensor]) -> list[T
 
 
 class WeightRows:
-    """What a large core's weight gradients are made of, over the steps of a window.
+    """Collects what a large core's weight gradients are computed from, over the steps of a window.
 
     Args:
         core: the core.

@@ -14,7 +14,7 @@ MOST_HIDDEN, MOST_LAYERS = 65536, 64  # far above any sensible size; a hostile c
 
 
 class CorePlayer(Protocol):
-    """What plays a core's steps in its place, see `RecurrentCore.played_by`."""
+    """Computes a core's steps instead of the core itself (see `RecurrentCore.played_by`)."""
 
     def step(self, features: Tensor, memory: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """What `RecurrentCore.forward` gives, to rounding."""
@@ -65,7 +65,7 @@ class RecurrentCore(nn.Module):
         return self.plain(features, memory) if self._player is None else self._player.step(features, memory)
 
     def plain(self, features: Tensor, memory: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The same by torch's own cells, whoever else plays the core."""
+        """What `forward` gives, by torch's own cells, also inside `played_by`."""
         after: list[Tensor] = []
         for i, cell in enumerate(self.cells):
             features, c = cell(features, (memory[2 * i], memory[2 * i + 1]))
@@ -79,7 +79,7 @@ class RecurrentCore(nn.Module):
 
     @contextmanager
     def played_by(self, player: CorePlayer) -> Iterator[None]:
-        """Inside, `forward` is what the player makes of it."""
+        """Inside, the player computes `forward`."""
         self._player = player
         try:
             yield

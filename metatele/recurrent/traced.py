@@ -10,12 +10,12 @@ from torch.autograd import Function
 from metatele.recurrent.core import RecurrentCore
 from metatele.recurrent.squash import gates, tanh
 
-FEW = 8  # rows up to which a processor reads a weight faster as the sums that they are than as a product of matrices
-ALONE = 4  # rows from which on such sums are made of two of the weight's rows at a time, which share what they read
+FEW = 8  # up to this many rows, sums over each row of a weight are faster on a CPU than a matrix product
+ALONE = 4  # from this many rows on, such sums take two rows of the weight at a time, which share what they read
 
 
 class Traced:
-    """Polynomials in place of the library's functions, and products in the layout that is fastest."""
+    """Polynomials instead of the library's functions, and products in the layout that is fastest."""
 
     def products(self, first: Tensor, turned: Tensor, weights: Sequence[Tensor], inputs: Sequence[Tensor]) -> Tensor:
         """See `Arithmetic.products`."""
@@ -30,8 +30,8 @@ class Traced:
 
 
 def is_turned(core: RecurrentCore, rows: int) -> bool:
-    """Whether steps of so many rows are to have turned weights, contiguous in memory, which makes products so much
-    faster that turning pays, once a window: elsewhere than on a CPU all layouts are as fast."""
+    """Whether steps of this many rows are to have turned weights, contiguous in memory. Turning them once per window
+    pays on a CPU, where it makes products much faster; elsewhere all layouts are equally fast."""
     return rows > FEW and core.head.weight.device.type == "cpu"
 
 

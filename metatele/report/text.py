@@ -1,4 +1,4 @@
-"""Text of users in pages, figures and file names."""
+"""User-supplied text in pages, figures and file names."""
 
 import base64
 import csv
@@ -13,7 +13,7 @@ CsvValue = str | int | float | None
 
 
 def clean(text: str) -> str:
-    """Text that every format can hold: no control characters, no halves of characters, on one line."""
+    """Text that every format can hold: no control characters, no lone surrogates, on one line."""
     whole = text.encode("utf-8", "replace").decode()
     spaced = re.sub(r"\s", " ", whole)
     return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cs", "Cn") else c for c in spaced)

@@ -33,9 +33,9 @@ def write_report(
     Args:
         evaluations: what to report on.
         folder: where to write; it is made if it does not exist.
-        names: one for each evaluation, such as its folder's; of several evaluations those without a title of
-            their own, or with the same one, have it in parentheses.
-    Returns: what was written, the page first.
+        names: one for each evaluation, such as its folder's. Among several evaluations it is added in parentheses
+            to the titles of those that have no title of their own, or share one.
+    Returns: the paths of what was written, the page first.
     Raises: ConfigError without any evaluation, or with more or fewer names than evaluations; OutputError if the
         folder cannot be written to.
     """
@@ -43,7 +43,7 @@ def write_report(
     if not given:
         raise ConfigError("there is nothing to report: give at least one evaluation")
     if names is not None and len(names) != len(given):
-        raise ConfigError(f"names needs one for each of the {len(given)} evaluations, got {len(names)}")
+        raise ConfigError(f"names must have one entry for each of the {len(given)} evaluations, got {len(names)}")
     where = make_folder(Path(folder))
     titles = zip(given, _titles(given, names), strict=True)
     titled = [e if e.called == title else replace(e, title=title) for e, title in titles]

@@ -8,12 +8,12 @@ LARGEST = 1e30  # beyond it no setting makes sense, and arithmetic with it overf
 
 
 def is_number(value: object) -> bool:
-    """Whether a value is a real number, and no truth value."""
+    """Whether a value is a real number and not a bool."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def at_least(lowest: int, **values: object) -> None:
-    """Raises: ConfigError, with its name, for a value that is no whole number of at least `lowest`."""
+    """Raises: ConfigError, with its name, for a value that is not a whole number of at least `lowest`."""
     for name, value in values.items():
         if not (isinstance(value, int) and not isinstance(value, bool) and lowest <= value <= LARGEST):
             raise ConfigError(f"{name} must be a whole number of at least {lowest}, got {value!r}")

@@ -21,7 +21,7 @@ def check_device(name: str) -> torch.device:
 
 @contextmanager
 def multiplying(tf32: bool) -> Iterator[None]:
-    """Inside, GPUs multiply float32 matrices in TF32 (with factors of 10 bits) if they are to, else as before."""
+    """Inside, GPUs multiply float32 matrices in TF32 (with mantissas of 10 bits) if `tf32`, otherwise as before."""
     if not tf32:
         yield
         return

@@ -2,7 +2,7 @@
 
 import math
 
-DASH = "-"  # stands for a number that there is not
+DASH = "-"  # stands for a missing number
 
 
 def first_line(error: BaseException) -> str:
@@ -16,7 +16,7 @@ def named_line(error: BaseException) -> str:
 
 
 def number(x: float, digits: int = 3) -> str:
-    """x with so many significant digits, in few characters; a dash if it is not finite."""
+    """x with `digits` significant digits, in few characters; a dash if it is not finite."""
     if not math.isfinite(x):
         return DASH
     if x != 0 and not 1e-3 <= abs(x) < 1e5:
@@ -31,12 +31,12 @@ def percent(x: float) -> str:
     if math.isnan(x):
         return DASH
     if x > 1e6:
-        return ">+1e6"  # of so few tasks or seeds that nothing is known
+        return ">+1e6"  # only where there are too few tasks or seeds to tell
     if abs(x) < 1e5:
         return f"{x:+.1f}" if abs(x) < 100 else f"{x:+.0f}"
     return f"+{number(x)}" if x > 0 else number(x)
 
 
 def fraction(x: float, places: int = 0) -> str:
-    """A fraction in percent, with so many places after the point; a dash if it is not finite."""
+    """A fraction in percent, with `places` decimal places; a dash if it is not finite."""
     return f"{100 * x:.{places}f}%" if math.isfinite(x) else DASH

@@ -1,4 +1,4 @@
-"""Finding the classes of a package that a file is enough to add to."""
+"""Importing every module of a package, so that a new file is enough to add a class to it."""
 
 import importlib
 import pkgutil

@@ -20,7 +20,7 @@ def run_all(
 ) -> list[Result]:
     """function(item) of every item, in the order of the items.
 
-    Each run is on one thread, because the order of a sum, hence its rounding, depends on their number.
+    Each run uses one thread, because the number of threads changes the order of sums, and hence their rounding.
 
     Args:
         function: a function, or a method of an object, that can be pickled, as the items and results must be.
@@ -43,7 +43,7 @@ def run_all(
             results.append(pickle.loads(result))
             done(len(results))
     except BrokenProcessPool as error:
-        raise ConfigError(f"one of jobs={jobs} processes died, perhaps for want of memory; use fewer") from error
+        raise ConfigError(f"one of jobs={jobs} processes died, perhaps because memory ran out; use fewer") from error
     return results
 
 

@@ -1,7 +1,7 @@
-"""Questions about numbers, asked by code that may run ahead of them.
+"""Questions about numbers, asked by code that may run before the numbers are known.
 
-Whoever compiles a computation, or queues it on a device, cannot wait for its numbers to decide what comes next. Inside
-`presuming` the usual answer is taken for granted, and noted, so that it can be checked when the numbers are there.
+A computation that is being compiled, or queued on a device, cannot wait for its numbers to decide what comes next.
+Inside `presuming` the usual answer is assumed and noted, so that it can be checked once the numbers are known.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ def presume(flags: Tensor, what: str) -> bool:
 
     Args:
         flags: a tensor of truth values.
-        what: what they say, in words, for whoever finds that it does not hold.
+        what: what they say, in words, for the message if it turns out not to hold.
     """
     notes = _notes.get()
     if notes is None:

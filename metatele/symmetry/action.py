@@ -11,7 +11,7 @@ from metatele.symmetry.second_moments import estimate_square
 from metatele.task.params import Params, per_task
 
 Group = TypeVar("Group", bound="GroupAction")
-OfData = tuple[Tensor, ...]  # what an action makes of the data alone, [B, ...] each
+OfData = tuple[Tensor, ...]  # what an action computes from the data alone, [B, ...] each
 
 
 class GroupAction(abc.ABC):
@@ -26,13 +26,14 @@ class GroupAction(abc.ABC):
     Attributes:
         kinds: all groups of a base that have a kind, {kind: class}.
         where: at which layers of networks it is found, in words.
-        automatic: its place among the groups that are tried at a layer when no kind is asked for; None if it is not.
+        automatic: its rank among the groups that are tried at a layer when no kind is asked for; None if it is not
+            tried.
         moves_gradient: whether the action changes the gradient; a group that does not cannot help
             plain gradient descent, though it moves the parameters.
         exact: whether the action leaves the loss unchanged on any data; a group that depends on the
             data does so on that data only.
-        exact_rows: the largest number of data rows on which a group that is not exact on any data
-            is exact on its own; None if their number does not matter.
+        exact_rows: the largest number of data rows on which a data-dependent group is exact; None if
+            there is no such limit.
     """
 
     kinds: ClassVar[dict[str, "type[GroupAction]"]]
@@ -56,7 +57,7 @@ class GroupAction(abc.ABC):
 
     @property
     def name(self) -> str:
-        """What errors call the group."""
+        """The group's name in error messages."""
         return type(self).__name__
 
     def __repr__(self) -> str:
@@ -90,8 +91,8 @@ class GroupAction(abc.ABC):
         """How far each task's element is from the identity, [B], detached, in units that groups share:
         the root mean square of log g over the directions that it acts on (log-scales, angles).
 
-        This general version is that of g - 1 over its coordinates: exact where composition is +, else
-        right for small elements only.
+        This general version takes the root mean square of g - 1 over its coordinates: exact where
+        composition is +, otherwise right for small elements only.
         """
         change = (g - self.identity(g)).detach()
         return change.flatten(1).square().mean(1).sqrt()
@@ -108,16 +109,16 @@ class GroupAction(abc.ABC):
         """
 
     def of_data(self, inputs: Tensor) -> OfData:
-        """What the action makes of the network's inputs [B, n, ...] alone, whatever the parameters; in general
-        nothing."""
+        """What the action computes from the network's inputs [B, n, ...] alone, whatever the parameters; nothing by
+        default."""
         return ()
 
     def on(self: Group, inputs: Tensor, made: OfData | None = None) -> Group:
-        """The same group with what it makes of these inputs at hand, so that acting on them does not make it anew.
+        """The same group, which keeps what it computes from these inputs, so that acting does not compute it again.
 
         Args:
             inputs: the network's inputs, [B, n, ...].
-            made: what `of_data` gave of them; made now if None.
+            made: what `of_data` returned for them, if it is known already.
         """
         return self
 
@@ -162,7 +163,7 @@ class GroupAction(abc.ABC):
         return estimate_square(lambda v: self.dual(g, params, moved, v, inputs), square)
 
     def core(self, covector: Mapping[str, Tensor], shared: Collection[str]) -> Params | None:
-        """A smaller covector whose norm `dual` changes as it changes that of this one; none in general.
+        """A smaller covector whose norm changes under `dual` as that of this one does; None by default.
 
         A group that has one must have a `dual` that looks at nothing but g and the covector.
 

@@ -68,4 +68,4 @@ class AtHiddenLayer(GroupAction):
 
         before = seen(params)
         change, size = (seen(moved) - before).norm(dim=(1, 2)), before.norm(dim=(1, 2))
-        return torch.where(change == 0, change, change / size)  # a last layer of zeros is no change
+        return torch.where(change == 0, change, change / size)  # 0, not 0 / 0, if W_out is zero

@@ -20,7 +20,7 @@ def symmetries_of(network: nn.Module, kind: Kind = "auto") -> list[Symmetry]:
         network: an `nn.Sequential` (nested ones too) of `nn.Linear` and activation layers, or a
             module with a method `symmetries()`, whose answer is then taken as it is.
         kind: which group to take for a layer that has several (see `metatele.symmetry.groups`). 'softmax' takes the
-            last linear layer in place of hidden ones, and asserts that the loss is softmax cross-entropy.
+            last linear layer instead of hidden ones, and asserts that the loss is softmax cross-entropy.
     Raises: SymmetryError if there is none; ConfigError for an unknown kind.
     """
     one_of(kinds(), symmetry=kind)
@@ -51,7 +51,7 @@ def group_of(network: nn.Module, kind: Kind = "auto") -> ProductGroup:
 
 
 def _supported() -> str:
-    """Which symmetries there are, where, and what else can be done."""
+    """Which symmetries are supported, at which layers, and what to do otherwise: the end of an error message."""
     groups = Symmetry.kinds
     first = [kind for kind, group in groups.items() if group.automatic is not None]
     return (

@@ -13,7 +13,7 @@ from metatele.symmetry.action import GroupAction
 class DiscreteSymmetry(GroupAction):
     """A finite group G with loss(g . theta) == loss(theta) for every g in G, on stacked parameters.
 
-    It has no Lie algebra, so nothing can learn or climb to an element by gradients; elements are
+    It has no Lie algebra, so elements cannot be learned or searched for by gradients; they are
     drawn. `act` is differentiable in the parameters. To be written: `sample`, `identity`, `compose`,
     `inverse`, `act`.
     """
@@ -25,7 +25,7 @@ class DiscreteSymmetry(GroupAction):
         """A uniform draw for each task.
 
         Args:
-            generators: one a task, so that a task's element does not depend on how tasks are stacked.
+            generators: one per task, so that a task's element does not depend on how tasks are stacked.
             like: gives the number of tasks B = len(like) = len(generators), the dtype and the device.
         Returns: group elements, [B, ...].
         """

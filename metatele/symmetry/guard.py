@@ -13,7 +13,7 @@ from metatele.task.params import Params
 
 
 def check_finite(group: ProductGroup, element: Element, params: Mapping[str, Tensor], inputs: Tensor) -> None:
-    """Find who fails if acting with an element gives numbers that are not finite.
+    """Check that acting with an element gives finite parameters.
 
     Raises: SymmetryError that names the first factor whose action made finite parameters of a
         task non-finite; tasks whose parameters are not finite to begin with do not count.
@@ -30,10 +30,10 @@ def check_finite(group: ProductGroup, element: Element, params: Mapping[str, Ten
 def check_residual(
     group: ProductGroup, element: Element, params: Mapping[str, Tensor], inputs: Tensor, tolerance: float
 ) -> dict[str, Tensor]:
-    """Hold what each factor's action changes on the data (see `Symmetry.residual`) to a tolerance.
+    """Check that each factor's action changes what layers see on the data by no more than a tolerance.
 
-    Returns: the residual [B] of each factor that is not exact on any data, by its name.
-    Raises: SymmetryError that names the first factor above it; a residual of NaN is.
+    Returns: the residual [B] (see `Symmetry.residual`) of each data-dependent factor, by its name.
+    Raises: SymmetryError that names the first factor above the tolerance; NaN counts as above.
     """
     residuals = {}
     for factor, g, here in _path(group, element, params, inputs):

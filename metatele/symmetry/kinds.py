@@ -22,12 +22,12 @@ else:
 
 
 def kinds() -> tuple[str, ...]:
-    """All that there is to ask for."""
+    """All kinds that can be asked for."""
     return AUTO, *Symmetry.kinds
 
 
 def find_symmetries(network: nn.Module, kind: Kind) -> list[Symmetry]:
-    """The continuous groups of a kind that a network has; of "auto" at each hidden layer the first that it has."""
+    """The continuous groups of a kind that a network has; for "auto" the first that is found at each hidden layer."""
     found = _first_at_layers(network) if kind == AUTO else Symmetry.kinds[kind].find(network)
     return cast(list[Symmetry], list(found))
 
@@ -51,5 +51,5 @@ def _automatic(kinds: Mapping[str, type[GroupAction]]) -> list[type[AtHiddenLaye
 
 
 def _at(kinds: Sequence[type[AtHiddenLayer]], layer: HiddenLayer, between: list[nn.Module]) -> Iterator[GroupAction]:
-    """Which of some groups a layer has."""
+    """The groups, of these kinds, that a layer has."""
     return filter(None, (kind.at(layer, between) for kind in kinds))

@@ -41,11 +41,11 @@ class HiddenLayer:
         """
         if self.layer_input is None:
             raise SymmetryError(
-                f"{self.name}: what depends on the data needs the layer's own input; pass layer_input= to "
+                f"{self.name}: a data-dependent action or rule needs the layer's own input; pass layer_input= to "
                 "HiddenLayer, a function (params, inputs [B, n, ...]) -> [B, n, d_in]"
             )
         rows = self.layer_input(params, inputs)
-        return rows.reshape(len(rows), -1, rows.shape[-1]).mT  # whatever stands between is more rows
+        return rows.reshape(len(rows), -1, rows.shape[-1]).mT  # dimensions in between count as rows
 
     def shift(self, params: Mapping[str, Tensor]) -> Tensor | float:
         """b_in as a column, [B, h, 1], or 0."""

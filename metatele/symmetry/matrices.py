@@ -12,7 +12,7 @@ from metatele.symmetry.base import Symmetry
 
 def solve(matrix: Tensor, rhs: Tensor, left: bool) -> Tensor:
     """matrix^-1 rhs (left) or rhs matrix^-1, [B, ...]; NaN, without a gradient, where it is singular,
-    so that one task's singular matrix is that task's outcome and not everybody's error."""
+    so that a singular matrix affects its own task only and is not an error for all."""
     # Not `torch.linalg.solve`, whose second derivative in forward mode is wrong (seen in torch 2.14).
     factors, pivots, info = torch.linalg.lu_factor_ex(matrix)
     if presume(info <= 0, "no matrix that is divided by is singular"):
@@ -25,7 +25,7 @@ def solve(matrix: Tensor, rhs: Tensor, left: bool) -> Tensor:
 
 def singular_as_zero(matrix: Tensor) -> Tensor:
     """The matrix, or 0 where a column is, to rounding, in the span of those before it: such a matrix
-    has seldom a pivot of exactly 0, and dividing by its pivot of rounding errors moves weights at random."""
+    seldom has a pivot of exactly 0, and dividing by a pivot that is only rounding error moves weights at random."""
     pivots = torch.linalg.lu_factor_ex(matrix.detach())[0].diagonal(dim1=1, dim2=2).abs()
     rounding = matrix.shape[1] * torch.finfo(matrix.dtype).eps
     singular = (pivots <= rounding * matrix.detach().norm(dim=1)).any(1)
@@ -49,17 +49,17 @@ def matrix_size(matrix: Tensor) -> Tensor:
     return torch.where(finite, square.sqrt(), torch.nan)
 
 
-RADIUS = 0.25  # Frobenius norm up to which the series are exact to rounding with so many terms:
+RADIUS = 0.25  # Frobenius norm up to which the series are exact to rounding with this many terms:
 TERMS = {torch.float64: 6, torch.float32: 3}
-HALVINGS = 30  # of a T with a norm of 2e8: what lies further out is NaN
+HALVINGS = 30  # at most, enough for a T with a norm of 2e8; a larger T gives NaN
 
 
 def exp_pair(algebra: Tensor) -> tuple[Tensor, Tensor]:
-    """exp(T) and exp(-T) of [B, h, h], by few products of matrices: faster than `torch.linalg.matrix_exp` by far, above
-    all backwards, and the inverse comes with it.
+    """exp(T) and exp(-T) of [B, h, h], by few matrix products: much faster than `torch.linalg.matrix_exp`, especially
+    in the backward pass, and with the inverse at no extra cost.
 
-    They are cosh(T) +- sinh(T), whose Taylor series share the powers of T^2; a T above RADIUS is halved so often, and
-    its exponentials squared, as each task on its own needs. NaN for a T too large for that.
+    They are cosh(T) +- sinh(T), whose Taylor series share the powers of T^2. A T with a norm above RADIUS is halved,
+    and its exponentials squared, as often as its own task needs; one that is too large for that gives NaN.
     """
     norm = algebra.detach().flatten(1).norm(dim=1)
     most = 0
@@ -86,15 +86,15 @@ def exp_pair(algebra: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def version(tensor: Tensor) -> int:
-    """Counts a tensor's changes in place; those of inference mode do not."""
+    """How often a tensor has been changed in place; always 0 for inference tensors, which do not keep count."""
     return 0 if tensor.is_inference() else tensor._version
 
 
 class MatrixGL(AtHiddenLayer, Symmetry):
-    """GL(h) of a hidden layer, connected to the identity by exp; how it acts is left open.
+    """GL(h) of a hidden layer, connected to the identity by exp; subclasses define how it acts.
 
-    A group element is the matrix g = exp(T) with its inverse exp(-T), which comes for nothing, [B, 2, h, h]. A
-    matrix alone, [B, h, h], will do wherever an element is taken; acting with a singular one gives NaN.
+    A group element is the matrix g = exp(T) with its inverse exp(-T), which costs nothing extra, [B, 2, h, h]. A
+    matrix alone, [B, h, h], is accepted wherever an element is; acting with a singular one gives NaN.
     """
 
     @property
@@ -122,7 +122,7 @@ class MatrixGL(AtHiddenLayer, Symmetry):
         return matrix_size(self.matrix(g))
 
     def inverse(self, g: Tensor) -> Tensor:
-        return self.inverse_matrix(g)
+        return g.flip(1) if g.dim() == 4 else self.inverse_matrix(g)
 
     def matrix(self, g: Tensor) -> Tensor:
         """An element's matrix, [B, h, h]."""

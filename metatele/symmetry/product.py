@@ -24,7 +24,7 @@ def as_group(symmetries: object) -> "ProductGroup":
 
 @dataclass(frozen=True)
 class ProductGroup:
-    """Groups of a network's layers, applied in order; an element is one group element a factor."""
+    """Groups of a network's layers, applied in order; an element is one group element per factor."""
 
     factors: tuple[Symmetry, ...] = ()
 
@@ -56,11 +56,11 @@ class ProductGroup:
         return moved
 
     def of_data(self, inputs: Tensor) -> list[OfData]:
-        """What each factor makes of the data alone (see `GroupAction.of_data`)."""
+        """What each factor computes from the data alone (see `GroupAction.of_data`)."""
         return [f.of_data(inputs) for f in self.factors]
 
     def on(self, inputs: Tensor, made: Sequence[OfData] | None = None) -> "ProductGroup":
-        """The same group with what each factor makes of these inputs at hand (see `GroupAction.on`)."""
+        """The same group, which keeps what each factor computes from these inputs (see `GroupAction.on`)."""
         each = [None] * len(self.factors) if made is None else made
         factors = tuple(f.on(inputs, own) for f, own in zip(self.factors, each, strict=True))
         return self if all(a is b for a, b in zip(factors, self.factors, strict=True)) else ProductGroup(factors)
@@ -86,7 +86,7 @@ class ProductGroup:
         return here, gradients, squares
 
     def core(self, covector: Mapping[str, Tensor]) -> Params | None:
-        """A smaller covector whose norm `dual` changes as it changes this one's, or None (see `GroupAction.core`)."""
+        """A smaller covector whose norm changes under `dual` as this one's does, or None (see `GroupAction.core`)."""
         out: Params | None = dict(covector)
         for factor in self.factors:
             others = [f for f in self.factors if f is not factor]

@@ -34,7 +34,7 @@ def estimate_square(carry: Callable[[Params], Params], square: Mapping[str, Tens
 @cache
 def _signs(draw: int, count: int) -> NDArray[np.int8]:
     """Random signs, [count]."""
-    # By numpy (the very bits of torch's generator of this seed): what torch draws while a step is traced, to be
-    # compiled, would be drawn anew at each of its calls.
+    # Drawn by numpy (the same bits as torch's generator gives for this seed): if torch drew them while a step is
+    # traced, the compiled step would draw new ones at every call.
     stream = np.random.RandomState(derive_seed("signs", draw) % 2**32)
     return (2 * (stream.randint(0, 2**32, count, np.uint32) % 2).astype(np.int8) - 1).astype(np.int8)

@@ -76,12 +76,12 @@ def _plain(module: nn.Module, kind: type[nn.Module]) -> bool:
 
 
 def _flatten(network: nn.Module) -> list[Named]:
-    """The layers of a Sequential with their names, nested ones read through; else none."""
+    """The layers of a Sequential with their names, nested ones flattened; an empty list for other networks."""
     return list(_walk(network, "")) if _plain(network, nn.Sequential) else []
 
 
 def _walk(network: nn.Module, prefix: str) -> Iterator[Named]:
-    # Not named_children(), which passes over a module that stands in two places.
+    # Not named_children(), which skips a module that occurs a second time.
     for name, module in network._modules.items():
         assert module is not None
         if _plain(module, nn.Sequential):

@@ -16,8 +16,8 @@ PARTS: tuple[Part, ...] = get_args(Part)
 
 
 def judged_part(parts: Collection[Part]) -> Part:
-    """Whose loss contestants are judged by, and so are tuned for, of the parts that have rows of their own: the unseen
-    rows, or without any the inner ones."""
+    """The part whose loss optimizers are tuned for and judged by: the test part if it is among `parts`, the parts that
+    have rows of their own, otherwise the inner part."""
     return "test" if "test" in parts else "inner"
 
 
@@ -67,21 +67,21 @@ class TaskFamily(abc.ABC):
     def losses(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """`loss` of B tasks at once, [B], of predictions and targets [B, n, ...].
 
-        This general version maps `loss` over the tasks. A family may override it, with a faster form of the same; a
-        subclass that overrides `loss` alone is not held to it.
+        This general version maps `loss` over the tasks. A family may override it with a faster form of the same
+        function; for a subclass that overrides only `loss`, the inherited fast form is not used.
         """
         return vmap(self.loss)(predictions, targets)
 
     @property
     def stacks_its_loss(self) -> bool:
-        """Whether `losses` was written for the loss that the family has, and not for one that it has overridden."""
+        """Whether `losses` was written for the family's present `loss`, not for one that has been overridden since."""
         return type(self).loss is type(self)._stacked and "loss" not in vars(self)
 
     def accuracy(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """The fraction of one task's rows that is predicted right: a scalar in [0, 1].
+        """The fraction of one task's rows that are predicted correctly: a scalar in [0, 1].
 
-        Predictions [n, ...] and targets [n, ...] as for `loss`. Optional: override it where it has a
-        meaning, as in classification.
+        Predictions [n, ...] and targets [n, ...] as for `loss`. Optional: override it where it makes
+        sense, as in classification.
         """
         raise NotImplementedError(f"{type(self).__name__} measures no accuracy")
 

@@ -1,4 +1,4 @@
-"""Labelled images from a folder of the user's: MNIST, Fashion-MNIST, CIFAR-10. Files are data, never code."""
+"""Labelled images from a user's folder: MNIST, Fashion-MNIST, CIFAR-10. Files are data, never code."""
 
 import functools
 import gzip
@@ -25,7 +25,7 @@ Labelled = tuple[Tensor, Tensor]  # images and labels
 
 CLASSES = 10  # of each of the sets
 CIFAR_PIXELS = 3 * 32 * 32
-MOST_BYTES = 2**30  # bytes of one file, unpacked; four times that of the largest set
+MOST_BYTES = 2**30  # bytes of one file, unpacked; far more than any file of these sets has
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,13 @@ def split_images(
 ) -> ImageSplit:
     """Images to train on and others to validate on.
 
-    Where the folder has the set's training files, they are the one and the test files the other.
-    Where it has the test files only, a random 80% of these are the one and the rest the other.
+    If the folder has the set's training files, these are for training and the test files for validation.
+    If it has only the test files, a random 80% of them are for training and the rest for validation.
 
     Args:
         name, folder: see `load_images`.
         train, validation: how many random rows to take of each; all when None.
-        seed: of the random rows.
+        seed: seed of the random choice of rows.
     Raises: what `load_images` raises; TaskError if there are fewer rows than asked for; ConfigError for
         a number of rows below 1.
     """
@@ -88,7 +88,7 @@ def _draw(labelled: Labelled, count: int | None, part: str, seed: int) -> Labell
     if count is None:
         return labelled
     if count > len(labels):
-        raise TaskError(f"{part}={count} is more than the {len(labels)} images that there are to choose from")
+        raise TaskError(f"{part}={count} is more than the {len(labels)} available images")
     rows = torch.randperm(len(labels), generator=generator("draw images", part, seed))[:count]
     return images[rows], labels[rows]
 
@@ -98,10 +98,10 @@ class _Layout:
     """Where the files of a set are and what they are called.
 
     Attributes:
-        places: folders to look in, from the user's folder.
+        places: folders to look in, relative to the user's folder.
         endings: what a file's name may end in.
         files: the files' names without their ending.
-        read: makes images and labels, uint8 [n, pixels] and [n], of the files.
+        read: reads the files into images and labels, uint8 [n, pixels] and [n].
         hint: what to say where files are missing.
     """
 
@@ -125,7 +125,7 @@ def _load(name: ImageSet, folder: str, subset: Subset) -> Labelled:
     images, labels = LAYOUTS[name].read(paths)
     if len(labels) == 0 or int(labels.max()) >= CLASSES:
         what = f"the label {int(labels.max())}, above {CLASSES - 1}" if len(labels) else "no image"
-        raise TaskError(f"{', '.join(map(str, paths))}: there is {what}; these are no files of {name}, fetch them anew")
+        raise TaskError(f"{', '.join(map(str, paths))}: there is {what}; these are not {name} files, fetch them anew")
     return images.float().div_(255), labels.long()
 
 
@@ -141,15 +141,15 @@ def _find(name: ImageSet, folder: str, subset: Subset) -> dict[str, Path | None]
 
 
 def _read_bytes(path: Path) -> bytes:
-    """A file, unpacked if it is gzipped; no more of it than can make sense."""
+    """The bytes of a file, unpacked if it is gzipped. Raises: TaskError if there are more than MOST_BYTES."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             raw = file.read(MOST_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise TaskError(f"{path} cannot be read: {error}; fetch it anew") from error
+        raise TaskError(f"{path} cannot be read: {error}; download it again") from error
     if len(raw) > MOST_BYTES:
         raise TaskError(
-            f"{path} holds more than {MOST_BYTES} bytes, as no file of these image sets does; fetch it anew"
+            f"{path} holds more than {MOST_BYTES} bytes, as no file of these image sets does; download it again"
         )
     return raw
 
@@ -167,12 +167,12 @@ def read_idx(path: Path) -> Tensor:
         zero, code, dims = struct.unpack(">HBB", raw[:4])
         shape = struct.unpack(f">{dims}I", raw[4 : 4 + 4 * dims])
     except struct.error as error:
-        raise TaskError(f"{path} cannot be read as an idx file: {error}; fetch it anew") from error
+        raise TaskError(f"{path} cannot be read as an idx file: {error}; download it again") from error
     data = np.frombuffer(raw, np.uint8, offset=4 + 4 * dims)
     if zero != 0 or code != 8 or not 1 <= dims <= 4 or data.size != math.prod(shape):
         raise TaskError(
             f"{path} is not an idx file of unsigned bytes, or is cut off: {data.size} bytes for {shape[:4]}; "
-            "fetch it anew"
+            "download it again"
         )
     return torch.from_numpy(data.reshape(shape).copy())
 
@@ -196,7 +196,7 @@ def _read_records(path: Path) -> Labelled:
     """One file of CIFAR-10: records of a label and its pixels."""
     raw, record = _read_bytes(path), 1 + CIFAR_PIXELS
     if len(raw) % record:
-        raise TaskError(f"{path} is cut off: {len(raw)} bytes are no multiple of {record}; fetch it anew")
+        raise TaskError(f"{path} is cut off: {len(raw)} bytes are not a multiple of {record}; fetch it anew")
     rows = torch.from_numpy(np.frombuffer(raw, np.uint8).reshape(-1, record).copy())
     return rows[:, 1:], rows[:, 0]
 

@@ -1,4 +1,4 @@
-"""Drawing meta-batches from a task family, and holding the family to its contract."""
+"""Drawing meta-batches from a task family, and checking that the family keeps its contract."""
 
 import traceback
 from collections.abc import Callable, Iterable
@@ -29,7 +29,7 @@ def sample_meta_batch(family: TaskFamily, split: Split, indices: Iterable[int], 
     Raises: TaskError if the family breaks its contract (see `TaskFamily`).
     """
     if not isinstance(family, TaskFamily):
-        raise TaskError(f"expected an object of a class of TaskFamily, got {family!r}")
+        raise TaskError(f"expected an instance of TaskFamily, got {family!r}")
     if split not in get_args(Split):
         raise TaskError(f"split must be one of {', '.join(get_args(Split))}, got {split!r}")
     family = _restricted(family, split)
@@ -83,7 +83,7 @@ def build_network(family: TaskFamily) -> nn.Module:
 
 
 def _call(family: TaskFamily, method: str, call: Callable[[], Answer]) -> Answer:
-    """Call a method that a user wrote; what it raises becomes one line that says where."""
+    """Call a method that a user wrote. Raises: TaskError, in one line that says where, for any error in it."""
     try:
         return call()
     except MetateleError:
@@ -181,8 +181,8 @@ def _check_accuracy(batch: MetaBatch, params: dict[str, Tensor], x: Tensor, y: T
 
 
 def _check_broadcasting(batch: MetaBatch, params: dict[str, Tensor], x: Tensor, y: Tensor) -> None:
-    """Predictions [n, 1] minus targets [n] broadcast to [n, n]: every prediction is then held against
-    every target. It shows in the gradient at the first prediction, which moves with the last target."""
+    """Predictions [n, 1] minus targets [n] broadcast to [n, n]: every prediction is then compared with
+    every target. It shows in the gradient at the first prediction, which then depends on the last target."""
     predictions = stacked_forward(batch.network, params, x[:1]).detach()
     n = y.shape[1]
     if not (y.is_floating_point() and n > 1 and y.shape[1:] == (n,) and predictions.shape[1:] == (n, 1)):

@@ -8,7 +8,7 @@ from torch.func import functional_call, vmap
 
 from metatele.task.params import Params
 
-# The same function of every number, without parameters or chance; that leaves out PReLU and RReLU.
+# Activations that apply one function to every entry, without parameters or randomness; so no PReLU and no RReLU.
 ELEMENTWISE = (
     nn.ReLU,
     nn.LeakyReLU,
@@ -61,7 +61,7 @@ def stacked_forward(network: nn.Module, params: Mapping[str, Tensor], inputs: Te
 
 
 def _plain_layers(network: nn.Module, params: Mapping[str, Tensor]) -> list[tuple[str, nn.Module]] | None:
-    """The layers of a Sequential of linear layers and elementwise activations and their names; None for others."""
+    """The names and layers of a Sequential of linear layers and elementwise activations; None for other networks."""
     if type(network) is not nn.Sequential or _hooked(network) or nn.modules.module._has_any_global_hook():
         return None
     layers = list(network._modules.items())

@@ -41,4 +41,4 @@ __all__ = [
     "Wout",
 ]
 
-import_all(__name__)  # those that are not listed, too
+import_all(__name__)  # also the modules that are not listed above

@@ -31,7 +31,7 @@ class Teleport(OptimizerPart, abc.ABC):
             )
         self.first, self.last, self.every = first, last, every
 
-    tolerance: float = 0.0  # the relative change of the loss that a teleport may cause, beside rounding
+    tolerance: float = 0.0  # the relative change of the loss that a teleport may cause, apart from rounding
 
     @property
     def moves(self) -> bool:
@@ -40,7 +40,7 @@ class Teleport(OptimizerPart, abc.ABC):
 
     @property
     def has_listener(self) -> bool:
-        """Whether somebody is told of what it does, at every step."""
+        """Whether an observer is told of every teleport."""
         return False
 
     def active(self, step: int) -> bool:
@@ -77,7 +77,7 @@ class Teleport(OptimizerPart, abc.ABC):
             state: the teleport's own state.
             moments: an update's state, to be carried along; empty where it is not wanted.
             alive: which tasks to move, [B]; the others stay. All when None.
-            onto: parameters to move in place of the point's, by the element chosen at the point.
+            onto: parameters to move instead of the point's, by the element chosen at the point.
         Returns: the point moved to, with the gradient there (unless `onto` is given); the teleport's next
             state; the moments there.
         """

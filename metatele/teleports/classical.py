@@ -1,4 +1,4 @@
-"""Teleports that look at nothing: none, and random ones."""
+"""Teleports that do not look at the loss: no teleport, and random ones."""
 
 import torch
 from torch import Tensor

@@ -46,7 +46,7 @@ class Climb:
             landscape: the losses, with the group to move in.
             params: where to start, {name: [B, ...]}.
             gradient: the loss's gradient there, if it is known already.
-        Returns: the Lie algebra elements [B, ...], one a factor, detached; the objective at the best
+        Returns: the Lie algebra elements [B, ...], one per factor, detached; the objective at the best
             T after each step, [steps + 1, B].
         Raises: SymmetryError if the objective is not finite for any task, or cannot be climbed.
         """
@@ -55,7 +55,7 @@ class Climb:
         sign = 1.0 if self.direction == "ascend" else -1.0
         best = [first.new_zeros(len(first), *s) for s in group.algebra_shapes]
         top, slope = self._probe(orbit, best)
-        # Of some tasks, or on data on which the group cannot act, it is these tasks' outcome.
+        # If only some tasks are not finite, or the group cannot act on the data, those tasks fail without an error.
         if not bool(top.isfinite().any()) and orbit.can_act:
             raise SymmetryError(f"the objective is not finite for any task where the climb starts: {top.tolist()}")
         values, rate = [top], torch.full_like(top, self.lr)
@@ -112,7 +112,7 @@ class Orbit:
 
     @property
     def can_act(self) -> bool:
-        """Whether the identity leaves finite parameters for a task; on singular data it does not."""
+        """Whether acting with the identity gives any task finite parameters; on singular data it does not."""
         with torch.no_grad():
             here = self.group.act(self.group.identity(self.landscape.inputs), self.params, self.landscape.inputs)
         return bool(task_norm(here).isfinite().any())
@@ -124,7 +124,7 @@ class Orbit:
 
     @cached_property
     def core(self) -> Params | None:
-        """What its norm can be carried by."""
+        """A smaller covector that suffices to carry the gradient's norm, or None (see `GroupAction.core`)."""
         return self.group.core(self.gradient)
 
 

@@ -26,7 +26,7 @@ class DenseTeleport(AlgebraTeleport):
             choose a norm below it: T <- T / |T| * norm * tanh(|T| / norm).
         symmetry, first, last: see `OrbitTeleport`.
         shapes: shapes of one task's parameters; taken from the first network when None.
-        algebra: shapes of one task's T, one a factor of the group; likewise.
+        algebra: shapes of one task's T, one for each factor of the group; likewise.
     """
 
     def __init__(

@@ -18,21 +18,21 @@ from metatele.teleports.climb import Direction
 from metatele.teleports.moved import LEAST_DIVISOR, Moved, Spot, View
 from metatele.teleports.optimised import landscape_of, rows_of
 
-ARMIJO = 1e-4  # of the gain that the slope promises, a step must bring so much (Armijo)
+ARMIJO = 1e-4  # the fraction of the gain promised by the slope that a step must achieve (Armijo)
 NOISE = 1e-3  # a relative difference of two losses at one point that rounding does not explain
 
 Aim = Callable[[Spot, Tensor], tuple[Tensor, Tensor]]
 
 
 class GrouplessTeleport(Teleport):
-    """A search for a better objective where the loss on a batch stays; no symmetry need be known.
+    """A search for a better objective at the same loss on a batch; no symmetry need be known.
 
     The loss is kept on the rows looked at only. Off them it may change a lot, the more the fewer they
     are: a teleport on a few of many rows may well double the loss on all of them.
     `last_report` says what became of it on the step's own batch.
 
     The loss must be a deterministic function of the parameters that can be differentiated twice:
-    dropout must be off (`network.eval()`), and batch norm in training mode runs for single tasks only.
+    dropout must be off (`network.eval()`), and batch norm in training mode works for a single task only.
 
     Args:
         objective: see `OptimisedTeleport`.
@@ -41,9 +41,9 @@ class GrouplessTeleport(Teleport):
         lr: length of a step, as a fraction of the norm of all parameters at the start (of 1 where they
             are all zero). Halved for a task whenever a step fails.
         direction: "ascend" or "descend".
-        tolerance: largest change of a task's loss that stands, relative to the size of the loss.
-        rows: rows drawn from all inner rows for each teleport. The loss then stays on these rows only,
-            and neither on the step's own batch nor on all rows. None for the step's own batch.
+        tolerance: largest change of a task's loss that is accepted, relative to the size of the loss.
+        rows: rows drawn from all inner rows for each teleport. The loss is then kept on these rows only,
+            neither on the step's own batch nor on all rows. None for the step's own batch.
         first, last, every: see `Teleport`; by default once, before the first update.
     Attributes:
         last_report: how far the latest `move` went, detached; None before the first. It is a record
@@ -78,7 +78,7 @@ class GrouplessTeleport(Teleport):
 
     @abc.abstractmethod
     def aim(self, landscape: Landscape, params: Params) -> Aim:
-        """What a search from these parameters goes by: a function of a spot and its excess loss [B].
+        """The directions that a search from these parameters follows: a function of a spot and its excess loss [B].
 
         It gives the direction of ascent [B, n], whose length is what a unit step is worth, and the
         step back to the level set [B, n].
@@ -92,7 +92,7 @@ class GrouplessTeleport(Teleport):
         """Look for a better place with the same loss; each task on its own, all at once.
 
         Args:
-            landscape: the losses, on the rows on which they shall stay.
+            landscape: the losses, on the rows on which they are to stay the same.
             params: where to start, {name: [B, ...]}; left alone.
         Returns: the parameters found, detached; a report. Tasks that are `undone` have those of the start.
         Raises: ConfigError if the forward pass is random.
@@ -157,7 +157,7 @@ class GrouplessTeleport(Teleport):
 
 
 def check_deterministic(name: str, first: Tensor, again: Tensor) -> None:
-    """Compare the losses [B] of two forward passes. Raises: ConfigError, for who has this name, if they differ."""
+    """Compare the losses [B] of two forward passes. Raises: ConfigError, with this name, if they differ."""
     if bool(((again - first).abs() > NOISE * first.abs()).any()):
         raise ConfigError(
             f"{name} needs a deterministic loss, and two forward passes with the same parameters "

@@ -9,7 +9,7 @@ from metatele.teleports.climb import Direction
 from metatele.teleports.groupless import Aim, GrouplessTeleport
 from metatele.teleports.moved import LEAST_DIVISOR, Spot, View
 
-LEEWAY = 0.3  # how far the loss may stray on the way; from farther off it is often not found again
+LEEWAY = 0.3  # how far the loss may stray on the way; from farther off the level set is often not reached again
 CORRECTIONS = 5  # most Newton steps back to the level set at the end
 
 
@@ -20,7 +20,7 @@ class LevelSetTeleport(GrouplessTeleport):
 
         w <- w + rho P q / |P q| - v (L(w) - L(w_0)) / |v|^2,
 
-    along the tangent of the level set, and back to it as far as its linearisation knows. rho is
+    along the tangent of the level set, and back to it to first order. rho is
     halved until the objective, minus a penalty for |L(w) - L(w_0)|, grows enough. At the end a few
     steps of the second kind alone restore the loss. If it is then not within the tolerance, or the
     objective got worse, the task stays where it was.

@@ -98,7 +98,7 @@ class View:
 
         Raises: ConfigError if the objective has none.
         """
-        # Of the kernels of attention only the plain one can be differentiated twice.
+        # Only the plain attention kernel can be differentiated twice.
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             leaf = flat.detach().requires_grad_()
             place = Place(self.landscape, unflatten(leaf, self.like))

@@ -26,8 +26,8 @@ class NullSpaceTeleport(GrouplessTeleport):
     convolution's inputs are its patches. As no layer's output changes, no layer's input does, and
     all layers move at once. V is computed once for a teleport.
 
-    Outputs and loss are kept on the rows looked at only. Null spaces want few rows, so off them the loss
-    may change a lot (see `GrouplessTeleport`).
+    Outputs and loss are kept only on the rows looked at. There is a null space only if these are few, so off
+    them the loss may change a lot (see `GrouplessTeleport`).
 
     Layers are all nn.Linear, nn.Conv1d and nn.Conv2d that the network calls, anywhere in it, however
     often. All other parameters stay: those of other modules, those that several modules share, and

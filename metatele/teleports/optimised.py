@@ -80,14 +80,14 @@ class OptimisedTeleport(AlgebraTeleport):
 
 
 def landscape_of(landscape: Landscape | None, teleport: object) -> Landscape:
-    """The landscape of a point. Raises: SymmetryError if whoever made the point left it out."""
+    """The landscape of a point. Raises: SymmetryError if the point has none."""
     if landscape is None:
         raise SymmetryError(f"{type(teleport).__name__} needs a point with its landscape, that is, with the loss")
     return landscape
 
 
 def rows_of(landscape: Landscape, rows: int, seeds: Tensor, step: int) -> Landscape:
-    """The same losses on so many random rows, drawn by each task's own seed; all rows if there are no more."""
+    """The same losses on `rows` random rows, drawn by each task's own seed; on all if there are no more than that."""
     available = landscape.inputs.shape[1]
     if rows >= available:
         return landscape

@@ -21,8 +21,8 @@ Recorder = Callable[[int, list[Tensor], Tensor | None], None]  # told of the ste
 class OrbitTeleport(Teleport):
     """A teleport along the orbit of a group: chooses the group element g at each step.
 
-    A group that depends on the data is held to them: with more rows than it can be exact on, an action
-    that changes what a layer sees by more than `residual` is refused.
+    A data-dependent group is checked: if there are more rows than it can be exact on, an action that
+    changes what a layer sees by more than `residual` is refused.
 
     Args:
         symmetry: which of a network's groups to use (see `metatele.symmetry.symmetries_of`).
@@ -31,7 +31,7 @@ class OrbitTeleport(Teleport):
     Attributes:
         residual: the largest such change (see `Symmetry.residual`), relative.
         observer: told of every teleport: the step, the group, and the element that acts, which is the
-            identity for tasks that are not alive. No copy takes it along.
+            identity for tasks that are not alive. Copies of the teleport do not have it.
     """
 
     residual: float = 1e-3
@@ -79,7 +79,7 @@ class OrbitTeleport(Teleport):
             self.observer(point.step, group, element)
         if any(factor.too_many(seen.inputs) for factor in group.factors):
             check_residual(group, element, point.params, seen.inputs, self.residual)
-        # Nobody looks at the gradient where other parameters are moved by the element.
+        # The gradient is not needed if the element moves other parameters.
         own = [point.gradient] if onto is None else []
         params, covectors, squares = group.carry(
             element, point.params if onto is None else onto, seen.inputs, [*own, *moments.covectors], moments.squares
@@ -98,7 +98,7 @@ class AlgebraTeleport(OrbitTeleport):
 
     Attributes:
         recorder: told of every teleport, before it: the step, T, and which tasks are alive, [B] or None
-            for all (see `Recording`). No copy takes it along.
+            for all (see `Recording`). Copies of the teleport do not have it.
     """
 
     recorder: Recorder | None = None
@@ -128,7 +128,7 @@ class AlgebraTeleport(OrbitTeleport):
         onto: Params | None = None,
     ) -> tuple[Point, State, State]:
         if self.recorder is not None and (alive is None or bool(alive.any())):
-            # `choose` is pure, so asking it once more is the same T.
+            # `choose` is pure, so a second call gives the same T.
             self.recorder(point.step, self.choose(self.look(point, state), group, state)[0], alive)
         return super().move(point, group, state, moments, alive, onto)
 
@@ -136,8 +136,8 @@ class AlgebraTeleport(OrbitTeleport):
 def standing_still(element: list[Tensor], group: ProductGroup, alive: Tensor | None) -> list[Tensor]:
     """The element with the identity for the tasks that are not alive [B].
 
-    Their parameters stand still, so a teleport would carry their moments further at every step, out
-    of the finite numbers.
+    Their parameters stand still, so a teleport would scale their moments further at every step, until
+    they overflow.
     """
     if alive is None or known(alive):
         return element

@@ -53,7 +53,7 @@ class MeanSchedule(PlayedTeleport):
 
     Args:
         length: number of steps that it plays.
-        shapes: shapes of one T, one a factor of the group.
+        shapes: shapes of one T, one for each factor of the group.
         symmetry, first, every: see `OrbitTeleport`.
     """
 
@@ -150,7 +150,7 @@ class Recording:
             ...  # play any number of meta-batches of one network, from step 0 on
         controls = [recording.mean_schedule(), recording.sized_random()]
 
-    Counted are tasks that are alive and whose T is finite. Only sums are kept.
+    Only tasks that are alive and have a finite T are counted. Only sums are kept.
 
     Args:
         teleport: the teleport to listen to.
@@ -178,7 +178,7 @@ class Recording:
         self.teleport.recorder = None
 
     def note(self, step: int, algebra: list[Tensor], alive: Tensor | None = None) -> None:
-        """Count a teleport in: T [B, *algebra_shape] of each factor, and which tasks are alive, [B]."""
+        """Add a teleport to the means: T [B, *algebra_shape] of each factor, and which tasks are alive, [B]."""
         good = torch.stack([t.detach().flatten(1).isfinite().all(1) for t in algebra]).all(0)
         if alive is not None:
             good = good & alive

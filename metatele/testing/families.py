@@ -21,7 +21,7 @@ class ExampleFamily(TaskFamily):
 
     Args:
         widths: widths of all layers, inputs and outputs included.
-        activations: what stands behind each linear layer but the last; None for nothing.
+        activations: what follows each linear layer but the last; None for nothing.
         bias: whether the linear layers have biases.
         rows: rows of one task; as many as inputs by default, which the data-dependent group needs.
         parts, batch_size: see `TaskFamily`.
@@ -60,7 +60,7 @@ class ExampleFamily(TaskFamily):
 def check_task_family(family: TaskFamily) -> None:
     """Check the contract of a task family.
 
-    Equal seeds give equal tasks, others others; a task does not depend on the meta-batch it is in,
+    Equal seeds give equal tasks, different seeds different ones; a task does not depend on the meta-batch it is in,
     nor on any global random generator, which it leaves as it is; the loss of every part is finite, and
     the accuracy, where there is one, is in [0, 1]; `for_split` gives equal tasks for equal splits.
 

@@ -30,7 +30,7 @@ def same(found: Any, expected: Any, tolerance: float, law: str) -> None:
     for a, b in zip(tensors(found), tensors(expected), strict=True):
         a, b = a.detach(), b.detach()
         if a.shape != b.shape:
-            raise AssertionError(f"broken law: {law}: shape {tuple(a.shape)} in place of {tuple(b.shape)}")
+            raise AssertionError(f"broken law: {law}: shape {tuple(a.shape)} instead of {tuple(b.shape)}")
         if tolerance == 0 or b.numel() == 0:
             assert_law(torch.equal(a, b), law)
         else:

@@ -42,7 +42,7 @@ def check_update(update: Update, batch: MetaBatch | None = None) -> None:
     name, batch, group = type(update).__name__, _in_float64(batch), ProductGroup()
     update = _bound(update, batch, group)
     point, state = _point(batch, 0), update.start(batch.params)
-    with untouched(f"{name}.propose changes its arguments", point.params, point.gradient, point.inputs, state):
+    with untouched(f"{name}.propose leaves its arguments unchanged", point.params, point.gradient, point.inputs, state):
         with seeded(1):
             step, after = update.propose(point, state)
         with seeded(2):
@@ -69,9 +69,9 @@ def check_update(update: Update, batch: MetaBatch | None = None) -> None:
 
 
 def check_teleport(teleport: Teleport, batch: MetaBatch | None = None) -> None:
-    """Check the contract of a teleport: that of an update (see `check_update`); moreover it leaves
-    the loss as it is, to its own tolerance, gives the gradient at the new point and, if it moves at
-    all, changes it.
+    """Check the contract of a teleport: that of an update (see `check_update`), and that it leaves
+    the loss unchanged up to its own tolerance, gives the gradient at the new point and, if it moves
+    at all, changes the gradient.
 
     Args:
         teleport: the teleport; a copy is used.
@@ -82,7 +82,7 @@ def check_teleport(teleport: Teleport, batch: MetaBatch | None = None) -> None:
     group = teleport.group(batch.network)
     teleport = _bound(teleport, batch, group)
     point, state = _point(batch, teleport.first), teleport.start(batch.params, group, batch.seeds)
-    with untouched(f"{name} changes its arguments", point.params, point.gradient, point.inputs, state):
+    with untouched(f"{name} leaves its arguments unchanged", point.params, point.gradient, point.inputs, state):
         with seeded(1):
             there, after, _ = teleport.move(point, group, state, State())
         with seeded(2):

@@ -38,7 +38,7 @@ def check_symmetry(
     params = {k: p.detach() for k, p in params.items()}
     shape = (len(inputs), *symmetry.algebra_shape)
     s, t = (scale * torch.randn(shape, generator=stream, dtype=torch.float64) for _ in range(2))
-    with untouched(f"{name} changes its arguments", s, t, params, inputs):
+    with untouched(f"{name} leaves its arguments unchanged", s, t, params, inputs):
         g, h = symmetry.exp(s), symmetry.exp(t)
         unit = symmetry.identity(next(iter(params.values())))
         same(symmetry.exp(torch.zeros_like(s)), unit, 1e-12, f"{name}: exp(0) is the identity")
@@ -65,7 +65,7 @@ def check_discrete_symmetry(
         streams = [generator("check_discrete_symmetry", seed, i, task) for task in of]
         return symmetry.sample(streams, like[: len(of)])
 
-    with untouched(f"{name} changes its arguments", params, inputs):
+    with untouched(f"{name} leaves its arguments unchanged", params, inputs):
         unit = symmetry.identity(like)
         draws = [draw(i, *range(tasks)) for i in range(20)]
         g = next((g for g in draws if not torch.equal(g, unit)), unit)
@@ -84,7 +84,7 @@ def check_discrete_symmetry(
 def _check_group(symmetry: GroupAction, g: Tensor, h: Tensor, unit: Tensor, tolerance: float) -> None:
     """The axioms of a group, among its elements."""
     name, compose, inverse = type(symmetry).__name__, symmetry.compose, symmetry.inverse
-    with untouched(f"{name}: compose and inverse change a group element", g, h, unit):
+    with untouched(f"{name}: compose and inverse leave group elements unchanged", g, h, unit):
         same(compose(g, unit), g, tolerance, f"{name}: g identity = g")
         same(compose(unit, g), g, tolerance, f"{name}: identity g = g")
         same(compose(g, inverse(g)), unit, tolerance, f"{name}: g g^-1 = identity")
@@ -96,7 +96,7 @@ def _check_size(symmetry: GroupAction, g: Tensor, unit: Tensor) -> None:
     """`size` is 0 at the identity only, and about the same for g and g^-1 (a factor of 4 is allowed: the
     general version is right for small elements only)."""
     name = type(symmetry).__name__
-    with untouched(f"{name}.size changes the group element", g, unit):
+    with untouched(f"{name}.size leaves the group element unchanged", g, unit):
         size, back = symmetry.size(g), symmetry.size(symmetry.inverse(g))
         nothing = symmetry.size(unit)
     assert_law(size.shape == (len(g),), f"{name}: size is one number a task, got {tuple(size.shape)}")
@@ -115,7 +115,7 @@ def _check_size(symmetry: GroupAction, g: Tensor, unit: Tensor) -> None:
 def _check_action(symmetry: GroupAction, g: Tensor, h: Tensor, unit: Tensor, params: Params, inputs: Tensor) -> None:
     """The axioms of an action, on stacked parameters."""
     name = type(symmetry).__name__
-    with untouched(f"{name}.act changes the group element", g):
+    with untouched(f"{name}.act leaves the group element unchanged", g):
         moved = symmetry.act(g, params, inputs)
     assert_law(list(moved) == list(params), f"{name}.act returns all parameters, in their order")
     same(symmetry.act(unit, params, inputs), params, 1e-8, f"{name}: the identity moves nothing")
@@ -131,7 +131,7 @@ def _check_action(symmetry: GroupAction, g: Tensor, h: Tensor, unit: Tensor, par
 def _check_loss(
     symmetry: GroupAction, g: Tensor, unit: Tensor, params: Params, inputs: Tensor, loss: Loss, rtol: float
 ) -> None:
-    """The loss stays; the gradient moves, unless the group says that it does not, as `dual` says."""
+    """The loss is unchanged; the gradient changes as `dual` says, and not at all if the group says so."""
     name, moved = type(symmetry).__name__, symmetry.act(g, params, inputs)
     same(loss(moved), loss(params), rtol, f"{name}: the loss is unchanged")
     residual = symmetry.residual(g, params, inputs)
@@ -161,8 +161,8 @@ def _check_loss(
 def _check_size_of_squares(
     symmetry: GroupAction, g: Tensor, params: Params, moved: Params, square: Params, inputs: Tensor
 ) -> None:
-    """`dual_square` gives mean squares of the carried gradients whose mean squares it was given: over
-    all parameters of a task within a factor of 4 of the mean over random signs, for it may be an estimate."""
+    """Given mean squares of gradients, `dual_square` gives the mean squares of the carried gradients. It may be an
+    estimate: summed over a task's parameters, within a factor of 4 of the mean over random signs."""
     name, stream, total = type(symmetry).__name__, generator("squares"), torch.zeros(len(inputs), dtype=torch.float64)
     for _ in range(SIGNS):
         signed = map_params(

@@ -18,14 +18,14 @@ TOLERANCE = 1e-3  # of teleports that state none
 
 
 def check_arguments(model: object, batch: object, loss_fn: object, optimizer: object, seed: object) -> None:
-    """Check what `teleport` takes. Raises: ConfigError for an argument that is not of its kind."""
+    """Check the arguments of `teleport`. Raises: ConfigError for one of the wrong kind."""
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model must be an nn.Module, got {type(model).__name__}")
     if not (isinstance(batch, (tuple, list)) and len(batch) == 2 and all(isinstance(t, Tensor) for t in batch)):
         raise ConfigError(f"batch must be two tensors, (inputs, targets), got {type(batch).__name__}")
     rows = [len(t) if t.dim() else 0 for t in batch]
     if rows[0] != rows[1] or rows[0] == 0:
-        raise ConfigError(f"inputs and targets must have equally many rows, at least one, got {rows[0]} and {rows[1]}")
+        raise ConfigError(f"inputs and targets need the same number of rows, at least one, got {rows[0]} and {rows[1]}")
     if not callable(loss_fn):
         raise ConfigError(f"loss_fn must be a function of (predictions, targets), got {loss_fn!r}")
     if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
@@ -42,7 +42,7 @@ def choose_teleport(
 ) -> Teleport:
     """The teleport that the arguments of `teleport` ask for."""
     if isinstance(objective, Teleport):
-        raise ConfigError(f"{type(objective).__name__} is a teleport and no objective: pass it as by=")
+        raise ConfigError(f"{type(objective).__name__} is a teleport and not an objective: pass it as by=")
     if refused := SCHEDULE & settings.keys():
         raise ConfigError(f"{', '.join(sorted(refused))}: a single call has no schedule and takes its whole batch")
     if by is None:

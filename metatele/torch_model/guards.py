@@ -42,7 +42,7 @@ def rounding(here: Place) -> float:
 
 
 def finite(when: str, by: Teleport, place: Place, **values: Tensor) -> dict[str, float]:
-    """The numbers. Raises: SymmetryError for one that is not finite."""
+    """The values as plain numbers. Raises: SymmetryError for one that is not a single finite number."""
     for name, value in values.items():
         if not isinstance(value, Tensor) or value.shape != (1,):
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"{value!r}"

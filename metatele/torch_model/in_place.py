@@ -63,7 +63,7 @@ def teleport(
         metatele.teleport(model, (x, y), loss_fn, objective="gradient_norm", optimizer=optimizer)
 
     Call it before `backward()`: gradients in `.grad` belong to the old point and are set to None. The
-    forward must be deterministic: switch dropout off. Parameters that the optimizer does not hold move
+    forward pass must be deterministic: switch dropout off. Parameters that the optimizer does not hold move
     as well. If anything is wrong, model and optimizer are left exactly as they were.
 
     Args:
@@ -73,8 +73,8 @@ def teleport(
         loss_fn: (predictions, targets) -> scalar.
         objective: what to climb along the orbit: "gradient_norm" (the default), "sharpness",
             "curvature", an object such as `Sharpness()`, or a function of a `Place`.
-        by: any other teleport, such as `Balance()` or `LevelSetTeleport()`, in place of an objective.
-        optimizer: the optimizer that trains the model, whose state is to follow.
+        by: any other teleport, such as `Balance()` or `LevelSetTeleport()`, instead of an objective.
+        optimizer: the optimizer that trains the model; `moments` says what becomes of its state.
         moments: "transform" carries the optimizer's means of gradients and squared gradients along,
             so that the teleport is all that changes, and leaves other state as it is; "reset"
             starts the state anew, if the model was moved; "keep" does not touch it. By default
@@ -82,7 +82,7 @@ def teleport(
             for optimizers with a state that cannot be (LBFGS).
         tolerance: the largest relative change of the loss, and of what a layer sees of the batch; by
             default the teleport's own, or 1e-3.
-        seed: for a teleport that draws at random, which draws the same for the same seed.
+        seed: seed of a random teleport's draws.
         settings: further arguments of `OptimisedTeleport`: steps, lr, direction, cap, symmetry.
     Returns: what the teleport did.
     Raises: SymmetryError if the model has no known symmetry, a group element is singular, the batch is
@@ -107,7 +107,7 @@ def teleport(
 
 @contextmanager
 def _refused_in_a_line(by: Teleport) -> Iterator[None]:
-    """What a model, batch or loss that does not run raises, as one ConfigError."""
+    """Turn what a model, batch or loss that does not run raises into a ConfigError of one line."""
     try:
         yield
     except (RuntimeError, NotImplementedError, TypeError, ValueError, LookupError, AttributeError) as error:
@@ -127,7 +127,7 @@ def _find(
 ) -> Destination:
     """Where the teleport leads. Changes nothing.
 
-    Raises: SymmetryError if it leads nowhere good.
+    Raises: SymmetryError if a number there is not finite, the loss changes too much, or a frozen parameter moves.
     """
     group = find_group(model, by)
     # A teleport without a group leaves alone what is frozen; a group needs all parameters of its layers.

@@ -1,4 +1,4 @@
-"""What plays trajectories: one protocol, and the engines by their names."""
+"""The engines that play trajectories: their protocol, and how to make one by its name."""
 
 from collections.abc import Callable
 from functools import partial
@@ -36,18 +36,18 @@ class Engine(Protocol):
         Args:
             begin, length: the window.
             score: gives the meta-loss.
-            piece: steps of which what the backward pass needs is held at a time; the whole window if None.
+            piece: number of steps for which the backward pass is held in memory at a time; the whole window if None.
         """
 
 
 MakeEngine = Callable[[InnerOptimizer, MetaBatch, int, bool], Engine]
-"""Makes the engine of an inner optimizer, a meta-batch, a number of steps, and whether in second order."""
+"""Makes an engine from an inner optimizer, a meta-batch, a number of steps, and whether to use second order."""
 
 
 def engine_maker(name: EngineName) -> MakeEngine:
-    """What makes engines of a kind.
+    """A function that makes engines of this kind.
 
-    All that one maker makes must be of the same inner optimizer and of tasks of the same family, because what they
-    compile is theirs together.
+    All engines from one maker must have the same inner optimizer and tasks of the same family, because they share what
+    they compile.
     """
     return Unroll if name == "higher" else partial(CompiledUnroll, Programs())

@@ -48,22 +48,22 @@ class Position:
 
     @property
     def all_diverged(self) -> bool:
-        """Whether no task is left that goes on."""
+        """Whether every task has diverged."""
         return not bool(self.alive.any())
 
     @property
     def outcomes(self) -> list[Outcome]:
-        """One outcome a task."""
+        """One outcome for each task."""
         return [Outcome.FINISHED if a else Outcome.DIVERGED for a in self.alive.tolist()]
 
 
 @dataclass(frozen=True)
 class Window:
-    """A window of K steps. Played differentiably, its meta-losses hang on the learned weights by a graph.
+    """A window of K steps. If played differentiably, a graph links its meta-losses to the learned weights.
 
     Attributes:
-        meta_losses: loss on the meta part after each step, [K, B]. What stands in the place of a
-            task that has diverged carries no meaning and no gradient.
+        meta_losses: loss on the meta part after each step, [K, B]. The entry of a task that has
+            diverged has no meaning and no gradient.
         inner_losses: loss on the inner rows used at each step, before the step, [K, B]; detached.
         gradient_norms: norm of the inner gradient at each step, [K, B]; detached.
         end: where the window ends.
@@ -88,7 +88,7 @@ class Window:
 
 
 Score = Callable[[Window], Tensor]
-"""Gives a window's meta-loss: a mean over its tasks that have not diverged, at least one of which there is."""
+"""Gives a window's meta-loss: a mean over the tasks that have not diverged; there is at least one."""
 
 
 class Scored(NamedTuple):

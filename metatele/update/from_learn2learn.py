@@ -39,7 +39,7 @@ class Preconditioner(Update):
     def __init__(self, lr: float) -> None:
         super().__init__()
         above_zero(lr=lr)
-        import_learn2learn()  # to tell now, not after the tasks are made
+        import_learn2learn()  # to fail now, not after the tasks are made
         self.lr = lr
         self.shapes: dict[str, list[int]] | None = None
 
@@ -49,10 +49,10 @@ class Preconditioner(Update):
 
     @abc.abstractmethod
     def precondition(self, part: Any, gradient: Tensor) -> Tensor:
-        """What one entry of the container makes of the gradients [B, ...] of its parameter."""
+        """Apply one entry of the container to the gradients [B, ...] of its parameter."""
 
     def build(self, shapes: Shapes | None) -> None:
-        """Make A for the shapes of one task's parameters; not yet when None."""
+        """Make A for the shapes of one task's parameters; nothing is made yet if they are None."""
         if shapes is not None:
             self.shapes = {k: list(s) for k, s in shapes.items()}
             self.learned_parts = self._fresh()
@@ -93,7 +93,7 @@ class MetaSGD(Preconditioner):
     The step sizes are those of `learn2learn.algorithms.MetaSGD`. They may become negative.
 
     Args:
-        lr: all step sizes of a fresh one.
+        lr: the initial value of all step sizes.
         shapes: shapes of one task's parameters; taken from the first network when None.
     Raises: ConfigError without learn2learn.
     Source: Li et al. 2017, arXiv:1707.09835.

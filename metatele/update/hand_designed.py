@@ -1,4 +1,4 @@
-"""The optimizers that a learned one is held against, with a schedule of the step size."""
+"""The optimizers that a learned one is compared with, with a schedule of the step size."""
 
 import math
 from collections.abc import Callable, Mapping

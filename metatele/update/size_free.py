@@ -78,10 +78,10 @@ def _layer_scale(params: Params) -> Tensor:
 
 
 class GlobalStepSize(Update):
-    """LSTM(lr), size-free: one LSTM a task chooses the step size of gradient descent.
+    """LSTM(lr), size-free: an LSTM chooses the step size of gradient descent, one for each task.
 
-    f = -lr * exp(4 tanh(o)) * gradient, o the LSTM's output; it sees the gradient's norm, how that
-    changed, and the time.
+    f = -lr * exp(4 tanh(o)) * gradient, o the LSTM's output; it sees the gradient's norm, the change
+    of that norm, its own last output, and the time.
 
     Args:
         hidden, layers: size of the LSTM.

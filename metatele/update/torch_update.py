@@ -31,8 +31,8 @@ class TorchUpdate(Update):
     """f = the step of an optimizer of torch.optim, each task by itself.
 
     Its means of gradients and of squared gradients are carried along by teleports (see
-    `metatele.parts.torch_state`), to which a penalty that torch adds to the gradient (the weight_decay of
-    SGD or Adam, not of AdamW) counts as a part of it. RMSprop with centered=True needs teleports that
+    `metatele.parts.torch_state`), which treat a penalty that torch adds to the gradient (the weight_decay of
+    SGD or Adam, not of AdamW) as a part of the gradient. RMSprop with centered=True needs teleports that
     act diagonally (scaling): others may leave it the root of a negative variance.
 
     No gradient passes through its steps: gradient, parameters and moments are detached. To
@@ -62,7 +62,7 @@ class TorchUpdate(Update):
         layout = self._layout(point.params)
         before, count = layout.unpack(state)
         params, gradient = (map_params(torch.detach, p) for p in (point.params, point.gradient))
-        # Some treat their first step in a special way: before it, torch makes the state itself.
+        # Some optimizers treat their first step specially, so there torch makes the state itself.
         step = self._step if self.optimizer in ELEMENT_WISE else self._step_each
         new, after = step(params, gradient, before if count else None)
         return map_params(torch.sub, new, params), layout.pack(after, count + 1)
@@ -79,11 +79,11 @@ class TorchUpdate(Update):
             if state is not None:
                 optimizer.state[p] = {key: t.detach().clone() for key, t in state[name].items()}
         optimizer.step()
-        # The tensors are handed out, without the gradients that hung on them.
+        # The tensors themselves are returned, without their gradients.
         return map_params(torch.detach, new), {name: dict(optimizer.state[p]) for name, p in new.items()}
 
     def _step_each(self, params: Params, gradient: Params, state: TorchState | None) -> tuple[Params, TorchState]:
-        """The same, one task after the other; also the scalars of the state are then stacked, [B]."""
+        """What `_step` gives, one task after the other; the scalars of the state are then stacked, too, [B]."""
         tasks = range(len(next(iter(params.values()))))
         steps = [
             self._step(
@@ -109,7 +109,7 @@ class TorchUpdate(Update):
 
 
 class _Layout:
-    """Between the state of a torch optimizer, {parameter: {key: tensor}}, and a `State`.
+    """Converts between the state of a torch optimizer, {parameter: {key: tensor}}, and a `State`.
 
     The memory holds the number of steps and then every tensor that teleports leave alone.
 
@@ -132,7 +132,7 @@ class _Layout:
         return [key for key in keys[0] if all(key in other for other in keys)]
 
     def pack(self, state: TorchState | None, count: int) -> State:
-        """The `State` after `count` steps; of placeholders where there is no torch state yet."""
+        """The `State` after `count` steps, made of placeholders if there is no torch state yet."""
         full = self.blank if state is None else state
         return State(
             tuple({n: full[n][key] for n in full} for key in self.covectors),
@@ -160,7 +160,7 @@ def _check_options(options: object) -> None:
             return
     except (TypeError, ValueError):
         pass
-    raise ConfigError(f"options must map names to plain numbers, texts and lists, got {options!r}")
+    raise ConfigError(f"options must map names to plain numbers, strings and lists, got {options!r}")
 
 
 def _find(name: object) -> type[torch.optim.Optimizer]:

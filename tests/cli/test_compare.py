@@ -156,7 +156,7 @@ def test_an_interrupted_comparison_goes_on(reported, monkeypatch, capsys) -> Non
     monkeypatch.setattr(compare_command, "train", interrupted)
     assert compare(*RELU, "--seeds=2") == compare_command.INTERRUPTED
     assert calls == ["teleport 0", "no-teleport 0"]
-    assert "the same command goes on from here" in capsys.readouterr().err
+    assert "run the same command again to continue" in capsys.readouterr().err
     assert not reported
 
 

@@ -198,8 +198,8 @@ def test_seeds_of_different_recipes_or_budgets_are_refused():
     [
         (learned(1), "must be a mapping .* got InnerOptimizer"),
         ({"a": None}, "'a' must be an InnerOptimizer .* got NoneType"),
-        ({1: gd()}, "the name of a checkpoint must be a text, got 1"),
-        ({"": gd()}, "the name of a checkpoint must be a text, got ''"),
+        ({1: gd()}, "the name of a checkpoint must be a non-empty string, got 1"),
+        ({"": gd()}, "the name of a checkpoint must be a non-empty string, got ''"),
         ({"SGD": gd()}, "two contestants would be called 'SGD'"),
         ({"a": learned(1, True), "a, teleports off": gd()}, "two contestants would be called 'a, teleports off'"),
         ({}, None),
@@ -228,7 +228,7 @@ def test_reference_is_the_first_checkpoint_without_teleports():
     assert reference({"t": learned(1, True)}) == "t, teleports off"
     assert reference({"t": gd(0.1, Balance())}) == "t", "nobody else is there"
     assert reference({"t": learned(1, True)}, "t + balance") == "t + balance"
-    with pytest.raises(ConfigError, match=r"'x' is no contestant; use one of 't'"):
+    with pytest.raises(ConfigError, match=r"'x' is not a contestant; use one of 't'"):
         reference({"t": learned(1, True)}, "x")
     assert reference_of(baselines(3, False), None) == "SGD"
 

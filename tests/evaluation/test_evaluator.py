@@ -107,7 +107,7 @@ def test_size_free_checkpoint_runs_on_other_widths_and_depths():
         ({"report_steps": 3}, "report_steps must be .* got 3"),
         ({"baselines": "all"}, "baselines must be one of plain, teleports, none, got 'all'"),
         ({"device": "abacus"}, "the device 'abacus' cannot be used"),
-        ({"reference": "x"}, "'x' is no contestant"),
+        ({"reference": "x"}, "'x' is not a contestant"),
         ({"seed": "zero"}, "seed must be a whole number"),
     ],
 )

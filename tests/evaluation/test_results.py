@@ -127,7 +127,7 @@ def test_damaged_results_are_one_clear_error(full, tmp_path, data):
     ("change", "message"),
     [
         (lambda s: s.update(reference="nobody"), "reference is 'nobody'|reference 'nobody'"),
-        (lambda s: s["entries"].append(s["entries"][0]), "names of their own"),
+        (lambda s: s["entries"].append(s["entries"][0]), "contestants need distinct names"),
         (lambda s: s["entries"][0].update(kind="winner"), "expected one of 'checkpoint'.* got 'winner'"),
         (lambda s: s["entries"][0]["runs"][0]["losses"]["inner"].pop(), "curves of shape"),
         (lambda s: s["settings"].update(tasks=2), "curves of shape"),

@@ -103,12 +103,12 @@ def test_directions_of_the_user(setting):
     ({"model": "mlp"}, ConfigError, "model must be an nn.Module, got str"),
     ({"batch": None}, ConfigError, "batch must be two tensors, .inputs, targets., got NoneType"),
     ({"batch": torch.ones(2, 2)}, ConfigError, "batch must be two tensors, .inputs, targets., got Tensor"),
-    ({"batch": (torch.ones(2, 2), torch.ones(3, 1))}, ConfigError, "equally many rows, .* got 2 and 3"),
+    ({"batch": (torch.ones(2, 2), torch.ones(3, 1))}, ConfigError, "the same number of rows, .* got 2 and 3"),
     ({"loss_fn": "mse"}, ConfigError, "loss_fn must be a function"),
     ({"seed": -1}, ConfigError, "seed must be"),
     ({"by": 3}, ConfigError, "by must be a teleport such as .*, got 3"),
     ({"by": OptimisedTeleport}, ConfigError, "by must be a teleport such as .*, got <class"),
-    ({"by": OptimisedTeleport(cap=0.0)}, SymmetryError, "finds nowhere to go"),
+    ({"by": OptimisedTeleport(cap=0.0)}, SymmetryError, "does not move the parameters"),
 ])  # fmt: skip
 def test_bad_settings_are_refused(setting, change, error, message):
     arguments = dict(zip(("model", "batch", "loss_fn"), setting, strict=True))

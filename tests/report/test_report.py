@@ -488,7 +488,7 @@ def test_names_tell_evaluations_apart(ordinary, tmp_path):
     assert write._titles([own, own], ["a", "b"]) == ["own (a)", "own (b)"]
     assert write._titles([own, own], ["a", "a"]) == ["own (a) (1)", "own (a) (2)"]
     assert write._titles([ordinary], ["a"]) == ["Digits"], "alone it needs none"
-    with pytest.raises(ConfigError, match="one for each of the 1"):
+    with pytest.raises(ConfigError, match="one entry for each of the 1"):
         write_report(ordinary, tmp_path, names=["a", "b"])
 
 

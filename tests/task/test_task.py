@@ -375,7 +375,7 @@ def test_what_a_users_method_raises_is_one_line_that_says_where(method):
 def test_an_unknown_split_and_a_class_in_place_of_an_object_are_refused():
     with pytest.raises(TaskError, match="got 'tset'"):
         sample_meta_batch(Family(), "tset", [0])
-    with pytest.raises(TaskError, match="expected an object"):
+    with pytest.raises(TaskError, match="expected an instance of TaskFamily"):
         sample_meta_batch(Family, "test", [0])
 
 

@@ -106,7 +106,7 @@ class Writing(GradientDescent):
         (Impure, "equal arguments give equal steps"),
         (Mixing, "steps on a stack = steps on each task"),
         (Forgetful, "keeps every constructor argument"),
-        (Writing, "changes its arguments"),
+        (Writing, "leaves its arguments unchanged"),
     ],
 )
 def test_a_broken_update_is_caught_by_name(update, law):

@@ -104,7 +104,7 @@ ERRORS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "no loss": ({"loss_fn": None}, ConfigError, "loss_fn must be a function .* got None"),
     "no batch": ({"batch": data()[0]}, ConfigError, r"two tensors, \(inputs, targets\), got Tensor"),
     "three in a batch": ({"batch": (*data(), data()[0])}, ConfigError, "two tensors"),
-    "unequal rows": ({"batch": (data()[0], data()[1][:3])}, ConfigError, "equally many rows, .* got 8 and 3"),
+    "unequal rows": ({"batch": (data()[0], data()[1][:3])}, ConfigError, "the same number of rows, .* got 8 and 3"),
     "no rows": ({"batch": (data()[0][:0], data()[1][:0])}, ConfigError, "got 0 and 0"),
     "wrong inputs": ({"batch": (data()[0][:, :2], data()[1])}, ConfigError, "does not run on .*8x2 and 4x5"),
     "wrong type": ({"batch": tuple(t.float() for t in data())}, ConfigError, "does not run on .*dtype"),

@@ -351,7 +351,7 @@ def test_somebody_who_listens_to_teleports(traced_only: None) -> None:
     plain, compiled = pair(InnerOptimizer(CoordinateUpdate(3), NeuronTeleport(3)), ExampleFamily())
     heard: list[int] = []
     plain.inner.teleport.observer = lambda step, *_: heard.append(step)  # type: ignore[union-attr]
-    with pytest.warns(UserWarning, match="listens to its teleports"):
+    with pytest.warns(UserWarning, match="its teleports have an observer"):
         played(compiled, windows=1)
     assert heard == [0, 1, 2]
 

@@ -10,8 +10,8 @@ from metatele.update.hand_designed import UpdateRule
 
 
 def baselines(steps: int, with_teleports: bool) -> list[Contestant]:
-    """The hand-designed contestants, not yet tuned; also each with teleports without learning, once
-    before the first update: random ones, and the climb of the gradient norm."""
+    """The hand-designed contestants, not yet tuned. If `with_teleports` is set, each also takes part with a random
+    teleport and with an ascent of the gradient norm, once before the first update."""
     teleports: dict[str, Teleport] = {"": Stay()}
     if with_teleports:
         teleports |= {" + random": RandomTeleport(last=0), " + climb": OptimisedTeleport()}

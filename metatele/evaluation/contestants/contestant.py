@@ -56,7 +56,7 @@ class Contestant:
 
     @property
     def inner(self) -> InnerOptimizer:
-        """The first seed's."""
+        """The inner optimizer of the first seed."""
         return self.seeds[0]
 
     @property
@@ -79,7 +79,7 @@ def _short(value: Any) -> Any:
 
 
 def check_names(contestants: Sequence[Contestant]) -> None:
-    """Raises: ConfigError if two contestants have one name."""
+    """Raises: ConfigError if two contestants have the same name."""
     names = [c.name for c in contestants]
     for name in names:
         if names.count(name) > 1:
@@ -114,7 +114,7 @@ def reference_of(contestants: Sequence[Contestant], wanted: str | None) -> str:
     names = [c.name for c in contestants]
     if wanted is not None:
         if wanted not in names:
-            raise ConfigError(f"the reference {wanted!r} is no contestant; use one of {', '.join(map(repr, names))}")
+            raise ConfigError(f"the reference {wanted!r} is not a contestant; use one of {', '.join(map(repr, names))}")
         return wanted
     for kind in ("checkpoint", "control"):
         for c in contestants:

@@ -55,8 +55,8 @@ def with_controls(
 
 
 def _played(c: Contestant, train: MetaBatch, steps: int) -> list[Contestant]:
-    """The mean schedule and the random teleports of a checkpoint; none if it has no Lie algebra elements,
-    or cannot run, which then is the checkpoint's own outcome."""
+    """The mean schedule and the random teleports of a checkpoint; none if its teleport has no Lie algebra elements,
+    or if it cannot run, which is then reported as the checkpoint's own outcome."""
     try:
         recordings = [_record(inner, train, steps) for inner in c.seeds]
     except Exception:

@@ -1,4 +1,4 @@
-"""Meta-trained optimizers as they are handed over, and as contestants."""
+"""Meta-trained optimizers as they are passed to `evaluate`, and as contestants."""
 
 import copy
 import hashlib
@@ -55,7 +55,7 @@ def learned_contestants(
     out = []
     for name, value in given.items():
         if not (isinstance(name, str) and name.strip()):
-            raise ConfigError(f"the name of a checkpoint must be a text, got {name!r}")
+            raise ConfigError(f"the name of a checkpoint must be a non-empty string, got {name!r}")
         several = list(value) if isinstance(value, (list, tuple)) else [value]
         if not several:
             raise ConfigError(f"the checkpoint {name!r} has no seeds: its list is empty")
@@ -71,7 +71,7 @@ def learned_contestants(
 
 
 def _as_learned(name: str, given: object) -> Learned:
-    """Whatever was handed over, as one meta-trained optimizer. Raises: ConfigError for anything else."""
+    """What was passed in, as one meta-trained optimizer. Raises: ConfigError for anything else."""
     if isinstance(given, Learned):
         return given
     if isinstance(given, MetaTraining):

@@ -12,7 +12,7 @@ from metatele.update import GradientDescent
 
 
 def try_out(inner: InnerOptimizer, batches: Iterable[MetaBatch]) -> list[ProductGroup]:
-    """Play one step on each meta-batch; the groups of their networks.
+    """Run one step on each meta-batch, and return the groups of their networks.
 
     Raises: SymmetryError if its teleport cannot act there.
     """
@@ -25,13 +25,14 @@ def try_out(inner: InnerOptimizer, batches: Iterable[MetaBatch]) -> list[Product
 
 
 def applicable_rules(batch: MetaBatch) -> tuple[str, ...]:
-    """The class names of the closed-form rules that can act on the network of some tasks, and that are not another
-    rule there."""
+    """The class names of the closed-form rules that can act on the network of some tasks and do not coincide with
+    another rule there."""
     return tuple(rule.__name__ for rule in CanonicalTeleport.named.values() if _acts(rule, batch))
 
 
 def _acts(rule: type[CanonicalTeleport], batch: MetaBatch) -> bool:
-    """Whether a rule leaves a task in order on the first of its groups on which it can act at all."""
+    """Whether a rule can act on some tasks, and is not another rule there: on the first of its groups on which it runs
+    without making every task diverge."""
     for symmetry in rule.symmetries:
         try:
             unroll = Unroll(InnerOptimizer(GradientDescent(1e-6), rule(symmetry=symmetry)), batch, 1)

@@ -71,9 +71,9 @@ class Tuning:
 def tune(rule: UpdateRule, batch: MetaBatch, steps: int, teleport: Teleport | None = None, chunk: int = 256) -> Tuning:
     """Find the step size and schedule with the lowest score after `steps` steps (see `Trial.score`).
 
-    The score is that of the rows that an evaluation judges by; of tasks of the train split, so that is no leak.
-    For both schedules a grid of half-decades, which grows while its best cell is at an edge, then is
-    refined about the best cell to quarters and eighths of a decade. If tasks diverge in every cell,
+    The score is the loss on the rows that an evaluation judges by, but on tasks of the train split, so no test task
+    leaks into it. Both schedules are tried on a grid of half-decades, which grows while its best cell is at an edge
+    and is then refined around the best cell to quarters and eighths of a decade. If tasks diverge in every cell,
     the fewest diverged tasks count first, then the mean over the others; at a tie the smaller step
     size wins, then the constant schedule. All cells and tasks of a round run as one stack.
 
@@ -169,7 +169,7 @@ def _centre(losses: Finals, geometric: bool) -> float:
 
 
 def _best(finals: Mapping[Cell, Finals]) -> Cell:
-    """The cell with the fewest diverged tasks, then the lowest score, the smaller step size, a constant one."""
+    """The cell with the fewest diverged tasks, then the lowest score, the smaller step size, the constant schedule."""
     geometric = _positive(finals)
 
     def key(cell: Cell) -> tuple[int, float, int, bool]:

@@ -1,9 +1,9 @@
-"""What a claim about a learned teleport must be held against, and whether it was.
+"""What a learned teleport must be compared with before a claim about it is complete, and whether it was.
 
-A gain over the same update without teleports proves little: closed-form rules get most of such gains
-for nothing, and unequal meta-training was once mistaken for one. So a claim is complete only if the same
-update was meta-trained, at equal budget, with each rule that the network allows, at step 0 and at
-every step; and only if what remains of the teleports without their feedback took part too.
+A gain over the same update without teleports proves little: closed-form rules give most of such gains
+without learning, and unequal meta-training was once mistaken for a gain. So a claim is complete only if the
+same update was meta-trained, at equal budget, with each rule that the network allows, at step 0 and at every
+step; and only if the controls that replay the teleports without their feedback took part too.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,18 +18,18 @@ OWN: Mapping[Control, str] = {
     "mean schedule": "the mean schedule of its teleports",
     "random": "random teleports of the same size",
 }
-ENOUGH_SEEDS = 3  # meta-seeds: what one run of a recipe does is luck as much as recipe
+ENOUGH_SEEDS = 3  # meta-seeds: a single run says as much about luck as about the recipe
 SIZES = ("shapes",)  # arguments that say what a part was fitted to
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A learned teleport with those that it must be compared with.
+    """A learned teleport and the contestants that it must be compared with.
 
     Attributes:
         name: the checkpoint with the learned teleport.
         twin: the same update meta-trained without teleports; None if it did not take part.
-        against: every contestant that it is held against: the twin, the rules, its own controls.
+        against: every contestant that it is compared with: the twin, the rules, its own controls.
         missing: what is lacking, in words; nothing if the claim is complete.
     """
 
@@ -84,7 +84,7 @@ def _rule(entry: Entry) -> tuple[str, When] | None:
 
 
 def _unequal(entry: Entry, other: Entry) -> Iterator[str]:
-    """What forbids to compare the two as equally meta-trained."""
+    """The reasons, if any, why the two do not count as equally meta-trained."""
     mine, theirs = (e.budgets[0] if e.budgets else None for e in (entry, other))
     if mine is None or theirs is None:
         who = entry.name if mine is None else other.name

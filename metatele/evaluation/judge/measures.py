@@ -1,4 +1,4 @@
-"""One number a contestant: area under the curve, steps and seconds to a target."""
+"""Measures of a whole trajectory, one number per contestant: area under the curve, steps and seconds to a target."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Measures:
             divided by its length); NaN unless all losses are positive.
         reached: fraction of tasks (and seeds) that reach the target: on each task the loss of the best
             baseline at the last step. NaN without a baseline.
-        steps_to_target: median over tasks of the recorded steps until then; infinite unless more than half do.
+        steps_to_target: median over tasks of the recorded steps until they reach it; infinite unless more than half do.
         seconds_to_target: likewise of the wall-clock for the tasks that were timed together.
     """
 

@@ -1,10 +1,10 @@
-"""How the losses of two contestants are held against each other, on the same tasks.
+"""How the losses of two contestants are compared on the same tasks.
 
-A run has run away if it diverged, or ended above its initial loss. How far it went says nothing: over three
-meta-seeds of which one has run away by five decades, the mean log ratio has an interval that holds every outcome,
-though the recipe is plainly the worse one. So the end of an interval that speaks against a recipe is the clearest that
-any of some losses gives in place of its run-aways, from those of its other runs on the same tasks up to the initial
-one. No finite loss would have been clearer than a divergence.
+A run has run away if it diverged, or ended above its initial loss. How far it went is not informative: with three
+meta-seeds of which one has run away by five decades, the interval of the mean log ratio covers every outcome, although
+the recipe is plainly the worse one. So the end of an interval that speaks against a recipe is computed with several
+substitutes for the losses of its run-aways, from those of its other runs on the same tasks up to the initial loss, and
+the clearest result is taken. No finite loss counts more clearly against a recipe than a divergence.
 """
 
 from collections.abc import Sequence
@@ -27,9 +27,9 @@ class Side:
     """The losses of one of two contestants, [K, B].
 
     Attributes:
-        losses: those that diverged no better than the other contestant's worst.
-        drawn_in: those that have run away no worse than the others on the same task.
-        bounded: those that have run away no worse than the initial loss.
+        losses: as measured, but those of diverged runs are at least the other contestant's worst.
+        drawn_in: those of run-aways drawn in to the worst of the other runs on the same task (see `_drawn_in`).
+        bounded: those of run-aways reduced to the initial loss (see `_bounded`).
     """
 
     losses: Values
@@ -44,7 +44,7 @@ class Side:
 
     @property
     def tempered(self) -> list[Values]:
-        """The losses with less and less drawn in run-aways; the losses themselves if there are none."""
+        """The losses with run-aways drawn in less and less; only the losses themselves if there are none."""
         ends = self.drawn_in, self.bounded
         if all(np.array_equal(end, self.losses) for end in ends):
             return [self.losses]
@@ -68,8 +68,8 @@ class Pairing:
         return Pairing(*sides, pool_of(entries, entry, other, part, step))
 
     def compare(self, rng: np.random.Generator, confidence: float = CONFIDENCE) -> Comparison:
-        """The one against the other. The upper end of an interval says by how much the one is better at least, so there
-        the other's run-aways are tempered; at the lower end its own."""
+        """The one against the other. The upper end of an interval says by how much the one is better at least, so the
+        other's run-aways are tempered there, and its own at the lower end."""
         a, b = self.one.losses, self.other.losses
         plain = compare(a, b, rng, confidence, self.pool)
         uppers = [compare(a, x, rng, confidence, self.pool) for x in self.other.tempered if x is not b] or [plain]
@@ -82,7 +82,7 @@ class Pairing:
 
 
 def _from_ends(plain: Interval, lowers: Sequence[Interval], uppers: Sequence[Interval]) -> Interval:
-    """The value of one interval with the most telling ends of others."""
+    """The value of one interval with the tightest ends of others."""
     # Numpy's, because Python's would drop a NaN: one task has no interval.
     return Interval(plain.value, float(np.max([i.low for i in lowers])), float(np.min([i.high for i in uppers])))
 
@@ -117,7 +117,7 @@ def _drawn_in(entry: Entry, other: Entry, part: Part, step: int) -> Values:
 
 def _bounded(entry: Entry, part: Part, step: int) -> Values:
     """The losses of a contestant, [K, B]: those that have run away count with the initial loss; where all of its own
-    have, those that did not diverge with up to FAR times that: losses on unseen rows may rise in earnest."""
+    have, those that did not diverge with up to FAR times that: losses on unseen rows may genuinely rise."""
     losses, first, away = entry.losses(part, step), entry.losses(part, 0), _away(entry, part, step)
     all_away = away.all(0) & ~_fell(entry, step)
     return np.where(away, np.minimum(losses, np.where(all_away, first + (FAR - 1) * np.abs(first), first)), losses)
@@ -139,8 +139,8 @@ def _worst(losses: Values, without: NDArray[np.bool_]) -> Values:
 
 
 def pool_of(entries: Sequence[Entry], entry: Entry, other: Entry, part: Part, step: int) -> SeedPool:
-    """The recipes of an evaluation that tell about the spread between the seeds of two of them: its other
-    checkpoints with several seeds, those of the same seeds if the two share theirs."""
+    """The recipes from which the spread between the seeds of two others is pooled: the other checkpoints of the
+    evaluation with several seeds; only those with the same seeds if the two share theirs."""
     mine = _seeds(entry)
     paired = mine is not None and mine == _seeds(other)
     recipes = [

@@ -1,7 +1,7 @@
 """Verdicts: better, worse or not distinguishable, corrected for how many of them are given.
 
 Each verdict comes from two simultaneous intervals: of the change of the loss, and of the probability of the lower
-loss. One says how much, the other how surely, and does not know how far a loss has run away. A contestant is better if
+loss. The first says how much; the second how surely, however far a loss has run away. A contestant is better if
 either says so and the other does not say the opposite. Bonferroni's correction is over all intervals of an
 evaluation, at a family-wise level of 1%, so that in 99 of 100 evaluations no verdict at all favours one of
 two equals. Differences below MARGIN are rounding, whatever the interval. A task on which only one of the
@@ -25,8 +25,8 @@ from metatele.support.seeding import derive_seed
 from metatele.task.family import Part
 
 FAMILY_WISE = 0.99  # confidence that all intervals of the verdicts hold at once
-SHARE = 0.9  # of the level, for the change; the wins, which are clear where they are needed, have the rest
-MARGIN = 0.1  # percent: a smaller change is no change; of losses that are not all positive, of their mean size
+SHARE = 0.9  # of the level, for the change; the wins, which are clear where they are needed, get the rest
+MARGIN = 0.1  # percent: a smaller change counts as none; if losses are not all positive, percent of their mean size
 
 Judgement = Literal["better", "worse", "not distinguishable", "not decided"]
 
@@ -113,13 +113,13 @@ def conclusion_of(claim: Claim, verdicts: Sequence[Verdict]) -> str:
     if others:
         names = ", ".join(repr(v.against) for v in others)
         return f"It helps its update, but {claim.name} is not better than {names}."
-    return f"Yes: {claim.name} is better than all {len(own)} that it is held against."
+    return f"Yes: {claim.name} is better than all {len(own)} that it is compared with."
 
 
 def _verdict(
     entries: Sequence[Entry], entry: Entry, other: Entry, part: Part, step: int, level: float, seed: int
 ) -> Verdict:
-    """Of one contestant against another."""
+    """The verdict on one contestant against another, at a level (the probability of error) for its two intervals."""
     seeds = entry.meta_seeds, other.meta_seeds
     if not entry.runs or not other.runs:
         return Verdict(entry.name, other.name, "not decided", NOTHING, True, NOTHING, 0, seeds)

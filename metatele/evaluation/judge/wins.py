@@ -11,13 +11,13 @@ def win_interval(a: Values, b: Values, tie: float, confidence: float, pool: Seed
     """P(a < b) of values [K, B] and [L, B] on the same B tasks, over tasks and pairs of runs, and its interval; the
     bounds are NaN for fewer than 2 tasks.
 
-    Over tasks it is Clopper and Pearson's, which knows that a hundred wins of a hundred are no certainty, and holds for
-    fractions of wins too: none spread more than wins and losses do. What the choice of seeds may do is added in
-    squares; how much that is, the seeds of single recipes tell when they are held against each other (see `_luck`).
+    Over tasks it is Clopper and Pearson's, for which a hundred wins out of a hundred are no certainty. It is also valid
+    for fractions of wins, because they spread no more than wins and losses do. The uncertainty from the choice of seeds
+    is added in quadrature; it is estimated by comparing the seeds of single recipes with each other (see `_luck`).
 
     Args:
         a, b: what is compared.
-        tie: a difference up to this is none, and counts half.
+        tie: a difference up to this is a tie, which counts half.
         confidence: of the interval.
         pool: other recipes, on the same scale.
     """
@@ -39,10 +39,10 @@ def _wins(a: Values, b: Values, tie: float) -> Values:
 
 
 def _luck(a: Values, b: Values, tie: float, confidence: float, pool: SeedPool) -> float:
-    """How far P(a < b) may be off for the choice of seeds, at a confidence; 0 for one seed each.
+    """How far P(a < b) may be off because of the choice of seeds, at a confidence; 0 for one seed each.
 
-    Between two seeds of one recipe it would be 1/2 but for their luck: h(k) - h(l) for the h of the first term of
-    Hoeffding's decomposition, whose variance is at most half of the mean squared distance from 1/2. Each
+    Between two seeds of one recipe, P would be 1/2 without luck; it differs from that by h(k) - h(l), where h is the
+    first term of Hoeffding's decomposition, whose variance is at most half of the mean squared distance from 1/2. Each
     recipe counts with the larger of its own and the pooled variance.
     """
     several = [x for x in (a, b) if len(x) > 1]

@@ -23,7 +23,7 @@ class Journal:
     """Keeps each finished piece of work in a file of its own, named by what the piece depends on.
 
     Args:
-        folder: where, made with the first piece; None for no journal.
+        folder: where to keep them, created with the first piece; None for no journal.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -79,7 +79,7 @@ def code_of(*things: object) -> str:
     """A digest of metatele's source files, and of those that define the classes of some objects."""
     files = set(PACKAGE.rglob("*.py"))
     for cls in {cls for thing in things for cls in inspect.getmro(type(thing))}:
-        with suppress(TypeError, OSError):  # it is built in, or was typed in
+        with suppress(TypeError, OSError):  # a class is built in, or was defined interactively
             files.add(Path(inspect.getfile(cls)))
     digest = hashlib.sha256()
     for file in sorted(files):

@@ -48,7 +48,7 @@ class Run:
 
     @property
     def tasks(self) -> int:
-        """B."""
+        """The number of tasks, B."""
         return len(self.stopped_at)
 
     @property
@@ -58,7 +58,7 @@ class Run:
 
     @property
     def diverged(self) -> int:
-        """How many tasks did not."""
+        """How many tasks diverged, and so did not run all steps."""
         return int((~self.finished).sum())
 
     @property
@@ -67,7 +67,7 @@ class Run:
         return [Outcome.FINISHED if f else Outcome.DIVERGED for f in self.finished]
 
     def row(self, step: int) -> int:
-        """The row of a recorded step. Raises: ConfigError for another one."""
+        """The row of a recorded step. Raises: ConfigError if it was not recorded."""
         if step not in self.at:
             raise ConfigError(f"nothing was measured at step {step}; name it in report_steps")
         return int(np.searchsorted(self.at, step))

@@ -31,8 +31,8 @@ class Cost:
         spread: the smallest and the largest wall-clock of a whole trajectory.
         repeats: how many times it was played.
         tasks: how many tasks were played together.
-        memory: bytes that the process grew by while it played, at most; on a CUDA device, bytes
-            allocated there. None where the system does not tell.
+        memory: largest growth of the process during the run, in bytes; on a CUDA device, of the bytes
+            allocated there. None where the system does not report it.
     """
 
     seconds: Seconds
@@ -60,9 +60,9 @@ def clock(inner: InnerOptimizer, batch: MetaBatch, at: Sequence[int]) -> tuple[S
     """Seconds from the start to each of the steps `at`, and the memory it took (see `Cost`).
 
     What is timed is the forward and backward pass on the inner rows and the step itself, without
-    the measuring of losses. (Of a family with minibatches, one more forward pass of a minibatch is
-    in it.) One step is played before, so that nobody pays for what is loaded only once. The clock is
-    read every LOOK steps, in between is interpolated.
+    the measuring of losses. (For a family with minibatches, one more forward pass of a minibatch is
+    included.) One step is run first, so that no contestant pays for what is loaded only once. The clock
+    is read every LOOK steps; times in between are interpolated.
     """
     # A meta part that is the inner part costs no forward pass of its own.
     inputs, targets = dict(batch.inputs), dict(batch.targets)
@@ -94,7 +94,7 @@ def _clock_of(device: torch.device) -> Callable[[], float]:
 
 
 class _Memory:
-    """By how much the memory has grown, at most, since this was made."""
+    """The largest growth of memory since this object was made."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -103,13 +103,13 @@ class _Memory:
             self.before: int | None = torch.cuda.memory_allocated(device)
             return
         with suppress(OSError, AttributeError, TypeError):  # no glibc
-            ctypes.CDLL(None).malloc_trim(0)  # or what others have freed would be taken again, uncounted
+            ctypes.CDLL(None).malloc_trim(0)  # else memory freed by others would be reused uncounted
         with suppress(OSError):
             (PROC / "clear_refs").write_text("5")  # Linux: let the peak begin at what is used now
         self.before = _status("VmRSS")
 
     def grown(self) -> int | None:
-        """Bytes."""
+        """The growth in bytes; None if it is unknown."""
         peak = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else _status("VmHWM")
         return None if peak is None or self.before is None else max(0, peak - self.before)
 

@@ -46,7 +46,7 @@ class Moves:
         return float(known.max()) if len(known) else float("nan")
 
     def nothing(self, tasks: int) -> "Moves":
-        """The moves of other tasks, so many, that had all diverged before the first teleport."""
+        """The moves of `tasks` other tasks, all of which diverged before the first teleport."""
         arrays = (self.loss_change, self.gradient_change, self.sizes)
         return Moves(self.steps, *(np.full((*x.shape[:-1], tasks), np.nan, np.float32) for x in arrays))
 

@@ -46,7 +46,7 @@ def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 
 def spread(interval: Interval, places: int) -> str:
-    """A difference with its interval, to so many decimal places: "+0.12 [-0.20,+0.31]"."""
+    """A difference with its interval, to `places` decimal places: "+0.12 [-0.20,+0.31]"."""
     value, low, high = (
         f"{x:+.{places}f}" if np.isfinite(x) else DASH for x in (interval.value, interval.low, interval.high)
     )
@@ -54,5 +54,5 @@ def spread(interval: Interval, places: int) -> str:
 
 
 def signed(x: float, digits: int) -> str:
-    """A number with so many significant digits and its sign, also where it is positive."""
+    """A number with `digits` significant digits and its sign, even if it is positive."""
     return ("+" if np.isfinite(x) and x > 0 else "") + number(float(x), digits)

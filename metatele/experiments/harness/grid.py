@@ -34,7 +34,7 @@ class Tuned:
 
     @property
     def key(self) -> tuple[int, float]:
-        """What says which of two is better, the smaller one: tasks that diverged, then the score."""
+        """A sort key, lower is better: tasks that diverged, then the score."""
         score = self.scores[self.rate]
         return self.diverged[self.rate], score if np.isfinite(score) else np.inf
 

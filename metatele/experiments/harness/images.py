@@ -22,7 +22,7 @@ SLOPE = 0.1  # of LeakyReLU
 
 
 class ImageExperiment(Experiment):
-    """An experiment with networks pixels-16-10-10, LeakyReLU(0.1), cross-entropy, in minibatches.
+    """An experiment with networks pixels-16-10-10 by default, LeakyReLU(0.1), cross-entropy, in minibatches.
 
     Args:
         folder: where the files of the images are (see `metatele.load_images`).
@@ -66,7 +66,7 @@ class ImageExperiment(Experiment):
         return split_images(self.dataset, self.folder, self.rows, self.validation_rows)
 
     def network(self, pixels: int) -> nn.Sequential:
-        """The network for images with so many pixels."""
+        """The network for images with `pixels` pixels."""
         widths = [pixels, *self.hidden]
         layers = [m for i, o in zip(widths, self.hidden, strict=False) for m in (nn.Linear(i, o), nn.LeakyReLU(SLOPE))]
         return nn.Sequential(*layers, nn.Linear(widths[-1], CLASSES))
@@ -87,7 +87,7 @@ class ImageExperiment(Experiment):
         return {NO_TELEPORT: Stay(), **teleports}
 
     def problem(self, train: Labelled, validation: Labelled, networks: int) -> Problem:
-        """So many networks on the same images.
+        """The problem of `networks` networks on the same images.
 
         Raises: ConfigError if there are fewer images than in one minibatch.
         """
@@ -115,7 +115,7 @@ class ImageExperiment(Experiment):
         return run_all(function, items, self.jobs, lambda done: progress(stage, done, len(items)))
 
     def seeds(self, purpose: str, count: int) -> list[int]:
-        """So many seeds; those of different purposes have nothing in common."""
+        """`count` seeds; those for different purposes are unrelated."""
         return [derive_seed(purpose, self.seed, i) for i in range(count)]
 
     def describe(self, data: ImageSplit) -> str:
@@ -130,7 +130,7 @@ class ImageExperiment(Experiment):
 
 
 def scheduled(teleport: Teleport, times: int, every: int) -> Teleport:
-    """A copy that teleports a number of times: at step 0, and then every so many steps."""
+    """A copy that teleports a number of times: at step 0, and then at every `every`-th step."""
     out = copy.copy(teleport)
     out.first, out.last, out.every = 0, (times - 1) * every, every
     return out

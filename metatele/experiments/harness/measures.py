@@ -27,7 +27,7 @@ def sharpness_of(problem: Problem, rows: Rows, params: Params, sharpness: Sharpn
 
 
 def curvature_of(problem: Problem, params: Params, curvature: Curvature) -> Tensor:
-    """Curvature of the curves of the scaling group, [B]. No data is in it: that group is exact."""
+    """Curvature of the curves of the scaling group, [B]. It does not depend on data, because that group is exact."""
     landscape = replace(problem.landscape, group=group_of(problem.network, "scaling"))
     found = []
     with torch.no_grad():
@@ -40,5 +40,5 @@ def curvature_of(problem: Problem, params: Params, curvature: Curvature) -> Tens
 
 
 def first_rows(rows: Rows, count: int | None) -> Rows:
-    """The first so many rows of each network; all when None, or when there are no more."""
+    """The first `count` rows of each network; all if it is None, or if there are fewer."""
     return rows[0][:, :count], rows[1][:, :count]

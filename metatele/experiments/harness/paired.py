@@ -1,4 +1,4 @@
-"""Paired comparisons of one run a task."""
+"""Paired comparisons with one run per task."""
 
 from dataclasses import dataclass
 

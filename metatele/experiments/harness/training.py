@@ -55,7 +55,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Curves:
-    """One training of B networks, recorded every so many steps, before the first and after the last included.
+    """One training run of B networks, recorded at regular steps, including the start and the end.
 
     Attributes:
         step: at which steps, [K].
@@ -116,7 +116,7 @@ def train_stack(
     record: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Curves:
-    """Train B networks for so many steps.
+    """Train B networks for a number of steps.
 
     Args:
         inner: the inner optimizer; it is bound to the problem's network.
@@ -124,7 +124,7 @@ def train_stack(
         params: where to start, {name: [B, ...]}.
         seeds: one for each network: its minibatches and its teleports' random draws. Equal seeds
             give equal minibatches, whatever the optimizer.
-        steps, record: number of steps; record the curves every so many of them.
+        steps, record: number of steps, and the number between two records of the curves.
         clock: what tells the time of `Curves.seconds`; `time.process_time` does not count what other
             processes do on the same cores.
     """
@@ -165,7 +165,7 @@ def train_stack(
 def score(problem: Problem, params: Params) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
     """Training loss, validation loss, validation accuracy and gradient norm, each [B], over all rows.
 
-    So many networks at a time that memory stays bounded.
+    Networks are scored in chunks, so that memory stays bounded.
     """
     networks = len(problem.train[0])
     rows = max(side[0].shape[1] for side in (problem.train, problem.validation) if side is not None)
@@ -182,7 +182,7 @@ def _cat(parts: Sequence[Tensor | None]) -> Tensor | None:
 
 
 def _score(problem: Problem, params: Params) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
-    """What `score` gives, of networks that fit into memory together."""
+    """`score` for networks that fit into memory together."""
     gradient = problem.landscape.gradient(params)
     with torch.no_grad():
         train_loss = problem.landscape.loss(params)

@@ -23,8 +23,8 @@ class Forest:
     Attributes:
         names, changes: of the contestants, and their changes with 95% intervals.
         relative: whether the changes are in percent; else they are differences.
-        reference: what they are taken from.
-        step: when.
+        reference: name of the contestant that the changes are relative to.
+        step: the step at which the losses are compared.
     """
 
     names: tuple[str, ...]
@@ -72,7 +72,7 @@ class Transfer:
 
     @property
     def csv(self) -> str:
-        """Its numbers, one row a cell."""
+        """Its numbers, one row per cell."""
         rows: list[list[CsvValue]] = []
         for name, cells, states in zip(self.contestants, self.cells, self.states, strict=True):
             for title, (_, value), state in zip(self.titles, cells, states, strict=True):

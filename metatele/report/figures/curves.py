@@ -24,7 +24,7 @@ def loss_against_step(evaluation: Evaluation) -> Frame:
 
 
 def loss_against_time(evaluation: Evaluation) -> Frame | None:
-    """The same against the wall-clock; None if nobody was timed."""
+    """The same against the wall-clock time; None if no contestant was timed."""
     timed = [e for e in evaluation.ran if e.cost is not None]
     if not timed:
         return None
@@ -36,7 +36,7 @@ def loss_against_time(evaluation: Evaluation) -> Frame | None:
 
 
 def gradient_against_loss(evaluation: Evaluation) -> Frame:
-    """The gradient norm against the loss that it belongs to."""
+    """The gradient norm against the training loss at the same point."""
     both = {e.name: (_finished(e, "loss"), _finished(e, "norm")) for e in evaluation.ran}
     x_scale, x_centre, words = _scaled([loss for loss, _ in both.values()])
     y_scale, y_centre, _ = _scaled([norm for _, norm in both.values()])
@@ -61,8 +61,8 @@ def profile(evaluation: Evaluation) -> Frame | None:
     y = "fraction of tasks"
     panel = Panel("", "at most so many times the best contestant's final loss", y, "log", "linear", tuple(lines))
     caption = (
-        "Of each contestant, on which fraction of tasks its final loss is at most so many times the loss of the best "
-        "contestant on that task. At the left edge: how often it is the best. Higher is better."
+        "For each contestant, the fraction of tasks on which its final loss is at most the given multiple of the best "
+        "contestant's loss on that task. At the left edge: how often it is the best. Higher is better."
     )
     return Frame("profile", "Performance profile", caption, (panel,))
 

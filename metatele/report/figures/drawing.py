@@ -1,4 +1,4 @@
-"""Frames as matplotlib figures: for files with a legend, for the page one panel without."""
+"""Frames as matplotlib figures: whole with a legend for files, one panel at a time without a legend for the page."""
 
 import re
 import textwrap
@@ -19,8 +19,8 @@ from metatele.report.text import clean
 
 LABELS = 10.5  # points of the numbers at ticks
 PANEL = (6.7, 4.6)  # inches
-FEW_POINTS = 12  # lines of fewer points show each
-FEW_CHECKPOINTS = 2  # up to so many have their bands drawn
+FEW_POINTS = 12  # lines of at most this many points mark each of them
+FEW_CHECKPOINTS = 2  # bands are drawn from the start for at most this many checkpoints
 
 
 @contextmanager
@@ -138,7 +138,7 @@ def _legend(figure: Figure, names: Sequence[str], looks: Mapping[str, Look], lab
     if not names:
         return
     handles = [_handle(looks[n]) for n in names]
-    # matplotlib leaves labels that begin with _ out: the names come after.
+    # matplotlib omits labels that begin with _, so the names are set afterwards.
     legend = figure.legend(
         handles,
         ["x"] * len(names),

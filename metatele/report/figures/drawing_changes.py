@@ -18,10 +18,10 @@ from metatele.report.figures.looks import Look
 from metatele.report.figures.palette import DARK, diverging
 from metatele.report.text import clean
 
-FARTHEST = 100.0  # times better or worse; beyond stands an arrow
+FARTHEST = 100.0  # times better or worse; beyond this an arrow is drawn
 PERCENT = (-99, -98, -95, -90, -80, -50, -20, 0, 25, 100, 400, 900, 1900, 4900, 9900)
-GAP = 0.17  # between ticks, of the axis: they are read on phones too
-NOTE = "Blue: a lower loss, orange: a higher one, up to a third and three times. ▲ better and ▼ worse: verdicts."
+GAP = 0.17  # least distance of ticks, as a share of the axis: they must be legible on phones
+NOTE = "Blue: a lower loss, orange: a higher one; the scale ends at 1/3 and 3 times. ▲ better and ▼ worse: verdicts."
 LONGEST = 46  # letters of a name
 CHARACTER = 0.108  # inches of width; pages write larger on phones
 
@@ -117,7 +117,7 @@ def _label(axes: Axes, forest: Forest, low: float, high: float) -> None:
     what = "change of the loss" if forest.relative else "mean difference of the loss"
     axes.set_xlabel(f"{what} at step {forest.step}  (left is better)", fontsize=11, color=INK)
     inside = [p for p in PERCENT if low <= np.log1p(p / 100) <= high]
-    if not forest.relative or len(inside) < 3:  # less than a factor: the axis is as good as linear
+    if not forest.relative or len(inside) < 3:  # over so small a range the axis is nearly linear
         if forest.relative:
             ticks = [t for t in axes.get_xticks() if low <= t <= high]
             axes.set_xticks(ticks, [f"{100 * np.expm1(t):+.3g}%" for t in ticks])

@@ -16,14 +16,14 @@ from metatele.report.figures.looks import Look, looks_of
 from metatele.report.figures.svg import to_svg
 from metatele.report.text import as_link, clean
 
-CHOOSE = "Choose a contestant in the legend to bring it out with its band."
+CHOOSE = "Choose a contestant in the legend to highlight it and show its band."
 MARKER_SIGNS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚", "X": "✖"}  # of markers, in legends
 SMALL_PANEL = (4.6, 3.4)  # inches of a panel that stands beside others
 
 
 @dataclass(frozen=True)
 class Key:
-    """A contestant's entry in a legend; the attributes that are not said here are SVG's."""
+    """A contestant's entry in a legend; `colour`, `dashes` and `width` are values of SVG attributes."""
 
     index: int
     label: str
@@ -120,7 +120,7 @@ class Figures:
         )
         caption = (
             f"{what}, at step {forest.step}, against {clean(forest.reference)}, each with its own 95% interval over "
-            "tasks. For many comparisons at once the verdicts above count. Arrows stand for what is outside the axis."
+            "tasks. For many comparisons at once, see the verdicts above. Arrows mark values outside the axis."
         )
         picture = to_svg(
             draw_forest(forest, self.looks, index),

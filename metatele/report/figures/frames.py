@@ -77,7 +77,7 @@ class Frame:
 
     @property
     def has_bands(self) -> bool:
-        """Whether there are any."""
+        """Whether any line has a band."""
         return any(line.low is not None for panel in self.panels for line in panel.lines)
 
     @property

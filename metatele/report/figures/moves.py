@@ -6,12 +6,12 @@ from metatele.evaluation import Evaluation, Moves
 from metatele.report.figures.curves import median, quartiles
 from metatele.report.figures.frames import Frame, Line, Panel
 
-SMALLEST = 1e-9  # changes of a loss below it are drawn as it
+SMALLEST = 1e-9  # smaller changes of a loss are drawn as this
 UNCHANGED = "largest change of the loss"
 
 
 def group_elements(evaluation: Evaluation) -> Frame | None:
-    """One panel a layer, and two for loss and gradient norm; None if nobody teleports."""
+    """One panel per layer, and two for loss and gradient norm; None if no contestant teleports."""
     moves = {e.name: m for e in evaluation.ran if (m := e.all_moves) is not None and len(m.steps)}
     if not moves:
         return None

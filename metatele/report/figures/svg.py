@@ -1,4 +1,4 @@
-"""Figures as SVG inside a page: colours by variables, identifiers of their own, texts as texts."""
+"""Figures as SVG inside a page: colours are CSS variables, identifiers are unique, and text stays text."""
 
 import io
 import re
@@ -23,13 +23,13 @@ DROPPED = ("metadata", "style")
 def to_svg(figure: Figure, prefix: str, description: str) -> str:
     """A figure as an <svg> element.
 
-    Lines, dots and bands have the contestant's index as data-c. No colour is left that would not be seen on
-    dark paper; the size is the page's business.
+    Lines, dots and bands have the contestant's index as data-c. No colour is left that would be invisible
+    on a dark background; the page sets the size.
 
     Args:
         figure: what to show.
-        prefix: what its identifiers begin with, so that many fit on one page.
-        description: what a reader who does not see it is told.
+        prefix: what its identifiers begin with, so that several figures can share one page.
+        description: alternative text for readers who cannot see it.
     """
     buffer = io.StringIO()
     settings: Any = {"svg.fonttype": "none", "svg.hashsalt": prefix, "svg.image_inline": True}

@@ -36,7 +36,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Measured:
-    """What the section on how this was measured says."""
+    """The contents of the section "How this was measured"."""
 
     settings: Pairs
     family: str
@@ -47,7 +47,7 @@ class Measured:
 
 
 def measured(evaluation: Evaluation) -> Measured:
-    """How an evaluation was measured; no path of a machine is told."""
+    """How an evaluation was measured, without absolute paths of the machine."""
     e = evaluation
     settings = {**asdict(e.settings), "reference": e.reference, "rules that apply": e.applicable_rules}
     settings["elapsed"] = f"{e.elapsed:.0f} s"

@@ -33,10 +33,10 @@ class Section:
 
     Attributes:
         id: what its identifiers begin with.
-        title, about: what it is called, and what was measured, in a line.
+        title, about: its title, and what was measured, in one line.
         judged: the verdicts.
-        sheets: the table of the losses that count, and those of other parts.
-        figures, measured: what comes below.
+        sheets: the table of the losses that are judged, and those of other parts.
+        figures, measured: the figures, and how it was measured.
     """
 
     id: str
@@ -76,7 +76,7 @@ def make_page(figures: Sequence[Figures]) -> str:
 
 
 def _section(figures: Figures, name: str) -> Section:
-    """What the page says of one evaluation; its identifiers begin with a name."""
+    """The section of one evaluation; the identifiers in it begin with `name`."""
     e = figures.evaluation
     parts = [e.part, *(p for p in e.parts if p != e.part)]
     return Section(
@@ -99,7 +99,7 @@ def _about(e: Evaluation) -> str:
 
 @cache
 def _environment() -> jinja2.Environment:
-    """What reads the templates: everything of a user that they show is escaped."""
+    """The template environment, which escapes everything that comes from users."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("metatele.report.page", TEMPLATES),
         autoescape=True,

@@ -1,4 +1,4 @@
-"""The verdicts of an evaluation as the page tells them: claims about learned teleports first."""
+"""The verdicts of an evaluation as the page presents them: claims about learned teleports first."""
 
 from dataclasses import dataclass
 
@@ -51,7 +51,7 @@ class Judged:
 
     @property
     def undecided(self) -> tuple[Sentence, ...]:
-        """The rest of the others."""
+        """Those of the others that say neither."""
         return tuple(s for s in self.others if s.outcome not in ("better", "worse"))
 
 

@@ -1,4 +1,4 @@
-"""The groups that come with metatele, one a file: put a file here that defines one, and it is found."""
+"""The groups that come with metatele, one per file; a new file in this folder is found automatically."""
 
 from metatele.support.modules import import_all
 

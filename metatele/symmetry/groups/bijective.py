@@ -21,7 +21,7 @@ from metatele.task.params import Params
 
 @dataclass
 class _Data:
-    """Inputs, their version, and what was made of them once it was asked for."""
+    """Inputs, their version, and what was computed from them; None until it is asked for."""
 
     inputs: Tensor | None = None
     version: int = 0
@@ -99,7 +99,8 @@ class BijectiveGL(
         return torch.where(singular[0], torch.nan, product) if singular else product
 
     def of_data(self, inputs: Tensor) -> OfData:
-        """H^-1 (0 for tasks that have none) if H are the inputs, and, if some tasks have none, which, [B, 1, 1]."""
+        """If H is the network's inputs: H^-1, 0 for tasks without one, and, if there are such tasks, a mask of them,
+        [B, 1, 1]. Otherwise nothing."""
         if not self.layer.sees_data:
             return ()
         if not self._is_on(inputs):
@@ -109,11 +110,11 @@ class BijectiveGL(
         return self._data.made
 
     def _made_of(self, inputs: Tensor) -> OfData:
-        """The same, made anew."""
+        """What `of_data` returns, computed from these inputs."""
         columns = self._columns({}, inputs)
         one = torch.eye(columns.shape[-1], dtype=torch.float64, device=columns.device).expand_as(columns)
-        exact = solve(singular_as_zero(columns.detach()).double(), one, True)  # in float64, as it has to last
-        with torch.inference_mode(False):  # it may have to serve outside, too
+        exact = solve(singular_as_zero(columns.detach()).double(), one, True)  # in float64, as many steps reuse it
+        with torch.inference_mode(False):  # it may also be used outside inference mode
             inverse = exact.to(columns.dtype, copy=True)
             lost = inverse.isnan().any(2, keepdim=True).any(1, keepdim=True)
             inverse = torch.where(lost, 0.0, inverse)  # NaN would stain the gradient of zero
@@ -129,7 +130,7 @@ class BijectiveGL(
         return bound
 
     def _is_on(self, inputs: Tensor) -> bool:
-        """Whether it is the group on these inputs, unchanged since."""
+        """Whether the group keeps what belongs to these inputs, and they have not changed since."""
         return self._data.inputs is inputs and self._data.version == version(inputs)
 
     def residual(self, g: Tensor, params: Mapping[str, Tensor], inputs: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ class GeneralLinear(MatrixGL, kind="general_linear", where="(GL(h)) at no activa
         return out
 
     def core(self, covector: Mapping[str, Tensor], shared: Collection[str]) -> Params:
-        """W_in is multiplied from the left: the triangular factor of its transpose will do."""
+        """W_in is multiplied from the left, so the triangular factor of its transpose suffices."""
         out, name = dict(covector), self.layer.weight_in
         if name not in shared and out[name].shape[2] > out[name].shape[1]:
             out[name] = torch.linalg.qr(out[name].mT, mode="r")[1].mT

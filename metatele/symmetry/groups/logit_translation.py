@@ -15,7 +15,7 @@ class LogitTranslation(
     kind="softmax",
     where="(translation of the logits), if you know that the loss is softmax cross-entropy",
 ):
-    """The group R^{h+1}: softmax does not see a number that is added to all logits of a row.
+    """The group R^{h+1}: softmax is invariant to a number that is added to all logits of a row.
 
     W_out <- W_out + 1 v^T,  b_out <- b_out + c 1;  exact, for any data, if the loss sees the output
     through a softmax only. T = g = (v, c), [B, h + 1], or v, [B, h], without a bias; exp is the
@@ -23,7 +23,7 @@ class LogitTranslation(
 
     The gradient does not change (`moves_gradient` is False): at every row 1^T dL/dlogits = 0, so
     what flows to lower layers, W_out^T dL/dlogits, is the same, and so is the gradient of W_out.
-    Plain gradient descent hence gains nothing; weight decay, norms and adaptive methods see it.
+    Hence plain gradient descent gains nothing; weight decay, norms and adaptive methods are affected.
     Source: Kunin et al. 2021, arXiv:2012.04728 (translation symmetry).
 
     Args:
@@ -39,7 +39,7 @@ class LogitTranslation(
 
     @classmethod
     def find(cls, network: nn.Module) -> Iterator[Symmetry]:
-        """That of the last linear layer, if nothing but a softmax is behind it."""
+        """The group of the last linear layer, if nothing but a softmax follows it."""
         last = last_layer(network)
         if last is not None and all(is_plain(m, nn.Softmax, nn.LogSoftmax) and m.dim != 0 for m in last.behind):
             yield cls(last.weight, last.bias, last.width)

@@ -19,7 +19,7 @@ class Permutations(
     """The symmetric group S_h: the order of a layer's neurons means nothing, for any elementwise activation.
 
     W_in[i] <- W_in[g(i)],  b_in[i] <- b_in[g(i)],  W_out[:, i] <- W_out[:, g(i)];  exact, for any data.
-    A group element is the vector of indices g, [B, h] int64: the neuron that comes to place i is g(i).
+    A group element is the vector of indices g, [B, h] int64: neuron g(i) moves to place i.
     Source: Hecht-Nielsen 1990, "On the algebraic structure of feedforward network weight spaces".
 
     Args:
@@ -44,7 +44,7 @@ class Permutations(
         return g.argsort(1)
 
     def size(self, g: Tensor) -> Tensor:
-        """That of the permutation as a rotation (with reflections) of the neurons."""
+        """The size of the permutation matrix, as that of any orthogonal matrix (see `matrix_size`)."""
         return matrix_size(torch.eye(self.layer.width, dtype=torch.float64, device=g.device)[g])
 
     def act(self, g: Tensor, params: Mapping[str, Tensor], inputs: Tensor) -> Params:
@@ -56,5 +56,5 @@ class Permutations(
 
 
 def _reorder(rows: Tensor, g: Tensor) -> Tensor:
-    """Row i of each task becomes row g(i), for rows [B, h, ...]."""
+    """Rows [B, h, ...] in a new order: row i of the result is row g(i)."""
     return rows[torch.arange(len(rows), device=rows.device).unsqueeze(1), g]

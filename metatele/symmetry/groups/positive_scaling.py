@@ -75,7 +75,7 @@ class PositiveScaling(
         return self.scale(g.square().reciprocal(), g.square(), square)
 
     def core(self, covector: Mapping[str, Tensor], shared: Collection[str]) -> Params:
-        """Rows of W_in are scaled as a whole: their norms will do."""
+        """Rows of W_in are scaled as a whole, so their norms suffice."""
         out, name = dict(covector), self.layer.weight_in
         if name not in shared:
             out[name] = smooth_norm(out[name], 2).unsqueeze(2)

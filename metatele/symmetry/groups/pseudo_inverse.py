@@ -26,7 +26,7 @@ class PseudoInverseGL(
 
     n <= h: W_out <- W_out A(Z) A(gZ)^-1 with A(Z) = [s(Z), K], where K [h, h - n] has fixed
     orthonormal columns. This keeps W_out s(Z), is the paper's formula for n = h, and is a true group
-    action (W_out A(Z) stays the same). The paper's W_out s(Z) s(gZ)^+ alone is none for n < h: its
+    action (W_out A(Z) stays the same). The paper's W_out s(Z) s(gZ)^+ alone is not one for n < h: its
     identity projects W_out onto the span of s(Z), which forgets what the layer does off the batch.
     An A(gZ) that is singular to rounding (two equal rows, a row on which all ReLUs are dead) gives NaN
     for its task.

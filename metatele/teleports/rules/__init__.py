@@ -1,7 +1,7 @@
-"""Closed-form rules, one class in one file each.
+"""Closed-form rules, one class per file.
 
-A new file in this folder is found by itself: its rule becomes a control of `metatele compare`, of every claim, and of
-the report (see `rules`).
+A new file in this folder is found automatically: its rule becomes a control of `metatele compare`, of every claim, and
+of the report (see `rules`).
 """
 
 from metatele.support.modules import import_all

@@ -23,7 +23,7 @@ class CanonicalTeleport(OrbitTeleport):
     layer enters the next, so with several layers one sweep is not enough. By default a rule acts once, before the first
     update (`last=0`).
 
-    A rule that is a control of learned teleports has a name, which its class gives: `class White(CanonicalTeleport,
+    A rule that serves as a control for learned teleports is given a name by its class: `class White(CanonicalTeleport,
     rule="white")`.
 
     Args:
@@ -68,7 +68,7 @@ class CanonicalTeleport(OrbitTeleport):
 
     @classmethod
     def differs_on(cls, group: ProductGroup) -> bool:
-        """Whether the rule differs from all others on a group; where it does not, it is no control of its own."""
+        """Whether the rule differs from all others on a group; where it does not, it is not a separate control."""
         return True
 
     def element(self, point: Point, group: ProductGroup, state: State) -> tuple[list[Tensor], State]:
@@ -110,6 +110,6 @@ class CanonicalTeleport(OrbitTeleport):
 
 
 def _identity(factor: Symmetry, like: Tensor) -> Tensor:
-    """The identity of a layer's group, of GL(h) as the matrix alone, as rules give them."""
+    """The identity of a layer's group; for GL(h) the matrix alone, without its inverse, as rules return it."""
     one = factor.identity(like)
     return factor.matrix(one) if isinstance(factor, GeneralLinear) else one

@@ -1,7 +1,7 @@
 """The closed-form rules as controls: which there are, and at which steps they act.
 
-Whoever needs the rules asks here: `metatele compare` for what to meta-train, claims for what they must be held against,
-the report for who looks alike.
+The rules are looked up here: by `metatele compare`, which meta-trains them, by claims, which need them as controls,
+and by the report, which draws each rule in a colour of its own.
 """
 
 from collections.abc import Mapping

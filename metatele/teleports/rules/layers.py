@@ -1,4 +1,4 @@
-"""What the rules know of a layer.
+"""Properties of a layer that the rules use.
 
 A = W_in W_in^T + b b^T and C = W_out^T W_out are the Gram matrices of a layer, Z [h, n] its pre-activations on the
 batch.

@@ -63,7 +63,7 @@ class _Lyapunov(torch.autograd.Function):
 
 def spd_root(matrix: Tensor) -> Tensor:
     """A^(1/2) of symmetric positive definite matrices [B, h, h]; NaN, without a gradient, where one
-    is not, so that one task's bad matrix is that task's outcome and not everybody's error."""
+    is not, so that a bad matrix affects its own task only and is not an error for all."""
     finite = matrix.detach().isfinite().all(2, keepdim=True).all(1, keepdim=True)
     info = torch.linalg.cholesky_ex(torch.where(finite, matrix.detach(), 0.0))[1]
     good = finite & (info == 0).reshape(-1, 1, 1)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from metatele.unroll.trajectory import Position
 
-CHUNK_BYTES = 2**22  # bytes of parameters and state: a step on more of them takes no less time for each of them
+CHUNK_BYTES = 2**22  # bytes of parameters and state in a chunk: larger chunks take no less time per task
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ class Course:
     """What the steps of a window gave, for some tasks.
 
     Attributes:
-        carry, tree: where they ended, as the tensors of a `Carry`, and how that is made up.
+        carry, tree: where they ended, as the tensors of a `Carry`, and its tree structure.
         begin_losses: the losses where they began, [B], if they are meta-losses of the step before.
         meta_losses, inner_losses, norms: see `Window`, one tensor [B] a step.
         flags: whether what each step took for granted holds, and what that is, in words.
@@ -34,7 +34,7 @@ class Course:
     flags: list[tuple[Tensor, list[str]]] = field(default_factory=list)
 
     def copy(self) -> "Course":
-        """The same, in other tensors."""
+        """A copy with tensors of its own."""
         first = None if self.begin_losses is None else self.begin_losses.clone()
         carry, meta, inner, norms = (
             [t.clone() for t in tensors] for tensors in (self.carry, self.meta_losses, self.inner_losses, self.norms)
@@ -93,11 +93,11 @@ class Deck:
         ]
 
     def tensors(self) -> list[Tensor]:
-        """All that its steps take, in one order."""
+        """All that its steps take, always in the same order."""
         return tree_leaves(self._all())
 
     def fill(self, tensors: list[Tensor]) -> None:
-        """Take others in place of them."""
+        """Replace what `tensors` gives by other tensors, in the same order."""
         self.carry, first, self.fixed, self.now = tree_unflatten(tensors, tree_structure(self._all()))
         self.losses = first[0] if first else None
 
@@ -112,8 +112,8 @@ class Deck:
         return course
 
     def signature(self) -> tuple[object, ...]:
-        """What must be the same for a compiled step to serve, which does not check what it is given; a carry is laid
-        out anew."""
+        """What must be equal for a compiled step to be reused, because the step does not check what it is given. The
+        carry's layout is not part of it: it is changed to the step's."""
         carry = ((t.shape, t.dtype, t.device) for t in tree_leaves(self.carry))
         given = ((t.shape, t.stride(), t.dtype, t.device) for t in tree_leaves((self.fixed, self.now[0])))
         trees = tree_structure((self.carry, self.fixed, self.now[0]))
@@ -134,7 +134,7 @@ class Deck:
         return Carry(dict(params), gradient, state.tensors(), since), losses
 
     def window(self, course: Course) -> Window:
-        """The window that a course was."""
+        """The window of a course that has been played."""
         begin = self.begin
         carry: Carry = tree_unflatten(course.carry, course.tree)
         left = iter(carry.state)

@@ -1,4 +1,4 @@
-"""A window's compiled steps recorded as CUDA graphs: a few launches in place of thousands, which a GPU waits for."""
+"""A window's compiled steps recorded as CUDA graphs: a few launches instead of thousands that a GPU would wait for."""
 
 import copy
 
@@ -14,7 +14,7 @@ from metatele.unroll.compiled.step import Weights
 class GraphedWindow:
     """The steps of a window, recorded once, forward and back, and played again for other decks of the same signature.
 
-    The learned weights are read where they are: `forward` must follow `backward`'s changes to them, not come between.
+    The learned weights are read in place, so they must not change between a `forward` and its `backward`.
 
     Args:
         player: plays the steps; nothing that it keeps may have been made before.

@@ -1,4 +1,4 @@
-"""Keeping the C library from handing memory back that the next step asks for again."""
+"""Keeping the C library from giving back memory that the next step needs again."""
 
 import contextlib
 import ctypes

@@ -37,7 +37,7 @@ class Player:
 
     @torch.no_grad()
     def forward(self, deck: Deck, course: Course, first: int, last: int, gradient: bool) -> list[Played]:
-        """Play steps first, ..., last - 1 from where a course has come, and add what they give to it.
+        """Play steps first, ..., last - 1 from where a course stands, and add what they give to it.
 
         Args:
             gradient: whether `backward` is to go back.
@@ -63,10 +63,10 @@ class Player:
     @staticmethod
     @torch.no_grad()
     def backward(played: list[Played], slopes: Tensor, adjoint: list[Tensor] | None, sums: Gradients) -> list[Tensor]:
-        """Go back.
+        """The backward pass of steps that were played.
 
         Args:
-            played: the steps, which are given up one by one.
+            played: the steps, which are removed from the list one by one.
             slopes: the gradient of their meta-losses, [K, B].
             adjoint: that of the carry where they ended; None for zeros.
             sums: what the gradients of the learned weights are added to.

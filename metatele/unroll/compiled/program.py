@@ -17,26 +17,26 @@ from metatele.unroll.compiled.memory import keep_freed_memory
 
 Tensors = Sequence[Tensor]
 TensorFunction = Callable[[Tensors], list[Tensor]]
-# What makes a product add to a copy of a bias, in place of to it.
+# Makes a product add to a copy of its bias instead of to the bias itself.
 NOT_IN_PLACE = {
     torch.ops.aten.baddbmm.default: lambda bias, a, b, *, beta=1, alpha=1: beta * bias + alpha * torch.bmm(a, b),
 }
-SAME = (torch.ops.aten.detach.default, torch.ops.aten.alias.default)  # what only autograd tells from its input
+SAME = (torch.ops.aten.detach.default, torch.ops.aten.alias.default)  # the identity to all but autograd
 
 
 class Program:
     """A function compiled for inputs of fixed shapes, types and layouts.
 
-    The function's operations are traced with real numbers, and with them its backward pass; what the backward pass is
-    to find ready and what it is to compute anew is a cut through the joint graph that moves the fewest bytes
+    The function's operations are traced together with its backward pass. Which tensors the backward pass reads from
+    memory and which it recomputes is decided by the cut through the joint graph that moves the fewest bytes
     (Chen et al. 2016, arXiv:1604.06174; torch's `min_cut_rematerialization_partition`). Both parts are compiled by
     TorchInductor. Nothing is left of autograd, or of Python's work for each operation.
 
     Args:
-        function: what to compile; it takes no decision on numbers.
+        function: what to compile; it must not branch on the values of tensors.
         inputs: examples of its inputs.
         wanted: the numbers of the inputs whose gradients are wanted; without any, there is no backward pass.
-        linked: how many of the function's outputs, from the first on, gradients come in by.
+        linked: how many of the function's outputs, from the first on, are given gradients in the backward pass.
     Raises: CannotFollowError if the function cannot be traced; ConfigError if it cannot be compiled here.
     """
 
@@ -102,7 +102,7 @@ class CannotFollowError(ConfigError):
 
 @contextmanager
 def following() -> Iterator[None]:
-    """Inside, what goes wrong means that something cannot be traced, but for a user's own errors and a want of memory.
+    """Inside, any error is taken to mean that something cannot be traced, except metatele's own and a lack of memory.
 
     Raises: CannotFollowError.
     """
@@ -111,14 +111,14 @@ def following() -> Iterator[None]:
     except (MetateleError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        if "can't allocate memory" in str(error):  # a want of memory on a CPU, in torch's words
+        if "can't allocate memory" in str(error):  # how torch reports a lack of memory on a CPU
             raise
-        raise CannotFollowError(f"steps seem to hang on the values of tensors ({named_line(error)})") from error
+        raise CannotFollowError(f"steps seem to depend on the values of tensors ({named_line(error)})") from error
 
 
 class _Compiled:
-    """A graph, compiled for inputs like those given. What it would give twice, or gives back of its inputs, it does not
-    compute: each of them would be one more view to make at every call.
+    """A graph, compiled for inputs like those given. Results that occur twice, or are inputs, are left out of the
+    compiled graph, where each would cost one more view at every call.
 
     Args:
         graph: what to compile.
@@ -229,8 +229,8 @@ def _compile(graph: GraphModule, inputs: Tensors) -> Callable[[list[Tensor]], Se
 
 
 def settle() -> None:
-    """To be called when all that compiling needed is gone. What it leaves behind for good is millions of objects, which
-    Python would look through again and again when it collects garbage."""
+    """To be called when everything that only compiling needed has been released. Compiling leaves millions of objects
+    behind for good, which Python would otherwise look through again at every garbage collection."""
     gc.unfreeze()
     gc.collect()
     gc.freeze()

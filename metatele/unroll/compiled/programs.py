@@ -20,13 +20,13 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True)
 class Step:
-    """A compiled step. Its program takes and gives the tensors of `Given` and `Gave` in a list, as torch's pytrees have
-    them; what stands where is found out once, because a step is called too often to take trees apart.
+    """A compiled step. Its program takes and gives the tensors of `Given` and `Gave` as lists, in the order of torch's
+    pytrees; their places are found once, because a step is called too often to flatten trees.
 
     Attributes:
         program: the step, and its backward pass if it has one.
         presumed: what it takes for granted, in words.
-        gave: of what it gives, the places in the list.
+        gave: the places, in the list that it gives, of what `Gave` holds.
         strides: the layout of the carry.
         rows: of each large core.
         taps: zeros, for each of their products.
@@ -54,7 +54,7 @@ class Step:
 
 
 class Programs:
-    """Holds compiled steps, windows recorded of them, and what turns large cores' weights.
+    """Holds compiled steps, windows recorded from them, and the programs that turn large cores' weights.
 
     Attributes:
         refused: whether there are steps that cannot be compiled.
@@ -68,7 +68,7 @@ class Programs:
         self._turn: dict[int, Program] = {}
 
     def check_buffers(self, network: nn.Module) -> None:
-        """Raises: CannotFollowError if a network's buffers are not the first one's: steps hold those for good."""
+        """Raises: CannotFollowError if a network's buffers differ from the first one's, which compiled steps keep."""
         found = list(network.buffers())
         if self._buffers is None:
             self._buffers = [b.detach().clone() for b in found]
@@ -148,9 +148,10 @@ def compile_step(
 def _settled(
     function: StepFunction, weights: Weights, programs: Programs, example: tuple[Carry, Fixed, Now]
 ) -> tuple[Carry, list[tuple[int, ...]], Gave]:
-    """The carry as it lies in memory once steps have been played, by hand, its layout, and what such a step gives,
-    which tells how many rows each core has.
+    """Play two steps without compiling them.
 
+    Returns: the carry after them, as it lies in memory, its layout, and what the last step gave, which shows how many
+        rows each core has.
     Raises: CannotFollowError if a carry changes from step to step.
     """
     carry, fixed, now = example
@@ -170,7 +171,7 @@ def _settled(
 
 
 def _linked(function: StepFunction, carry: Carry, places: Carry) -> list[int]:
-    """The places of what gradients pass through from step to step."""
+    """The places in the carry of the tensors through which gradients pass from step to step."""
     held = set() if function.second_order else set(places.gradient.values())
     both = list(zip(tree_leaves(carry), tree_leaves(places), strict=True))[:-1]  # without `since`, a number
     return [place for tensor, place in both if tensor.is_floating_point() and place not in held]

@@ -49,9 +49,9 @@ class Fixed(NamedTuple):
     Attributes:
         rows: all rows that the tasks train on.
         alive: which tasks have not diverged, [B].
-        bar: the losses above which they would have, [B].
+        bar: the losses above which they count as diverged, [B].
         scored: the rows that steps are scored on, in a list; none if they are the same.
-        made: what each factor of the group made of the data.
+        made: what each factor of the group computed from the data.
     """
 
     rows: DataRows
@@ -69,12 +69,12 @@ class Now(NamedTuple):
 
     @property
     def tensors(self) -> list[Tensor]:
-        """Its leaves as a tree; a step has no time to look for them."""
+        """Its tensors in the order of its pytree leaves; listed by hand, as `tree_leaves` is too slow for a step."""
         return [self.step, *self.drawn.values()]
 
 
 class StepWeights(NamedTuple):
-    """The learned weights: of the large cores apart, and all others, {name: weight}."""
+    """The learned weights: those of the large cores, as `Factors`, and all others, {name: weight}."""
 
     others: dict[str, Tensor]
     cores: list[Factors]
@@ -230,7 +230,7 @@ class StepFunction:
     def _weights(
         self, learned: StepWeights, taps: Sequence[Sequence[Tensor]]
     ) -> Iterator[tuple[dict[str, Tensor], list[TappedCells]]]:
-        """Inside, the cores are played by operations on the given weights; yields those of the others, by name."""
+        """Inside, the cores compute with the given weights; yields the other weights, by name, and the large cores."""
         found, arithmetic = Weights(self.inner), Traced()
         tapped = [TappedCells(*both, arithmetic) for both in zip(learned.cores, taps, strict=True)]
         with ExitStack() as stack:

@@ -27,7 +27,7 @@ from metatele.unroll.trajectory import Position, Score, Scored, Window
 from metatele.unroll.weights import add_to_weights
 
 Either = TypeVar("Either")
-CHECKED = 50  # steps without a gradient after which it is checked what they took for granted
+CHECKED = 50  # steps without a gradient after which their presumptions are checked
 
 
 class CompiledUnroll:
@@ -92,7 +92,7 @@ class CompiledUnroll:
         """Raises: CannotFollowError if compiled steps would leave something out."""
         self.programs.check_buffers(self.plain.batch.network)
         if self.plain.inner.teleport.has_listener:
-            raise CannotFollowError("somebody listens to its teleports")
+            raise CannotFollowError("its teleports have an observer")
 
     def _window(self, begin: Position, length: int) -> Window:
         player, courses, windows = self._player(), [], []
@@ -177,7 +177,7 @@ def _graphed(graph: GraphedWindow, deck: Deck, score: Score) -> tuple[list[tuple
 
 
 def _deck_gradient(player: Player, deck: Deck, score: Score, share: float, piece: int, sums: Gradients) -> "_DeckScore":
-    """Play a window of some tasks, which have a share in the meta-loss, and back."""
+    """Play a window of some tasks, which have a share in the meta-loss, forward and backward."""
     course, begins, whole = deck.course(), list[list[Tensor]](), piece >= deck.length
     for first in range(0, deck.length, piece):
         begins.append(course.carry)
@@ -232,9 +232,9 @@ class PresumptionError(Exception):
 
 
 def check(course: Course) -> None:
-    """Hold a course to what it took for granted; says so where tasks that diverge do not explain it.
+    """Check what a course took for granted. Warns if it does not hold for another reason than diverging tasks.
 
-    Raises: PresumptionError.
+    Raises: PresumptionError if it does not hold.
     """
     broken = course.broken()
     if broken is None:

@@ -15,8 +15,8 @@ WORTH_A_BLOCK = 256  # rows worth a call of their own, however large the cell
 
 
 class BlockedCells(SmallCells):
-    """A small core on very many rows: some at a time, so that their gates stay in a processor core's cache. The fewer
-    rows of a step are played by torch's own cells.
+    """A small core on very many rows: some at a time, so that their gates stay in a processor core's cache. Steps with
+    few rows are left to torch's own cells.
 
     Args:
         core: the core.
@@ -27,7 +27,7 @@ class BlockedCells(SmallCells):
         self._joints: list[Tensor] = []
 
     def joints(self) -> list[Tensor]:
-        """Made once a window."""
+        """See `SmallCells.joints`; computed once per window."""
         if not self._joints:
             with torch.enable_grad():  # whatever this step needs, the next one may need a graph
                 self._joints = super().joints()
@@ -46,7 +46,7 @@ class BlockedCells(SmallCells):
 
 
 class TappingCells:
-    """A large core, whose weights' gradients are made of what its steps hand in, once a window.
+    """A large core, whose weight gradients are computed once per window, from what its steps record.
 
     A product at every step would write and add up the gradient of all weights each time: the five million numbers of
     the paper's LSTMs, for as few as one row.
@@ -100,8 +100,8 @@ def _is_trained(core: RecurrentCore) -> bool:
 
 @contextmanager
 def cores_played(inner: nn.Module, tapped: bool = False) -> Iterator[Taps]:
-    """Inside, which is to be one window in which the learned weights stay as they are, the cores of an inner optimizer
-    compute the same, to rounding, faster; what the small ones compute cannot be differentiated twice.
+    """Inside, the cores of an inner optimizer compute the same as before, to rounding, but faster. Use it for a single
+    window, in which the learned weights do not change. What small cores compute cannot be differentiated twice.
 
     Args:
         inner: the inner optimizer.

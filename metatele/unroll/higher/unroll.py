@@ -41,7 +41,7 @@ class Unroll:
     Args:
         inner: the inner optimizer; it is bound to the meta-batch's network.
         batch: the tasks.
-        steps: length of the trajectory (minibatches are drawn for so many steps).
+        steps: length of the trajectory (minibatches are drawn for this many steps).
         second_order: whether the meta-gradient passes through the inner gradients.
 
     Attributes:
@@ -84,7 +84,7 @@ class Unroll:
             return self._window(begin, length, differentiable)
 
     def linked_window(self, begin: Position, length: int) -> LinkedWindow:
-        """The same differentiably, with the ends of the graph."""
+        """Play a window differentiably, and give it with the ends of its graph."""
         with cores_played(self.inner):
             return self._linked_window(begin, length)
 
@@ -102,7 +102,8 @@ class Unroll:
         return Scored(window.detach(), loss.item())
 
     def _gradient_in_pieces(self, begin: Position, length: int, score: Score, piece: int) -> Scored:
-        """The same, to rounding: played once without a graph, then backwards, each piece anew with its graph."""
+        """What `gradient` gives, to rounding: the window is played without a graph, then, from the last piece to the
+        first, each piece is played again with its graph."""
         begins, played, position = [], [], begin
         while position.step < begin.step + length:
             begins.append(position)
@@ -205,7 +206,7 @@ class Unroll:
 
 
 def _leaf(tensor: Tensor) -> Tensor:
-    """A tensor that a gradient can be asked of, where it has numbers that have one."""
+    """A floating-point tensor as a leaf that can have a gradient; other tensors as they are."""
     return tensor.detach().requires_grad_() if tensor.is_floating_point() else tensor
 
 

@@ -93,7 +93,7 @@ def test_a_learned_teleport_without_a_record_makes_no_complete_claim(capsys):
         ({"mine": contestant(lr=-1)}, "lr"),
         ({"mine": contestant(speed=3)}, "speed"),
         ({"tele": contestant()}, "two contestants are called 'tele'"),
-        ({"": contestant()}, "the name of a checkpoint must be a text, got ''"),
+        ({"": contestant()}, "the name of a checkpoint must be a non-empty string, got ''"),
     ],
 )
 def test_bad_contestants_are_one_line_before_any_work(capsys, monkeypatch, given, named):
