@@ -152,6 +152,10 @@ def __getattr__(name: str) -> Any:
         if name == room or name in names:
             module = import_module(f"metatele.{room}")
             return module if name == room else getattr(module, name)
+    for room in ("update", "teleports"):  # a class in a file of its own that is not listed here
+        found = getattr(import_module(f"metatele.{room}"), name, None)
+        if isinstance(found, type):
+            return found
     raise AttributeError(f"module 'metatele' has no attribute {name!r}")
 
 

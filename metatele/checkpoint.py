@@ -22,6 +22,7 @@ from metatele.optimizer import InnerOptimizer
 from metatele.parts.base import OptimizerPart
 from metatele.support.files import make_folder, write_atomic
 from metatele.support.messages import first_line
+from metatele.support.modules import enter
 from metatele.teleports import Teleport
 from metatele.update import Update
 from metatele.version import __version__
@@ -161,7 +162,7 @@ def _build_part(base: type[P], spec: Any, where: str) -> P:
     """The part of an inner optimizer that a configuration describes. Raises: CheckpointError."""
     if not (isinstance(spec, dict) and isinstance(spec.get("class"), str) and isinstance(spec.get("arguments"), dict)):
         raise CheckpointError(f"{where} must be an object with 'class' and 'arguments', got {str(spec)[:80]}")
-    known: dict[str, type[P]] = {_class_name(c): c for c in _subclasses(base) if not inspect.isabstract(c)}
+    known = _known(base, where)
     name, arguments = spec["class"], spec["arguments"]
     if name not in known:
         raise CheckpointError(
@@ -174,8 +175,21 @@ def _build_part(base: type[P], spec: Any, where: str) -> P:
         raise CheckpointError(f"{where} {name}: {first_line(error)}") from error
 
 
-def _subclasses(base: type[P]) -> set[type[P]]:
-    return {base}.union(*(_subclasses(c) for c in base.__subclasses__()))
+def _known(base: type[P], where: str) -> dict[str, type[P]]:
+    """The classes that can be built, {name: class}. Raises: CheckpointError if one name stands for two of them."""
+    known: dict[str, type[P]] = {}
+    try:
+        for c in _subclasses(base):
+            if not inspect.isabstract(c):
+                enter(known, _class_name(c), c)
+    except TypeError as error:
+        raise CheckpointError(f"{where} cannot be built: {error}") from error
+    return known
+
+
+def _subclasses(base: type[P]) -> list[type[P]]:
+    """A class and all below it, in the order of their definition: of one that is defined anew, the newest is last."""
+    return [base, *(below for c in base.__subclasses__() for below in _subclasses(c))]
 
 
 def _class_name(cls: type) -> str:

@@ -79,7 +79,9 @@ class InnerOptimizer(nn.Module):
         one_of(get_args(Order), order=order)
         for part, kind in ((update, Update), (teleport, Teleport)):
             if not isinstance(part, kind):
-                got = f"{type(part).__name__}(...)" if isinstance(part, nn.Module) else repr(part)  # a module's has lines
+                got = (
+                    f"{type(part).__name__}(...)" if isinstance(part, nn.Module) else repr(part)
+                )  # a module's has lines
                 raise ConfigError(f"expected an instance of {kind.__name__}, got {got}")
         groupless = teleport.moves and not isinstance(teleport, OrbitTeleport)
         if moments is None:

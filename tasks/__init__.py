@@ -3,6 +3,8 @@
 import importlib
 import pkgutil
 
+from metatele import TaskFamily
+
 from .classification import Digits, GaussianMixture, Mnist
 from .few_shot import FewShot, FewShotDigits, FewShotMnist
 from .regression import PaperRegression, TeacherStudent
@@ -18,5 +20,8 @@ __all__ = [
     "TeacherStudent",
 ]
 
-for _module in pkgutil.iter_modules(__path__):  # also the modules that are not listed above
-    importlib.import_module(f"{__name__}.{_module.name}")
+for _found in pkgutil.iter_modules(__path__):  # also the families that are not listed above
+    _module = importlib.import_module(f"{__name__}.{_found.name}")
+    for _name, _class in vars(_module).items():
+        if isinstance(_class, type) and issubclass(_class, TaskFamily) and _class.__module__ == _module.__name__:
+            globals()[_name] = _class

@@ -493,5 +493,5 @@ def test_a_random_teleport_does_not_repeat_the_draws_of_the_task():
 def test_parts_of_the_wrong_kind_are_refused():
     with pytest.raises(ConfigError, match=r"^expected an instance of Update, got NeuronTeleport\(\.\.\.\)$"):
         InnerOptimizer(NeuronTeleport(), CoordinateUpdate())
-    with pytest.raises(ConfigError, match="class of Teleport"):
+    with pytest.raises(ConfigError, match="expected an instance of Teleport, got <class"):
         InnerOptimizer(CoordinateUpdate(), NeuronTeleport)

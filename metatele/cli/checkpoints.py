@@ -10,6 +10,7 @@ import metatele.tasks as shipped
 from metatele.checkpoint import TRAINING, find_checkpoint
 from metatele.errors import CheckpointError, ConfigError
 from metatele.evaluation import Learned
+from metatele.task import TaskFamily
 
 Loaded = dict[str, list[Learned]]
 
@@ -44,6 +45,12 @@ def _split_name(source: str) -> tuple[str, list[str]]:
     return name, path.split(",")
 
 
+def _shipped_families() -> set[str]:
+    """The import paths of all shipped families, by the package and by their own file."""
+    kinds = [c for c in vars(shipped).values() if isinstance(c, type) and issubclass(c, TaskFamily)]
+    return {f"{module}.{c.__name__}" for c in kinds for module in (shipped.__name__, c.__module__)}
+
+
 def family_of_training(parser: ArgumentParser, source: str) -> Namespace:
     """The family that a checkpoint was meta-trained on, if it is a shipped one: the record of a
     checkpoint must not make us import other code."""
@@ -57,6 +64,6 @@ def family_of_training(parser: ArgumentParser, source: str) -> Namespace:
         name, arguments = family["class_path"], family.get("init_args") or {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, yaml.YAMLError) as error:
         raise CheckpointError(f"{path} is damaged and names no family; {hint}") from error
-    if name not in [f"metatele.tasks.{known}" for known in shipped.__all__]:
+    if not (isinstance(name, str) and name in _shipped_families()):
         raise ConfigError(f"{path.parent} was meta-trained on {name}, which is not a shipped family; {hint}")
     return parser.parse_object({"checkpoints": [source], "family": {"class_path": name, "init_args": arguments}}).family

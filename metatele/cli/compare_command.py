@@ -140,7 +140,7 @@ def _symmetry_of(rule: Rule, inner: InnerOptimizer, batches: list[MetaBatch]) ->
             reasons.append(first_line(error))
             continue
         if not any(map(rule.kind.differs_on, groups)):
-            print(f"{rule.name}: left out, because on positive scalings it is the balance rule")
+            print(f"{rule.name}: left out, because {rule.kind.otherwise}")
             return None
         if reasons:
             print(f"{rule.name}: on symmetry {symmetry!r}, because it cannot act on {kind!r} ({reasons[0]})")

@@ -7,10 +7,12 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
+from metatele.support.modules import enter
 from metatele.symmetry.second_moments import estimate_square
 from metatele.task.params import Params, per_task
 
 Group = TypeVar("Group", bound="GroupAction")
+AUTO = "auto"  # the kind that stands for the first group that is found at a layer
 OfData = tuple[Tensor, ...]  # what an action computes from the data alone, [B, ...] each
 
 
@@ -47,13 +49,25 @@ class GroupAction(abc.ABC):
     ) -> None:
         super().__init_subclass__(**options)
         if kind is not None:
+            if kind == AUTO:
+                raise TypeError(f"the kind {AUTO!r} of {cls.__qualname__} means the first of all kinds; choose another")
+            if automatic is not None and not hasattr(cls, "at"):
+                raise TypeError(
+                    f"{cls.__qualname__} is tried at layers (automatic={automatic}), so it must define `at`"
+                )
             cls.where, cls.automatic = where, automatic
-            cls.kinds[kind] = cls
+            enter(cls.kinds, kind, cls)
 
     @classmethod
     def find(cls, network: nn.Module) -> Iterator["GroupAction"]:
         """The groups of this kind that a network has, in the order of its layers; none in general."""
         return iter(())
+
+    @classmethod
+    def example(cls) -> nn.Module | None:
+        """A small network that has the group, for the conformance tests: a `nn.Sequential` that begins with a linear
+        layer. None if networks of linear layers and common activations will do."""
+        return None
 
     @property
     def name(self) -> str:

@@ -26,7 +26,9 @@ class Symmetry(GroupAction):
     which a group that depends on the data overrides. `check_symmetry` checks all of it.
 
     To be found in networks, a group is put into `metatele/symmetry/groups/`, names its kind (see `GroupAction`), and
-    says by `at` (see `AtHiddenLayer`) or `find` at which layers it is.
+    says by `at` (see `AtHiddenLayer`) or `find` at which layers it is. If that takes other layers than linear ones and
+    common activations, its `example` gives a network for the conformance tests. One that acts on other parameters than
+    W_in, b_in and W_out says so by `touches`.
     """
 
     kinds: ClassVar[dict[str, type[GroupAction]]] = {}

@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Literal, cast
 from torch import nn
 
 import metatele.symmetry.groups  # noqa: F401 - defines them
-from metatele.symmetry.action import GroupAction
+from metatele.symmetry.action import AUTO, GroupAction
 from metatele.symmetry.at_layer import AtHiddenLayer
 from metatele.symmetry.base import Symmetry
 from metatele.symmetry.discrete import DiscreteSymmetry
 from metatele.symmetry.layers import HiddenLayer
 from metatele.symmetry.sequential import hidden_layers
 
-AUTO = "auto"
 if TYPE_CHECKING:
     Kind = str
 else:

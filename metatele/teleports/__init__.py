@@ -41,4 +41,4 @@ __all__ = [
     "Wout",
 ]
 
-import_all(__name__)  # also the modules that are not listed above
+import_all(__name__, Teleport)  # also those that are not listed above

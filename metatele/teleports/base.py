@@ -15,6 +15,11 @@ from metatele.task.params import Params
 class Teleport(OptimizerPart, abc.ABC):
     """Moves the parameters inside a level set of the loss at some steps of the inner loop.
 
+    Most teleports act by a group: derive them from `AlgebraTeleport` and write `choose`, or from `OrbitTeleport` and
+    write `element`. One without a group writes `move`. What was said of learned weights and of the constructor at
+    `Update` holds here too. `check_teleport` checks it. A teleport of metatele's own is a file in
+    `metatele/teleports/`, and nothing else.
+
     Args:
         first: the first step at which to teleport.
         last: the last one, or None for no end.

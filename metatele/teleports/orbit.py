@@ -1,7 +1,8 @@
 """Teleports along the orbit of a group: the group element is chosen, and acts."""
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -55,6 +56,22 @@ class OrbitTeleport(Teleport):
     @property
     def has_listener(self) -> bool:
         return self.observer is not None
+
+    @contextmanager
+    def observed_by(self, observer: Observer) -> Iterator[None]:
+        """Inside, one more observer is told."""
+        before = self.observer
+
+        def both(step: int, group: ProductGroup, element: list[Tensor]) -> None:
+            if before is not None:
+                before(step, group, element)
+            observer(step, group, element)
+
+        self.observer = both
+        try:
+            yield
+        finally:
+            self.observer = before
 
     def look(self, point: Point, state: State) -> Point:
         """The point with the batch that the teleport looks at: by default the step's own one."""

@@ -168,24 +168,29 @@ def _move(
     landscape, group = here.landscape, here.landscape.group
     gradient = map_params(torch.detach, here.gradient)
     point = Point(here.params, gradient, landscape.inputs, by.first, landscape, landscape)
-    by = _fitted(by, here.params, group)
-    state = by.start(here.params, group, torch.tensor([seed]))
-    if not isinstance(by, OrbitTeleport):
-        return by.move(point, group, state, State())[0].params, [], [], {}
-    seen = by.look(point, state)
-    element, _ = by.element(seen, group, state)
-    check_finite(group, element, here.params, seen.inputs)
-    residual = check_residual(group, element, here.params, seen.inputs, tolerance)
-    covectors, squares = ([], []) if carried is None else (carried.covectors, carried.squares)
-    with torch.no_grad():
-        moved = group.carry(element, here.params, seen.inputs, covectors, squares)
-    return *moved, {name: float(r) for name, r in residual.items()}
+    mine = _fitted(by, here.params, group)
+    state = mine.start(here.params, group, torch.tensor([seed]))
+    if not isinstance(mine, OrbitTeleport):
+        return mine.move(point, group, state, State())[0].params, [], [], {}
+    seen, residual = mine.look(point, state), dict[str, Tensor]()
+
+    def check(step: int, group: ProductGroup, element: list[Tensor]) -> None:
+        check_finite(group, element, here.params, seen.inputs)
+        residual.update(check_residual(group, element, here.params, seen.inputs, tolerance))
+
+    covectors, squares = ((), ()) if carried is None else (tuple(carried.covectors), tuple(carried.squares))
+    mine.residual, mine.observer = tolerance, getattr(by, "observer", None)
+    with mine.observed_by(check):
+        there, _, moments = mine.move(point, group, state, State(covectors, squares))
+    moments, params = moments.detach(), map_params(torch.detach, there.params)
+    return params, list(moments.covectors), list(moments.squares), {k: float(r) for k, r in residual.items()}
 
 
 def _fitted(by: Teleport, params: Params, group: ProductGroup) -> Teleport:
-    """The teleport; a learned one as a copy in the dtype and on the device of the parameters."""
+    """A copy of the teleport; of a learned one in the dtype and on the device of the parameters."""
     by.bind(params, group)
-    return copy.deepcopy(by).to(next(iter(params.values()))) if any(True for _ in by.parameters()) else by
+    learned = any(True for _ in by.parameters())
+    return copy.deepcopy(by).to(next(iter(params.values()))) if learned else copy.copy(by)
 
 
 def _arrive(

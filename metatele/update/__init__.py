@@ -25,4 +25,4 @@ __all__ = [
     "import_learn2learn",
 ]
 
-import_all(__name__)  # also the modules that are not listed above
+import_all(__name__, Update)  # also those that are not listed above

@@ -10,6 +10,7 @@ import yaml
 
 from metatele import InnerOptimizer, load_checkpoint
 from metatele.cli import compare_command, main
+from metatele.teleports import CanonicalTeleport
 
 BUDGET = ["--unroll.steps=2", "--unroll.window=2", "--meta.iterations=1", "--meta.tasks=2", "--validation.tasks=2",
           "--validation.every=1", "--optimizer.update=CoordinateUpdate", "--optimizer.update.hidden=3",
@@ -61,7 +62,7 @@ def dense(family: str, *arguments: str) -> list[str]:
 def test_all_closed_form_rules_are_meta_trained_on_the_teleports_group(reported) -> None:
     assert compare(*dense("families.Linear", "--controls", "all")) == 0
     (trained,) = reported
-    rules = {"balance": "Balance", "svd": "Svd", "white": "White", "wout": "Wout"}
+    rules = {name: kind.__name__ for name, kind in CanonicalTeleport.named.items()}
     names = [f"{rule}{often}" for rule in rules for often in ("", "-every")]
     assert list(trained) == ["teleport", "no-teleport", *names]
     for name in names:

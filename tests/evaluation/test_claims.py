@@ -7,17 +7,14 @@ import numpy as np
 import pytest
 
 from metatele import (
-    Balance,
     CoordinateUpdate,
     InnerOptimizer,
     NeuronTeleport,
-    Svd,
-    White,
-    Wout,
 )
 from metatele.evaluation.contestants.learned import learned_contestants
 from metatele.evaluation.judge import claims
 from metatele.evaluation.judge.claims import claims_of
+from metatele.teleports import CanonicalTeleport
 from tests.evaluation.conftest import (
     BUDGET,
     CLOSED_FORM,
@@ -199,7 +196,7 @@ def test_real_parts_make_a_complete_claim():
         return InnerOptimizer(copy.deepcopy(update), teleport)
 
     given = {"tele": inner(NeuronTeleport(hidden=3)), "twin": inner()}
-    for rule in (Balance, Svd, White, Wout):
+    for rule in CanonicalTeleport.named.values():
         given[f"{rule.__name__} once"] = inner(rule(last=0))
         given[f"{rule.__name__} always"] = inner(rule(last=None, every=1))
     entries = [

@@ -234,10 +234,7 @@ def test_reference_is_the_first_checkpoint_without_teleports():
 
 
 def test_rules_that_can_act():
-    assert applicable_rules(sample_meta_batch(FAMILY, "train", range(2))) == (
-        "Balance",
-        "White",
-        "Wout",
-    )  # Svd is Balance there
+    found = applicable_rules(sample_meta_batch(FAMILY, "train", range(2)))
+    assert [rule for rule in found if rule in ("Balance", "Svd", "White", "Wout")] == ["Balance", "White", "Wout"]
     tanh = TeacherStudent(4, 5, 2, rows=8, activation="tanh")
     assert applicable_rules(sample_meta_batch(tanh, "train", range(2))) == ()

@@ -87,6 +87,7 @@ def families(
     rows: Callable[[list[int]], tuple[int, int]] = lambda widths: (8, 8),
     equal: bool = False,
     family: type[ExampleFamily] = ExampleFamily,
+    biases: Sequence[bool] = (False, True),
 ) -> ExampleFamily:
     """A network of 2 to 4 linear layers; `rows` gives the least and the largest number of data rows
     for its widths, `equal` makes all but the last width equal."""
@@ -97,7 +98,9 @@ def families(
         widths = draw(st.lists(st.integers(2, 5), min_size=linear + 1, max_size=linear + 1))
     more = draw(st.lists(st.sampled_from(others), min_size=linear - 2, max_size=linear - 2))
     names = [draw(st.sampled_from(first)), *more]
-    return family(widths, [ACTIVATIONS[n] for n in names], draw(st.booleans()), draw(st.integers(*rows(widths))))
+    return family(
+        widths, [ACTIVATIONS[n] for n in names], draw(st.sampled_from(biases)), draw(st.integers(*rows(widths)))
+    )
 
 
 @st.composite
@@ -172,11 +175,29 @@ def cases_of(group: type[GroupAction]) -> Any:
     return cases(lambda network: list(group.find(network)), group, _where_found(group))
 
 
+class Example(ExampleFamily):
+    """The example that a group gives of a network that has it."""
+
+    def __init__(self, group: type[GroupAction]) -> None:
+        network = group.example()
+        assert network is not None, f"no network here has {group.__name__}: let its `example` give one"
+        first = next(m for m in network.modules() if isinstance(m, nn.Linear))
+        super().__init__((first.in_features, network(torch.zeros(1, first.in_features)).shape[1]), (), rows=2)
+        self.group = group
+
+    def network(self) -> nn.Module:
+        return self.group.example()
+
+
 def _where_found(group: type[GroupAction]) -> Any:
     """Networks of layers at which a group is found, with little data."""
 
-    def found(name: str) -> bool:
-        layers = [nn.Linear(3, 3), ACTIVATIONS[name], nn.Linear(3, 2)]
+    def found(name: str, bias: bool) -> bool:
+        layers = [nn.Linear(3, 3, bias), ACTIVATIONS[name], nn.Linear(3, 2, bias)]
         return bool(list(group.find(nn.Sequential(*filter(None, layers)))))
 
-    return families([name for name in ANY if found(name)], rows=_up_to_h)
+    biases = [bias for bias in (True, False) if any(found(name, bias) for name in ANY)]
+    names = [name for name in ANY if all(found(name, bias) for bias in biases)]
+    if not names or not biases or group.example() is not None:
+        return st.just(Example(group))
+    return families(names, rows=_up_to_h, biases=biases)

@@ -47,7 +47,7 @@ def entry(name: str, teleport: dict[str, Any], learned: bool = False) -> Entry:
 
 def test_every_rule_has_a_name() -> None:
     assert set(CanonicalTeleport.named.values()) == concrete_subclasses(CanonicalTeleport)
-    assert list(CanonicalTeleport.named) == ["balance", "svd", "white", "wout"]
+    assert set(CanonicalTeleport.named) >= {"balance", "svd", "white", "wout"}
 
 
 def test_a_rule_is_found_again_by_what_a_checkpoint_says_of_it() -> None:

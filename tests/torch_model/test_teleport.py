@@ -59,6 +59,24 @@ def test_rules_move_a_model_as_they_move_a_stack(by):
     assert report.objective_after == report.gradient_norm_after != report.gradient_norm_before
 
 
+def test_a_teleports_own_move_and_its_observer_are_heard():
+    class Back(RandomTeleport):
+        """Moves to where it was told to, and back."""
+
+        def move(self, point, *arguments, **options):
+            _, state, moments = super().move(point, *arguments, **options)
+            return point, state, moments
+
+    model, seen = mlp(), []
+    by = Back()
+    by.observer = lambda *what: seen.append(what)
+    before = vector(model)
+    assert metatele.teleport(model, data(), mse, by=by).distance == 0
+    assert torch.equal(vector(model), before)
+    assert [step for step, *_ in seen] == [0]
+    assert by.observer is not None
+
+
 def test_a_random_teleport_depends_on_the_seed_only():
     ends = []
     for seed in (3, 3, 4):

@@ -1,6 +1,7 @@
 """What teleports do in an evaluation: how far they move, and what it does to loss and gradient."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,13 +90,11 @@ class Watched(InnerOptimizer):
     ) -> tuple[Point, InnerState]:
         """Teleport as the optimizer itself would, and note from where to where."""
         sizes: list[Tensor] = []
-        if isinstance(self.teleport, OrbitTeleport):
-            self.teleport.observer = lambda step, group, element: sizes.append(group.sizes(element))
-        try:
-            there, state = super()._teleport(point, group, state, alive, onto)
-        finally:
+        with ExitStack() as stack:
             if isinstance(self.teleport, OrbitTeleport):
-                self.teleport.observer = None
+                observer = self.teleport.observed_by(lambda step, group, element: sizes.append(group.sizes(element)))
+                stack.enter_context(observer)
+            there, state = super()._teleport(point, group, state, alive, onto)
         if alive is None or bool(alive.any()):
             self._rows.append((point.step, *self._compare(point, there, alive, onto, sizes)))
         return there, state

@@ -10,4 +10,4 @@ from metatele.teleports.rules.controls import WHEN, Rule, When, rule_named, rule
 
 __all__ = ["WHEN", "CanonicalTeleport", "Rule", "When", "rule_named", "rules", "when_of"]
 
-import_all(__name__)
+import_all(__name__, CanonicalTeleport)

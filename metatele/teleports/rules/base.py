@@ -8,6 +8,7 @@ from torch import Tensor
 
 from metatele.errors import SymmetryError
 from metatele.parts.point import Point, State
+from metatele.support.modules import enter
 from metatele.symmetry import GeneralLinear, Kind, PositiveScaling, ProductGroup, Symmetry
 from metatele.task.params import Params, per_task
 from metatele.teleports.orbit import OrbitTeleport
@@ -23,8 +24,9 @@ class CanonicalTeleport(OrbitTeleport):
     layer enters the next, so with several layers one sweep is not enough. By default a rule acts once, before the first
     update (`last=0`).
 
-    A rule that serves as a control for learned teleports is given a name by its class: `class White(CanonicalTeleport,
-    rule="white")`.
+    To be written: `scales` and `matrix`; `metatele.teleports.rules.layers` and `spd` have what rules are made of. A
+    constructor of its own must take first, last, every and symmetry. A rule that serves as a control for learned
+    teleports is given a name by its class, `class White(CanonicalTeleport, rule="white")`, in a file of this folder.
 
     Args:
         first, last, every, symmetry: see `OrbitTeleport`.
@@ -32,15 +34,17 @@ class CanonicalTeleport(OrbitTeleport):
     Attributes:
         named: all rules that have a name, {name: class}, in the order in which they were defined.
         symmetries: the groups that the rule can act on, the one to try first.
+        otherwise: why it is no control where it does not differ from all others, in words.
     """
 
     named: ClassVar[dict[str, type["CanonicalTeleport"]]] = {}
     symmetries: ClassVar[tuple[Kind, ...]] = ("auto", "scaling")
+    otherwise: ClassVar[str] = "it is another rule there"
 
     def __init_subclass__(cls, rule: str = "", **options: Any) -> None:
         super().__init_subclass__(**options)
         if rule:
-            CanonicalTeleport.named[rule] = cls
+            enter(CanonicalTeleport.named, rule, cls)
 
     def __init__(self, first: int = 0, last: int | None = 0, every: int = 1, symmetry: Kind = "auto") -> None:
         super().__init__(symmetry, first, last, every)
@@ -68,7 +72,8 @@ class CanonicalTeleport(OrbitTeleport):
 
     @classmethod
     def differs_on(cls, group: ProductGroup) -> bool:
-        """Whether the rule differs from all others on a group; where it does not, it is not a separate control."""
+        """Whether the rule differs from all others on a group; where it does not, it is not a separate control, and
+        `otherwise` says which one it is."""
         return True
 
     def element(self, point: Point, group: ProductGroup, state: State) -> tuple[list[Tensor], State]:

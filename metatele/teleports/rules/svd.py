@@ -16,6 +16,8 @@ class Svd(Balance, rule="svd"):
     of their product. Eigenvectors have no derivative where eigenvalues coincide.
     """
 
+    otherwise = "on positive scalings it is the balance rule"
+
     def __init__(self, first: int = 0, last: int | None = 0, every: int = 1, symmetry: Kind = "auto") -> None:
         super().__init__(first, last, every, symmetry)
 
@@ -29,4 +31,4 @@ class Svd(Balance, rule="svd"):
 
     @classmethod
     def differs_on(cls, group: ProductGroup) -> bool:
-        return not only_scales(group)  # there is nothing to rotate, so it is the balance rule
+        return not only_scales(group)  # else there is nothing to rotate
