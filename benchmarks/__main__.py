@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 def several(one: Callable[[str], T]) -> Callable[[str], list[T]]:
-    """What parses a list with commas, each entry with `one`."""
+    """A parser of comma-separated lists, each entry parsed by `one`."""
 
     def parse(text: str) -> list[T]:
         return list(dict.fromkeys(one(word.strip()) for word in text.split(",")))
@@ -41,7 +41,7 @@ def several(one: Callable[[str], T]) -> Callable[[str], list[T]]:
 
 
 def among(*allowed: str) -> Callable[[str], str]:
-    """What lets only these words through."""
+    """A check that accepts only these words."""
 
     def check(word: str) -> str:
         if word not in allowed:
@@ -130,7 +130,7 @@ def main() -> None:
         with progress.status("") as status:
             run(plan, lambda text: status.update(text), keep)
     except KeyboardInterrupt:
-        progress.print("interrupted; what is done follows")
+        progress.print("interrupted; what was measured follows")
     for table in tables(done):
         show(Console(), table)
     for line in failures(done):

@@ -32,7 +32,7 @@ class Worker:
 
     Args:
         job: what it runs.
-        device: "cpu" keeps JAX off other devices; None leaves it its choice.
+        device: "cpu" keeps JAX off other devices; None leaves the choice to JAX.
     """
 
     def __init__(self, job: Job, device: str | None = "cpu") -> None:

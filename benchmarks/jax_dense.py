@@ -3,7 +3,7 @@
 What makes it fast, each against plain autodiff of a scan with metatele's formulas:
 
 - The meta-gradient is taken with respect to `taps`, zeros added to the gates, and not to the weights: each
-  weight's gradient is then one product over all steps of a window, in place of one at every step, added up.
+  weight's gradient is then one product over all steps of a window, instead of a sum of one per step.
 - exp(T) and its inverse exp(-T) come together from the even and odd parts of one Taylor series, long enough to
   be exact to rounding for every T that the teleport can choose; no solve is left in a step.
 - The data's inverse is computed once a trajectory. A step's loss and the next step's gradient share a forward pass.
@@ -35,7 +35,7 @@ class Params(NamedTuple):
 
 
 class Data(NamedTuple):
-    """Initial weights, and the data with one column a row of theirs, [B, d, n] and [B, o, n]."""
+    """Initial weights, and the data transposed, one column per row, [B, d, n] and [B, o, n]."""
 
     params: Params
     x: Array
@@ -150,7 +150,7 @@ def _features(gradient: Params) -> Array:
 
 
 def _map_biases(fn: Tree, part: Weights) -> list[Array]:
-    """fn of one bias of each cell and of the head's: of what adds to the same outputs as a tap."""
+    """fn of one bias of each cell and of the head's: each has the shape of the outputs that a tap is added to."""
     cells = sum(name.endswith("bias_ih") for name in part)
     return [fn(part[f"cells.{i}.bias_ih"]) for i in range(cells)] + [fn(part["head.bias"])]
 

@@ -160,7 +160,7 @@ class SizeFree:
         return -jnp.mean(jnp.sum(rows[1] * jax.nn.log_softmax(logits), 1))
 
     def _scales(self, g: Array) -> Array:
-        """By what the teleport multiplies each parameter, from the neurons' scales."""
+        """The factor by which the teleport multiplies each parameter, from the neurons' scales."""
         out = jnp.tile(1 / g, self.outputs)
         return jnp.concatenate([jnp.repeat(g, self.inputs), g, out, jnp.ones(self.outputs, g.dtype)])
 

@@ -65,7 +65,7 @@ def replaced(text: str, new: str) -> str:
 
 
 def figure(results: Record) -> Figure:
-    """Seconds per task-trajectory against the meta-batch, one thread, a panel a workload and order."""
+    """Seconds per task-trajectory against the meta-batch, one thread, one panel per workload and order."""
     cells = [cell for cell in training_cells(results) if cell["threads"] == 1]
     panels = list(dict.fromkeys((cell["workload"], cell["order"]) for cell in cells))
     columns = min(len(panels), 2)

@@ -60,7 +60,7 @@ class Trajectory(abc.ABC):
         self.memories = self.start()
 
     def window(self, length: int) -> Tensor:
-        """The sum of the log-losses after each of so many steps; the graph reaches back to their start."""
+        """The sum of the log-losses after each of `length` steps; the graph reaches back to their start."""
         self.params = [p.detach().requires_grad_() for p in self.params]
         self.memories = [[(h.detach(), c.detach()) for h, c in m] for m in self.memories]
         total = torch.zeros_like(self.initial)

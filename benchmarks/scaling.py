@@ -3,8 +3,8 @@
     python -m benchmarks.scaling [--repeats 3] [--output scaling.json] [--docs docs]
     python -m benchmarks.scaling --from scaling.json      # draws the figure again
 
-One size is varied at a time. Beside what was measured stands plain proportionality: to the arithmetic of an
-iteration's matrix products (time), and of a window's (memory, whose graph is a window's).
+One size is varied at a time. Dotted lines show plain proportionality: of time to the arithmetic of an
+iteration's matrix products, of memory to that of a window's, because the graph is that of one window.
 """
 
 import argparse
@@ -49,7 +49,7 @@ NAMES = {
 
 
 def point(workload: str, variable: str, value: int, repeats: int) -> Record:
-    """Measure meta-training with one size of its own.
+    """Measure meta-training with one size changed.
 
     Returns: what varies, the repeats' "seconds" of an iteration with "base" and "peak" memory, or an "error"; and how
         many operations an "iteration" and a "window" do.
@@ -65,7 +65,7 @@ def point(workload: str, variable: str, value: int, repeats: int) -> Record:
 
 
 def figure(points: list[Record]) -> Figure:
-    """A panel a variable: seconds and memory, and what proportionality would be."""
+    """One panel per variable: seconds and memory, and what proportionality would be."""
     panels = list(dict.fromkeys((p["workload"], p["variable"]) for p in points))
     columns = min(len(panels), 4)
     rows = -(-len(panels) // columns)

@@ -32,7 +32,7 @@ class Table:
 
 
 def per_task(record: Record) -> list[float]:
-    """Seconds per task-trajectory, one a repeat."""
+    """Seconds per task-trajectory, one for each repeat."""
     return [s / record["tasks"] for s in record["seconds"]]
 
 
@@ -42,7 +42,7 @@ def middle(record: Record) -> float:
 
 
 def ratios(record: Record, other: Record) -> list[float]:
-    """How many times as long one takes as the other, one a round."""
+    """How many times as long one takes as the other, one ratio for each round."""
     return [a / b for a, b in zip(per_task(record), per_task(other), strict=False)]
 
 
@@ -146,7 +146,7 @@ def failures(results: Record) -> list[str]:
 
 
 def _per_contestant(title: str, cells: list[Record], text: Callable[[Record], str]) -> Table:
-    """A row a cell, a column a contestant."""
+    """One row per cell, one column per contestant."""
     names = contestants(cells)
     rows = [
         [cell["workload"], cell["order"], str(cell["tasks"]), str(cell["threads"])]

@@ -56,7 +56,7 @@ def model_teleport(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor], b
 
 
 def stacked_teleport(networks: int, by: OptimisedTeleport) -> Callable[[], None]:
-    """The climb of so many networks at once."""
+    """The climb of `networks` networks at once."""
     models = [network() for _ in range(networks)]
     params: Params = {
         k: torch.stack([dict(m.named_parameters())[k].detach() for m in models])
@@ -73,7 +73,7 @@ def stacked_teleport(networks: int, by: OptimisedTeleport) -> Callable[[], None]
 
 
 def timed(runs: dict[str, tuple[Callable[[], None], int]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of one call of each, so many calls in a row, in turn; the first round does not count."""
+    """Seconds per call of each, averaged over its number of calls in a row, in turn; the first round does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for repeat in range(repeats + 1):
         for name, (run, calls) in runs.items():

@@ -78,7 +78,7 @@ def use_checkout(folder: Path) -> None:
 
 
 def prepared(job: Job) -> tuple[Callable[[], object], float | None]:
-    """What runs one iteration, and this process's memory before any of it was there."""
+    """A function that runs one iteration, and this process's memory before it was prepared."""
     if job.checkout is not None:
         use_checkout(Path(job.checkout))
     import torch
@@ -107,7 +107,7 @@ def load_late_parts() -> None:
 
 
 def clear_peak() -> float | None:
-    """Let the peak of this process's memory count from here on; what it is now."""
+    """Restart the count of this process's peak memory; returns its current value."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     return peak()
@@ -123,7 +123,7 @@ def peak() -> float | None:
 
 
 def guard_memory() -> None:
-    """Too large a problem ends in this process's own error, and harms no other process."""
+    """Make a problem that is too large fail in this process, without harming any other."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
     with contextlib.suppress(OSError):
@@ -143,7 +143,7 @@ def main() -> None:
     # What libraries print must not get between the messages.
     messages = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    warnings.filterwarnings("error", message="unroll.engine")  # a contestant that another plays for is none
+    warnings.filterwarnings("error", message="unroll.engine")  # a fallback to the other engine is an error
     began = time.perf_counter()
     run, base = prepared(job)
     begin = time.perf_counter()

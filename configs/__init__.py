@@ -1,1 +1,1 @@
-"""The shipped configurations, one YAML file an experiment."""
+"""The shipped configurations, one YAML file per experiment."""
