@@ -256,7 +256,7 @@ def test_killed_or_interrupted_and_resumed_is_bit_identical(tmp_path: Path, numb
     _, errors = hit.communicate(timeout=60)
     if number == signal.SIGINT:
         assert hit.returncode == 130
-        assert "go on with: metatele meta-train --resume hit" in errors
+        assert "continue with: metatele meta-train --resume hit" in errors
         assert "Traceback" not in errors
     else:
         assert hit.returncode == -signal.SIGKILL
