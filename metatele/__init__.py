@@ -1,5 +1,6 @@
 """metatele: meta-train optimizers that teleport along the symmetries of a network."""
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -145,6 +146,11 @@ __all__ = [
     "teleport",
     "write_report",
 ]
+
+# Modules that have moved since they were first imported by users, by the names that they had.
+_MOVED = {"images": "task.images", "params": "task.params", "sampling": "task.sampling", "stack": "task.stack"}
+for _old, _new in _MOVED.items():
+    globals()[_old] = sys.modules[f"{__name__}.{_old}"] = import_module(f"{__name__}.{_new}")
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ from metatele.errors import ConfigError
 from metatele.parts.point import Point, State
 from metatele.support.checks import one_of
 from metatele.support.seeding import seeded
-from metatele.symmetry import ProductGroup
+from metatele.symmetry import ProductGroup, movable
 from metatele.task.params import Params, map_params
 from metatele.teleports import OrbitTeleport, Stay, Teleport
 from metatele.update import Update
@@ -79,9 +79,8 @@ class InnerOptimizer(nn.Module):
         one_of(get_args(Order), order=order)
         for part, kind in ((update, Update), (teleport, Teleport)):
             if not isinstance(part, kind):
-                got = (
-                    f"{type(part).__name__}(...)" if isinstance(part, nn.Module) else repr(part)
-                )  # a module's has lines
+                # A module's repr has several lines.
+                got = f"{type(part).__name__}(...)" if isinstance(part, nn.Module) else repr(part)
                 raise ConfigError(f"expected an instance of {kind.__name__}, got {got}")
         groupless = teleport.moves and not isinstance(teleport, OrbitTeleport)
         if moments is None:
@@ -113,11 +112,12 @@ class InnerOptimizer(nn.Module):
 
         Args:
             network: the network of one task.
-            params: its stacked parameters {name: [B, ...]}, of which only names, shapes and device are used.
-        Raises: SymmetryError if the teleport needs a symmetry and the network has none;
+            params: its stacked parameters {name: [B, ...]}, of which only names, shapes and device are used. Those that
+                are not among them are frozen: factors of the group that would move one are left out.
+        Raises: SymmetryError if the teleport needs a symmetry and the network has none that moves no frozen parameter;
             CheckpointError if a part was made for a network of another size.
         """
-        group = self.teleport.group(network)
+        group = movable(self.teleport.group(network), network, params)
         for part in (self.update, self.teleport):
             part.bind(params, group)
             part.to(next(iter(params.values())).device)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from metatele.checkpoint import describe
 from metatele.errors import OutputError
 from metatele.evaluation.contestants.contestant import Contestant
-from metatele.evaluation.contestants.tuning import Tuning, take, tune
+from metatele.evaluation.contestants.tuning import Tuning, tune
 from metatele.evaluation.entry import Entry
 from metatele.evaluation.environment import hardware, versions
 from metatele.evaluation.play.journal import Journal, code_of, fingerprint
@@ -21,7 +21,6 @@ from metatele.evaluation.settings import Progress, Settings
 from metatele.optimizer import InnerOptimizer
 from metatele.support.messages import first_line
 from metatele.task.batch import MetaBatch
-from metatele.task.stack import stacked_forward
 from metatele.update import HandDesigned
 
 Work = TypeVar("Work")
@@ -175,9 +174,9 @@ class Stages:
 
 def _data(batch: MetaBatch) -> str:
     """A fingerprint of tasks: their data, initial weights, initial losses and accuracies."""
-    first = take(batch, list(range(min(2, batch.tasks))))
+    first = batch.take(range(min(2, batch.tasks)))
     x, y = first.rows("inner")
-    predictions = stacked_forward(batch.network, first.params, x)
+    predictions = first.predict(first.params, x)
     values = [batch.losses(predictions, y)]
     if batch.family.measures_accuracy:
         values.append(batch.accuracies(predictions, y))

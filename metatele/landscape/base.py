@@ -28,6 +28,7 @@ class Landscape:
         inputs, targets: the batch, [B, n, ...].
         group: the group whose orbits an objective may look along (a list of symmetries will do, as
             `symmetries_of` gives them); empty if none is known.
+        constants: frozen parameters and buffers that differ from network to network, {name: [B, ...]}.
     """
 
     network: nn.Module
@@ -35,6 +36,7 @@ class Landscape:
     inputs: Tensor
     targets: Tensor
     group: ProductGroup = field(default_factory=ProductGroup)
+    constants: Params = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.group, ProductGroup):
@@ -43,11 +45,14 @@ class Landscape:
     def predict(self, params: Mapping[str, Tensor]) -> Tensor:
         """Predictions [B, n, ...] for parameters {name: [B, ...]}."""
         if len(self.inputs) > 1:
-            return stacked_forward(self.network, params, self.inputs)
-        # One network runs as it is, so that it may hold what vmap cannot batch; what its forward
-        # writes into buffers goes into copies.
-        values = {k: p[0] for k, p in params.items()} | {k: b.clone() for k, b in self.network.named_buffers()}
-        return functional_call(self.network, values, (self.inputs[0],)).unsqueeze(0)
+            return stacked_forward(self.network, params, self.inputs, self.constants)
+        # One network runs as it is, so that it may hold what vmap cannot batch.
+        return functional_call(self.network, self.values(params), (self.inputs[0],)).unsqueeze(0)
+
+    def values(self, params: Mapping[str, Tensor]) -> Params:
+        """The parameters and buffers of the first network; what its forward writes into buffers goes into copies."""
+        buffers = {k: b.clone() for k, b in self.network.named_buffers()}
+        return buffers | {k: p[0].clone() for k, p in self.constants.items()} | {k: p[0] for k, p in params.items()}
 
     def loss(self, params: Mapping[str, Tensor]) -> Tensor:
         """Loss of each task, [B]."""

@@ -13,7 +13,7 @@ from metatele.symmetry.groups.pseudo_inverse import PseudoInverseGL
 from metatele.symmetry.groups.quadratic import QuadraticOrthogonal
 from metatele.symmetry.groups.rotation import PlaneRotation
 from metatele.symmetry.groups.sign_flips import SignFlips
-from metatele.symmetry.guard import check_finite, check_residual
+from metatele.symmetry.guard import check_finite, check_residual, movable
 from metatele.symmetry.kinds import Kind
 from metatele.symmetry.layers import HiddenLayer, LayerInput
 from metatele.symmetry.product import ProductGroup, as_group
@@ -40,6 +40,7 @@ __all__ = [
     "check_residual",
     "discrete_symmetries_of",
     "group_of",
+    "movable",
     "only_scales",
     "symmetries_of",
 ]

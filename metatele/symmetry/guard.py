@@ -1,15 +1,38 @@
 """Finding the layer at which an action goes wrong."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metatele.errors import SymmetryError
 from metatele.support.presume import presume
 from metatele.symmetry.base import Symmetry
 from metatele.symmetry.product import Element, ProductGroup
 from metatele.task.params import Params
+
+
+def movable(group: ProductGroup, network: nn.Module, params: Collection[str]) -> ProductGroup:
+    """The factors that move none of a network's parameters but these.
+
+    Raises: SymmetryError if none is left, or if a group that depends on the data would have to look through layers with
+        frozen parameters or buffers, which are not known to it.
+    """
+    frozen = [name for name, _ in network.named_parameters() if name not in params]
+    kept = tuple(f for f in group.factors if not set(getattr(f, "touches", ())) & set(frozen))
+    if group.factors and not kept:
+        raise SymmetryError(
+            f"every symmetry of the network would move a parameter that is frozen (requires_grad=False): "
+            f"{', '.join(map(repr, frozen[:3]))}; train it, or leave the teleport out"
+        )
+    inside = [*frozen, *(name for name, _ in network.named_buffers())]
+    unknown = next((f for f in kept if not f.exact), None)
+    if inside and unknown is not None:
+        raise SymmetryError(
+            f"{unknown.name}: a symmetry that depends on the data knows trained parameters only, and the network has "
+            f"{inside[0]!r}; use symmetry 'auto' or 'scaling'"
+        )
+    return group if len(kept) == len(group.factors) else ProductGroup(kept)
 
 
 def check_finite(group: ProductGroup, element: Element, params: Mapping[str, Tensor], inputs: Tensor) -> None:

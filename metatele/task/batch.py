@@ -1,6 +1,7 @@
 """Tasks of one family, stacked."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch.func import vmap
 from metatele.support.seeding import generator
 from metatele.task.family import PARTS, Part, Split, TaskFamily
 from metatele.task.params import Params
+from metatele.task.stack import stacked_forward
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,8 @@ class MetaBatch:
         split: the split they belong to.
         network: the network for one task (its own weights are not used).
         params: initial parameters, {name: [B, ...]}.
+        frozen: the names of those that stay as they are (requires_grad=False); updates and teleports do not see them.
+        buffers: the networks' buffers, {name: [B, ...]}.
         inputs, targets: the rows of each part, {part: [B, n_part, ...]}.
         seeds: one seed per task, [B] int64, for draws that belong to the task.
     """
@@ -31,6 +35,17 @@ class MetaBatch:
     inputs: dict[Part, Tensor]
     targets: dict[Part, Tensor]
     seeds: Tensor
+    frozen: frozenset[str] = frozenset()
+    buffers: Params = field(default_factory=dict)
+
+    @property
+    def constants(self) -> Params:
+        """What is not trained: frozen parameters and buffers, {name: [B, ...]}."""
+        return self.buffers | {k: p for k, p in self.params.items() if k in self.frozen}
+
+    def trained(self, params: Params) -> Params:
+        """The parameters that are trained, of all."""
+        return {k: p for k, p in params.items() if k not in self.frozen} if self.frozen else params
 
     @property
     def tasks(self) -> int:
@@ -60,9 +75,34 @@ class MetaBatch:
             self,
             network=self.network.to(device=device, dtype=dtype),
             params={k: convert(v) for k, v in self.params.items()},
+            buffers={k: convert(v) for k, v in self.buffers.items()},
             inputs={k: convert(v) for k, v in self.inputs.items()},
             targets={k: convert(v) for k, v in self.targets.items()},
         )
+
+    def take(self, tasks: Iterable[int]) -> "MetaBatch":
+        """Some of the tasks, each as often as it is named."""
+        index = torch.tensor(list(tasks))
+        chosen: dict[int, Tensor] = {}
+
+        def rows(x: Tensor) -> Tensor:
+            # One result for one tensor, so that parts that share their rows go on sharing them.
+            if id(x) not in chosen:
+                chosen[id(x)] = x[index.to(x.device)]
+            return chosen[id(x)]
+
+        return replace(
+            self,
+            params={k: rows(p) for k, p in self.params.items()},
+            buffers={k: rows(b) for k, b in self.buffers.items()},
+            inputs={k: rows(x) for k, x in self.inputs.items()},
+            targets={k: rows(y) for k, y in self.targets.items()},
+            seeds=rows(self.seeds),
+        )
+
+    def predict(self, params: Params, inputs: Tensor) -> Tensor:
+        """The predictions [B, n, ...] of the tasks' networks with parameters {name: [B, ...]} on inputs [B, n, ...]."""
+        return stacked_forward(self.network, params, inputs, self.constants)
 
     def losses(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """The family's loss of each task, [B]."""

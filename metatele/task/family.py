@@ -91,7 +91,10 @@ class TaskFamily(abc.ABC):
         return getattr(self.accuracy, "__func__", None) is not TaskFamily.accuracy
 
     def initialise(self, network: nn.Module, generator: torch.Generator) -> None:
-        """Draw initial weights into `network`, in place. Default: those of a new `network()`, whose
+        """Draw initial weights and buffers into `network`, in place. Default: those of a new `network()`, whose
         constructor draws from a global generator that is seeded from `generator`."""
         with seeded(int(torch.randint(2**62, (), generator=generator))):
-            network.load_state_dict(self.network().state_dict())
+            drawn = self.network()
+        network.load_state_dict(drawn.state_dict())
+        for name, buffer in drawn.named_buffers():  # also those that a state_dict leaves out
+            network.get_buffer(name).copy_(buffer)

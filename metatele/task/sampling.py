@@ -13,8 +13,8 @@ from metatele.errors import MetateleError, TaskError
 from metatele.support.messages import named_line
 from metatele.support.seeding import derive_seed, seeded
 from metatele.task.batch import MetaBatch
+from metatele.task.contract import check_batch
 from metatele.task.family import PARTS, Part, Split, TaskFamily
-from metatele.task.stack import stacked_forward
 
 Answer = TypeVar("Answer")
 
@@ -34,21 +34,23 @@ def sample_meta_batch(family: TaskFamily, split: Split, indices: Iterable[int], 
         raise TaskError(f"split must be one of {', '.join(get_args(Split))}, got {split!r}")
     family = _restricted(family, split)
     network = build_network(family)
-    structure = {k: v.clone() for k, v in network.state_dict().items()}
-    draws, weights, seeds = [], [], []
-    for i in indices:
+    structure = {k: v.clone() for k, v in _tensors(network).items()}
+    draws, drawn, seeds = [], [], []
+    numbers = list(indices)
+    for i in numbers:
         name = f"task {i} of the {split} split"
         task_seed = derive_seed("task", seed, split, i)
         stream = torch.Generator().manual_seed(task_seed)
         # A family may build networks, whose constructors draw from the global generator.
         with seeded(derive_seed("global", task_seed)):
             draws.append(_sample_checked(family, stream, name))
-            network.load_state_dict(structure)
+            for k, v in _tensors(network).items():
+                v.copy_(structure[k])
             _call(family, "initialise", partial(family.initialise, network, stream))
-        weights.append({k: p.detach().clone() for k, p in network.named_parameters()})
+        drawn.append({k: v.clone() for k, v in _tensors(network).items()})
         seeds.append(task_seed)
     if not draws:
-        raise TaskError(f"a meta-batch needs at least one task, got indices={indices}")
+        raise TaskError(f"a meta-batch needs at least one task, got indices={numbers}")
     _check_same_shapes(family, draws)
     cuts = _cuts(family, len(draws[0][0]))
     x, y = (torch.stack(list(side)) for side in zip(*draws, strict=True))
@@ -56,10 +58,28 @@ def sample_meta_batch(family: TaskFamily, split: Split, indices: Iterable[int], 
     for part in PARTS:  # parts without rows of their own share the inner tensors
         if inputs[part].shape[1] == 0:
             inputs[part], targets[part] = inputs["inner"], targets["inner"]
-    params = {k: torch.stack([w[k] for w in weights]) for k in weights[0]}
-    batch = MetaBatch(family, split, network, params, inputs, targets, torch.tensor(seeds, dtype=torch.int64))
-    _check_loss(batch)
+    buffers = {k: _stacked(family, k, [one[k] for one in drawn]) for k in drawn[0]}
+    params = {k: buffers.pop(k) for k, _ in network.named_parameters()}
+    frozen = frozenset(k for k, p in network.named_parameters() if not p.requires_grad)
+    own = torch.tensor(seeds, dtype=torch.int64)
+    batch = MetaBatch(family, split, network, params, inputs, targets, own, frozen, buffers)
+    check_batch(batch, numbers)
     return batch
+
+
+def _tensors(network: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers of a network, detached."""
+    return {k: v.detach() for k, v in (*network.named_parameters(), *network.named_buffers())}
+
+
+def _stacked(family: TaskFamily, name: str, values: list[Tensor]) -> Tensor:
+    """One parameter or buffer of all tasks, [B, ...]."""
+    if any(v.shape != values[0].shape for v in values):
+        raise TaskError(
+            f"{type(family).__name__}: {name!r} of the network has other shapes in other tasks: "
+            f"{sorted({tuple(v.shape) for v in values})[:2]}; all tasks of a family need the same shapes"
+        )
+    return torch.stack(values)
 
 
 def _restricted(family: TaskFamily, split: Split) -> TaskFamily:
@@ -75,8 +95,11 @@ def build_network(family: TaskFamily) -> nn.Module:
     """The family's network, checked to have parameters that can be trained."""
     with seeded(0):  # a network's constructor draws weights; they are replaced, the stream is kept
         network = _call(family, "network", family.network)
+    name = f"{type(family).__name__}.network()"
     if not isinstance(network, nn.Module) or not any(True for _ in network.parameters()):
-        raise TaskError(f"{type(family).__name__}.network() must return an nn.Module with parameters, got {network!r}")
+        raise TaskError(f"{name} must return an nn.Module with parameters, got {network!r}")
+    if not any(p.requires_grad for p in network.parameters()):
+        raise TaskError(f"{name} has frozen parameters only (requires_grad=False), so that there is nothing to train")
     if any(isinstance(p, nn.parameter.UninitializedParameter) for p in network.parameters()):
         raise TaskError(f"{type(family).__name__}.network() has lazy layers; give them their sizes")
     return network
@@ -139,62 +162,3 @@ def _cuts(family: TaskFamily, rows: int) -> dict[Part, slice]:
         if fraction > 0 and count < 1:
             raise TaskError(f"{name}: {rows} rows split by {tuple(fractions)} leave none for the {part} part")
     return {"inner": slice(0, inner), "meta": slice(inner, inner + meta), "test": slice(inner + meta, rows)}
-
-
-def _check_loss(batch: MetaBatch) -> None:
-    """The network and the loss must run on the data and give a finite scalar with a gradient."""
-    name = type(batch.family).__name__
-    x, y = batch.rows("inner")
-    first = {k: p[:1].requires_grad_() for k, p in batch.params.items()}
-    try:
-        loss = batch.losses(stacked_forward(batch.network, first, x[:1]), y[:1])
-    except Exception as error:
-        raise TaskError(
-            f"{name}: the network and the loss do not run on inputs {tuple(x.shape[1:])} and targets "
-            f"{tuple(y.shape[1:])}: {named_line(error)}"
-        ) from error
-    if loss.shape != (1,):
-        raise TaskError(f"{name}.loss() must return a scalar, got shape {tuple(loss.shape[1:])}")
-    if not loss.requires_grad:
-        raise TaskError(f"{name}.loss() does not depend on the network's parameters")
-    if not bool(loss.isfinite().all()):
-        raise TaskError(f"{name}.loss() is {loss.item()} at the initial weights; it must be finite")
-    _check_broadcasting(batch, first, x, y)
-    if batch.family.measures_accuracy:
-        _check_accuracy(batch, first, x, y)
-
-
-def _check_accuracy(batch: MetaBatch, params: dict[str, Tensor], x: Tensor, y: Tensor) -> None:
-    """The accuracy must run where the loss does, stacked, and give a fraction."""
-    name = f"{type(batch.family).__name__}.accuracy()"
-    predictions = stacked_forward(batch.network, params, x[:1]).detach()
-    try:
-        fraction = batch.accuracies(predictions, y[:1])
-    except Exception as error:
-        shapes = f"predictions {tuple(predictions.shape[1:])} and targets {tuple(y.shape[1:])}"
-        message = f"{name} does not run on {shapes}: {named_line(error)}"
-        raise TaskError(message) from error
-    if fraction.shape != (1,):
-        raise TaskError(f"{name} must return a scalar, got shape {tuple(fraction.shape[1:])}")
-    if not 0 <= fraction.item() <= 1:
-        raise TaskError(f"{name} must be in [0, 1], got {fraction.item():g}")
-
-
-def _check_broadcasting(batch: MetaBatch, params: dict[str, Tensor], x: Tensor, y: Tensor) -> None:
-    """Predictions [n, 1] minus targets [n] broadcast to [n, n]: every prediction is then compared with
-    every target. It shows in the gradient at the first prediction, which then depends on the last target."""
-    predictions = stacked_forward(batch.network, params, x[:1]).detach()
-    n = y.shape[1]
-    if not (y.is_floating_point() and n > 1 and y.shape[1:] == (n,) and predictions.shape[1:] == (n, 1)):
-        return
-    other = y[:1].clone()
-    other[:, -1] += 1
-    slopes = []
-    for targets in (y[:1], other):
-        leaf = predictions.clone().requires_grad_()
-        slopes.append(torch.autograd.grad(batch.losses(leaf, targets).sum(), leaf)[0][:, 0])
-    if not torch.equal(*slopes):
-        raise TaskError(
-            f"{type(batch.family).__name__}.loss(): predictions ({n}, 1) and targets ({n},) broadcast to ({n}, {n}); "
-            f"let sample() return targets of shape ({n}, 1)"
-        )

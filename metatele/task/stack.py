@@ -34,23 +34,30 @@ ELEMENTWISE = (
 )
 
 
+NONE: Mapping[str, Tensor] = {}
+
+
 def is_plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
     """Whether a module does what one of torch's kinds does: a subclass may have another forward."""
     return any(isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds)
 
 
-def stacked_forward(network: nn.Module, params: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+def stacked_forward(
+    network: nn.Module, params: Mapping[str, Tensor], inputs: Tensor, constants: Mapping[str, Tensor] = NONE
+) -> Tensor:
     """Run copy b of `network`, with parameters params[...][b], on inputs[b], for all b.
 
     Args:
         network: the network for ONE task; its own parameter values are not used.
         params: stacked parameters [B, ...].
         inputs: [B, n, ...].
+        constants: frozen parameters and buffers, [B, ...]; the network's own where there are none.
     Returns: predictions [B, n, ...].
     """
+    params = {**constants, **params}
     layers = _plain_layers(network, params) if inputs.dim() == 3 else None
     if layers is None:
-        return vmap(lambda p, x: functional_call(network, p, (x,)))(dict(params), inputs)
+        return vmap(lambda p, x: functional_call(network, p, (x,)))(params, inputs)
     for name, module in layers:  # an MLP needs none of vmap's bookkeeping, which takes longer than its arithmetic
         if isinstance(module, nn.Linear):
             weight, bias = params[f"{name}.weight"].mT, params.get(f"{name}.bias")
@@ -90,13 +97,16 @@ class StackedNetwork(nn.Module):
     patched module that has this module's parameters and attributes but not its methods.
     """
 
-    def __init__(self, network: nn.Module, params: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, network: nn.Module, params: Mapping[str, Tensor], constants: Mapping[str, Tensor] = NONE
+    ) -> None:
         super().__init__()
         self.names = tuple(params)
-        self.template = (network,)  # in a tuple, so that its own parameters are not registered
+        self.template = (network, constants)  # in a tuple, so that its own parameters are not registered
         for i, value in enumerate(params.values()):
             self.register_parameter(f"p{i}", nn.Parameter(value.detach()))
 
     def forward(self, inputs: Tensor) -> Tensor:
         params: Params = {name: getattr(self, f"p{i}") for i, name in enumerate(self.names)}
-        return stacked_forward(self.template[0], params, inputs)
+        network, constants = self.template
+        return stacked_forward(network, params, inputs, constants)

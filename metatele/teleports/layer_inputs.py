@@ -99,9 +99,8 @@ def layer_inputs(
 
     with torch.no_grad():
         if len(landscape.inputs) > 1:
-            return vmap(run)(params, landscape.inputs), counts
-        buffers = {k: b.clone() for k, b in landscape.network.named_buffers()}  # as in Landscape.predict
-        seen = run({k: p[0] for k, p in params.items()} | buffers, landscape.inputs[0])
+            return vmap(run)({**landscape.constants, **params}, landscape.inputs), counts
+        seen = run(landscape.values(params), landscape.inputs[0])
         return {k: h.unsqueeze(0) for k, h in seen.items()}, counts
 
 

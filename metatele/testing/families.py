@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from metatele.support.seeding import seeded
 from metatele.task.family import PARTS, Split, TaskFamily
 from metatele.task.sampling import build_network, sample_meta_batch
-from metatele.task.stack import stacked_forward
 from metatele.testing.laws import assert_law, one_task, same
 
 ALL_SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -79,7 +78,7 @@ def check_task_family(family: TaskFamily) -> None:
         same(alone.inputs[part][0], batch.inputs[part][2], 0, law)
         same(alone.targets[part][0], batch.targets[part][2], 0, law)
         x, y = batch.rows(part)
-        predictions = stacked_forward(batch.network, batch.params, x)
+        predictions = batch.predict(batch.params, x)
         losses = batch.losses(predictions, y)
         one_by_one = torch.stack([family.loss(p, t) for p, t in zip(predictions, y, strict=True)])
         same(losses, one_by_one, 1e-5, f"{name}: losses() gives each task's loss()")

@@ -25,7 +25,7 @@ from metatele import (
     sample_meta_batch,
 )
 from metatele.evaluation import Evaluation, evaluate, tune
-from metatele.evaluation.contestants.tuning import FINE, REACH, final_losses, take
+from metatele.evaluation.contestants.tuning import FINE, REACH, final_losses
 from metatele.evaluation.judge.pairing import best_baseline
 from metatele.task.params import map_params
 from metatele.task.stack import stacked_forward
@@ -272,7 +272,7 @@ def test_a_stack_of_cells_plays_what_each_cell_plays_alone(rule):
     varied = HandDesigned(rule, steps=steps)
     rates, cosine = zip(*((lr, s == "cosine") for lr, s in cells for _ in range(batch.tasks)), strict=True)
     varied.vary(torch.tensor(rates), torch.tensor(cosine))
-    together = final_losses(InnerOptimizer(varied), take(batch, [*range(batch.tasks)] * len(cells)), steps)
+    together = final_losses(InnerOptimizer(varied), batch.take([*range(batch.tasks)] * len(cells)), steps)
     alone = [final_losses(InnerOptimizer(HandDesigned(rule, lr, s, steps)), batch, steps) for lr, s in cells]
     np.testing.assert_allclose(together.reshape(len(cells), -1), alone, rtol=1e-5)
     finite = np.asarray(alone)[np.isfinite(alone)]
@@ -310,7 +310,7 @@ def test_tuning_leaves_tasks_and_teleport_alone():
 
 def test_taking_tasks_keeps_shared_rows_shared():
     batch = train(FAMILY)
-    some = take(batch, [2, 0, 2])
+    some = batch.take([2, 0, 2])
     assert some.seeds.tolist() == [batch.seeds[i].item() for i in (2, 0, 2)]
     assert torch.equal(some.inputs["inner"], batch.inputs["inner"][[2, 0, 2]])
     assert some.shares_meta == batch.shares_meta is True

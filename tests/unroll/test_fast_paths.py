@@ -31,6 +31,7 @@ from metatele.meta_training import trainer
 from metatele.parts.point import State
 from metatele.symmetry import HiddenLayer, matrices
 from metatele.task.params import flatten, map_params, per_task, unflatten
+from metatele.task.stack import NONE
 from metatele.testing import ExampleFamily
 from metatele.unroll.higher import cores
 from metatele.unroll.higher.cores import Taps
@@ -116,8 +117,8 @@ def plain():
     """None of the fast paths."""
     original, adam = metatele.task.stack.stacked_forward, torch.optim.Adam
 
-    def by_vmap(network, params, inputs):
-        return vmap(lambda p, x: functional_call(network, p, (x,)))(dict(params), inputs)
+    def by_vmap(network, params, inputs, constants=NONE):
+        return vmap(lambda p, x: functional_call(network, p, (x,)))({**constants, **params}, inputs)
 
     with fast() as seen, pytest.MonkeyPatch.context() as patch:
         for name, module in list(sys.modules.items()):

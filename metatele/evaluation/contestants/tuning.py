@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -124,29 +124,9 @@ def _finals(
         part = stack[begin : begin + chunk]
         update = HandDesigned(rule, steps=steps)
         update.vary(torch.tensor([rates[c] for c, _ in part]), torch.tensor([cosine[c] for c, _ in part]))
-        tasks = take(batch, [task for _, task in part])
+        tasks = batch.take([task for _, task in part])
         out.append(final_losses(InnerOptimizer(update, copy.deepcopy(teleport)), tasks, steps))
     return np.concatenate(out).reshape(len(rates), batch.tasks)
-
-
-def take(batch: MetaBatch, tasks: list[int]) -> MetaBatch:
-    """Some tasks of a meta-batch, each as often as it is named."""
-    index = torch.tensor(tasks)
-    chosen: dict[int, torch.Tensor] = {}
-
-    def rows(x: torch.Tensor) -> torch.Tensor:
-        # One result for one tensor, so that parts that share their rows go on sharing them.
-        if id(x) not in chosen:
-            chosen[id(x)] = x[index.to(x.device)]
-        return chosen[id(x)]
-
-    return replace(
-        batch,
-        params={k: rows(p) for k, p in batch.params.items()},
-        inputs={k: rows(x) for k, x in batch.inputs.items()},
-        targets={k: rows(y) for k, y in batch.targets.items()},
-        seeds=rows(batch.seeds),
-    )
 
 
 def final_losses(inner: InnerOptimizer, batch: MetaBatch, steps: int) -> Finals:

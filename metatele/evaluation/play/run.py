@@ -14,7 +14,6 @@ from metatele.optimizer import InnerOptimizer
 from metatele.task.batch import MetaBatch
 from metatele.task.family import Part
 from metatele.task.params import Params, map_params, task_norm
-from metatele.task.stack import stacked_forward
 from metatele.unroll.higher.unroll import Unroll
 from metatele.unroll.trajectory import Outcome, Position
 
@@ -136,12 +135,12 @@ def _in_order(
 
 def _measure(batch: MetaBatch, params: Params) -> Tensor:
     """Gradient norm, loss on each part, accuracy on each part (if the family has one), [curves, B]."""
-    leaves = map_params(lambda p: p.detach().requires_grad_(), params)
+    leaves = map_params(lambda p: p.detach().requires_grad_(), batch.trained(params))
     losses, accuracies = [], []
     for part in batch.own_parts:
         x, y = batch.rows(part)
         with torch.set_grad_enabled(part == "inner"):
-            predictions = stacked_forward(batch.network, leaves, x)
+            predictions = batch.predict(leaves, x)
             losses.append(batch.losses(predictions, y))
         if batch.family.measures_accuracy:
             accuracies.append(batch.accuracies(predictions.detach(), y).to(losses[0].dtype))

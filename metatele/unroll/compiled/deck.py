@@ -79,6 +79,7 @@ class Deck:
             bar=self.begin.bar,
             scored=[] if self.shared else [(chunk.of(meta[0]), chunk.of(meta[1]))],
             made=[tuple(chunk.of(t) for t in tensors) for tensors in made],
+            constants={k: chunk.of(c) for k, c in batch.constants.items()},
         )
         if before is None:
             self.carry, self.losses = self._start(x, y)
@@ -121,14 +122,15 @@ class Deck:
 
     def _start(self, x: Tensor, y: Tensor) -> tuple[Carry, Tensor | None]:
         """The carry to begin with, and the losses there if all steps see the same rows."""
-        params, state = self.begin.params, self.begin.state
+        params, state = self.play.batch.trained(self.begin.params), self.begin.state
         since = torch.as_tensor(state.since, dtype=torch.float64, device=x.device)
         gradient: Params = {}
         losses = None
         if self.shared:
+            batch = self.play.batch
             own = {k: p.detach().requires_grad_() for k, p in params.items()}
             with torch.enable_grad():
-                losses = self.play.batch.losses(stacked_forward(self.play.batch.network, own, x), y)
+                losses = batch.losses(stacked_forward(batch.network, own, x, self.fixed.constants), y)
                 slopes = torch.autograd.grad(losses.sum(), list(own.values()), materialize_grads=True)
             gradient, losses = dict(zip(own, slopes, strict=True)), losses.detach()
         return Carry(dict(params), gradient, state.tensors(), since), losses
@@ -143,7 +145,7 @@ class Deck:
             now = replace(now, since=int(carry.since))
         step = begin.step + len(course.meta_losses)
         stopped_at = torch.where(begin.alive, step, begin.stopped_at)
-        end = replace(begin, params=dict(carry.params), state=now, step=step, stopped_at=stopped_at)
+        end = replace(begin, params={**begin.params, **carry.params}, state=now, step=step, stopped_at=stopped_at)
         first = course.begin_losses
         inner = course.inner_losses if first is None else [first, *course.meta_losses[:-1]]
         losses, inner_losses, norms = (torch.stack(t) for t in (course.meta_losses, inner, course.norms))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TypeVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from metatele.recurrent import RecurrentCore
@@ -62,18 +62,9 @@ class Programs:
 
     def __init__(self) -> None:
         self.refused = False
-        self._buffers: list[Tensor] | None = None
         self._steps: dict[StepKey, Step] = {}
         self._windows: dict[StepKey, object] = {}
         self._turn: dict[int, Program] = {}
-
-    def check_buffers(self, network: nn.Module) -> None:
-        """Raises: CannotFollowError if a network's buffers differ from the first one's, which compiled steps keep."""
-        found = list(network.buffers())
-        if self._buffers is None:
-            self._buffers = [b.detach().clone() for b in found]
-        if len(found) != len(self._buffers) or not all(map(torch.equal, found, self._buffers)):
-            raise CannotFollowError("the buffers of its networks differ from meta-batch to meta-batch")
 
     def find(self, key: StepKey, order: bool | None, make: Callable[[], Step]) -> Step:
         """The step of a key.

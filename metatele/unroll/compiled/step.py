@@ -52,6 +52,7 @@ class Fixed(NamedTuple):
         bar: the losses above which they count as diverged, [B].
         scored: the rows that steps are scored on, in a list; none if they are the same.
         made: what each factor of the group computed from the data.
+        constants: frozen parameters and buffers of the networks, {name: [B, ...]}.
     """
 
     rows: DataRows
@@ -59,6 +60,7 @@ class Fixed(NamedTuple):
     bar: Tensor
     scored: list[DataRows]
     made: list[OfData]
+    constants: Params
 
 
 class Now(NamedTuple):
@@ -157,7 +159,7 @@ class StepFunction:
     ) -> None:
         self.inner, self.group, self.second_order, self.active = inner, group, second_order, active
         self.template, self.shared = state.map(lambda t: t.new_empty(0)), batch.shares_meta
-        self.batch = replace(batch, params={}, inputs={}, targets={}, seeds=batch.seeds[:0])
+        self.batch = replace(batch, params={}, inputs={}, targets={}, seeds=batch.seeds[:0], buffers={})
         self.presumed: list[str] = []
         self.called: list[bool] = []
 
@@ -169,7 +171,7 @@ class StepFunction:
         with presuming() as notes, self._weights(given.learned, given.taps) as (learned, tapped):
             before = []
             if not self.shared:
-                losses, gradient = self._losses(params, x, y, True)
+                losses, gradient = self._losses(params, x, y, fixed, True)
                 before = [self._in_order(losses, fixed)]
             norm = task_norm(map_params(torch.detach, gradient))
             presume(~alive | norm.isfinite(), IN_ORDER)
@@ -178,12 +180,13 @@ class StepFunction:
             gradient = select_tasks(alive, gradient, map_params(torch.zeros_like, gradient))
             group = self.group if "inner" in given.now.drawn else self.group.on(x, fixed.made)
             step = cast(int, given.now.step)  # see Point
-            point = Point(params, gradient, x, step, self._landscape(x, y), self._landscape(*fixed.rows))
+            here, whole = self._landscape(x, y, fixed), self._landscape(*fixed.rows, fixed)
+            point = Point(params, gradient, x, step, here, whole)
             taken = (point, group, self._state(carry), alive, self.active)
             new, state = functional_call(_Stepper(self.inner), learned, taken)
             presume(~alive | task_norm(map_params(torch.detach, new)).isfinite(), IN_ORDER)
             new = _leave(select_tasks(alive, new, params), alive)
-            losses, after = self._losses(new, *scored, self.shared)
+            losses, after = self._losses(new, *scored, fixed, self.shared)
             meta_losses = self._in_order(losses, fixed)
         self.presumed = [what for what, _ in notes]
         self.called = [bool(cells.seen) for cells in tapped]
@@ -207,24 +210,25 @@ class StepFunction:
         task = torch.arange(len(index), device=index.device).unsqueeze(1)
         return rows[0][task, index], rows[1][task, index]
 
-    def _losses(self, params: Params, x: Tensor, y: Tensor, wanted: bool) -> tuple[Tensor, Params]:
+    def _losses(self, params: Params, x: Tensor, y: Tensor, fixed: Fixed, wanted: bool) -> tuple[Tensor, Params]:
         """Losses [B], and their gradient if it is wanted."""
+        if wanted:
+            params = {k: p if p.requires_grad else p.detach().requires_grad_() for k, p in params.items()}
+        losses = self.batch.losses(stacked_forward(self.batch.network, params, x, fixed.constants), y)
         if not wanted:
-            return self.batch.losses(stacked_forward(self.batch.network, params, x), y), {}
-        own = {k: p if p.requires_grad else p.detach().requires_grad_() for k, p in params.items()}
-        losses = self.batch.losses(stacked_forward(self.batch.network, own, x), y)
+            return losses, {}
         create = self.second_order and torch.is_grad_enabled()
         gradient = torch.autograd.grad(
-            losses.sum(), list(own.values()), create_graph=create, retain_graph=True, materialize_grads=True
+            losses.sum(), list(params.values()), create_graph=create, retain_graph=True, materialize_grads=True
         )
-        return losses, dict(zip(own, gradient, strict=True))
+        return losses, dict(zip(params, gradient, strict=True))
 
     def _in_order(self, losses: Tensor, fixed: Fixed) -> Tensor:
         presume(~fixed.alive | (losses.detach() <= fixed.bar), IN_ORDER)
         return losses
 
-    def _landscape(self, inputs: Tensor, targets: Tensor) -> Landscape:
-        return Landscape(self.batch.network, self.batch.family.loss, inputs, targets)
+    def _landscape(self, inputs: Tensor, targets: Tensor, fixed: Fixed) -> Landscape:
+        return Landscape(self.batch.network, self.batch.family.loss, inputs, targets, constants=fixed.constants)
 
     @contextmanager
     def _weights(

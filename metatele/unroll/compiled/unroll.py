@@ -90,7 +90,6 @@ class CompiledUnroll:
 
     def _check(self) -> None:
         """Raises: CannotFollowError if compiled steps would leave something out."""
-        self.programs.check_buffers(self.plain.batch.network)
         if self.plain.inner.teleport.has_listener:
             raise CannotFollowError("its teleports have an observer")
 

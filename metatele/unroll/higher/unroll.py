@@ -15,7 +15,8 @@ from metatele.support.checks import at_least
 from metatele.symmetry import ProductGroup
 from metatele.task import MetaBatch, Part
 from metatele.task.params import Params, map_params
-from metatele.task.stack import StackedNetwork, stacked_forward
+from metatele.task.stack import StackedNetwork
+from metatele.unroll.guard import check_group
 from metatele.unroll.higher.cores import cores_played
 from metatele.unroll.higher.inner_step import DifferentiableInnerStep, InnerStep, higher
 from metatele.unroll.trajectory import Position, Score, Scored, Window
@@ -56,16 +57,17 @@ class Unroll:
         drawn = {part: batch.minibatches(part, steps + 1) for part in ("inner", "meta")}
         device = batch.inputs["inner"].device
         self.index = {part: None if rows is None else rows.to(device) for part, rows in drawn.items()}
-        group: ProductGroup = inner.bind(batch.network, batch.params)
+        group: ProductGroup = inner.bind(batch.network, batch.trained(batch.params))
         self.group = group.on(batch.inputs["inner"]) if self.index["inner"] is None else group
 
     def start(self) -> Position:
         """The position before the first step."""
-        params = self.batch.params
+        params, index = self.batch.params, self.index["inner"]
+        check_group(self.group, self.batch, None if index is None else index[0])
         loss = self.evaluate(params, "inner")
         return Position(
             params=params,
-            state=self.inner.start(params, self.group, self.batch.seeds),
+            state=self.inner.start(self.batch.trained(params), self.group, self.batch.seeds),
             step=0,
             alive=torch.ones(self.batch.tasks, dtype=torch.bool, device=loss.device),
             stopped_at=torch.zeros(self.batch.tasks, dtype=torch.int64, device=loss.device),
@@ -76,7 +78,7 @@ class Unroll:
     def evaluate(self, params: Params, part: Part) -> Tensor:
         """Loss of each task on all rows of a part, [B]."""
         x, y = self.batch.rows(part)
-        return self.batch.losses(stacked_forward(self.batch.network, params, x), y)
+        return self.batch.losses(self.batch.predict(params, x), y)
 
     def window(self, begin: Position, length: int, differentiable: bool = True) -> Window:
         """Play `length` steps from a position; see `Engine.window`."""
@@ -155,7 +157,7 @@ class Unroll:
     @contextmanager
     def _patched(self, begin: Position, differentiable: bool) -> Iterator[tuple[nn.Module, DifferentiableInnerStep]]:
         """The network at a position, patched by `higher`, and the inner optimizer to go on with."""
-        network = StackedNetwork(self.batch.network, begin.params)
+        network = StackedNetwork(self.batch.network, self.batch.trained(begin.params), self.batch.constants)
         whole = self._landscape(*self.batch.rows("inner"))
         opt = InnerStep(network, self.inner, self.group, begin, whole)
         with higher.innerloop_ctx(network, opt, copy_initial_weights=False, track_higher_grads=differentiable) as pair:
@@ -185,7 +187,7 @@ class Unroll:
                 meta_losses.append(self._losses(network, "meta", k + 1)[0])
             steps.watch(meta_losses[-1], bar, k + 1)
         end = Position(
-            params=map_params(torch.detach, steps.params),
+            params=begin.params | map_params(torch.detach, steps.params),
             state=steps.inner_state.detach(),
             step=begin.step + length,
             alive=steps.alive,
@@ -202,7 +204,8 @@ class Unroll:
         return self.batch.losses(network(x), y), self._landscape(x, y)
 
     def _landscape(self, inputs: Tensor, targets: Tensor) -> Landscape:
-        return Landscape(self.batch.network, self.batch.family.loss, inputs, targets)
+        batch = self.batch
+        return Landscape(batch.network, batch.family.loss, inputs, targets, constants=batch.constants)
 
 
 def _leaf(tensor: Tensor) -> Tensor:
