@@ -9,6 +9,7 @@ import inspect
 import json
 import os
 from collections.abc import Mapping
+from hashlib import sha256
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +21,7 @@ import torch
 from metatele.errors import CheckpointError, MetateleError
 from metatele.optimizer import InnerOptimizer
 from metatele.parts.base import OptimizerPart
-from metatele.support.files import make_folder, write_atomic
+from metatele.support.files import make_folder, write_together
 from metatele.support.messages import first_line
 from metatele.support.modules import enter
 from metatele.teleports import Teleport
@@ -28,6 +29,7 @@ from metatele.update import Update
 from metatele.version import __version__
 
 FORMAT, VERSION = "metatele.InnerOptimizer", 1
+DIGEST = "weights_sha256"  # in the configuration: of the weights that belong to it
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 TRAINING = "training.yaml"  # the resolved configuration of the meta-training, for the record
 HUB = "hf://"
@@ -46,15 +48,13 @@ def save_checkpoint(inner: InnerOptimizer, folder: str | Path, card: str = "", t
     Raises: OutputError if the folder cannot be written; CheckpointError if a part has an argument that
         JSON cannot hold, such as a function.
     """
-    config = _as_json(describe(inner))
+    tensors = {k: v.detach().cpu().contiguous() for k, v in inner.state_dict().items()}
+    weights = safetensors.torch.save(tensors)
+    config = _as_json({**describe(inner), DIGEST: sha256(weights).hexdigest()})
     folder = make_folder(Path(folder))
-    # The weights last: a folder is a checkpoint only when they are there.
-    write_atomic(folder / CONFIG, config)
-    for name, text in ((CARD, card), (TRAINING, training)):
-        if text:
-            write_atomic(folder / name, text)
-    weights = {k: v.detach().cpu().contiguous() for k, v in inner.state_dict().items()}
-    write_atomic(folder / WEIGHTS, safetensors.torch.save(weights))
+    files: dict[Path, bytes | str] = {folder / CONFIG: config, folder / CARD: card, folder / TRAINING: training}
+    files[folder / WEIGHTS] = weights
+    write_together({path: data for path, data in files.items() if data})
     return folder
 
 
@@ -76,15 +76,20 @@ def load_checkpoint(source: str | Path) -> InnerOptimizer:
     Raises: CheckpointError if it is missing, damaged, truncated or of another version.
     """
     folder = find_checkpoint(source)
-    inner = build(_read_config(folder / CONFIG), folder)
-    return _load_weights(inner, folder / WEIGHTS)
+    config = _read_config(folder / CONFIG)
+    inner = _load_weights(build(config, folder), folder / WEIGHTS)
+    if config.get(DIGEST, "") not in ("", sha256((folder / WEIGHTS).read_bytes()).hexdigest()):
+        raise CheckpointError(
+            f"{folder}: {CONFIG} and {WEIGHTS} are not of one checkpoint (saving it was interrupted?); save it again"
+        )
+    return inner
 
 
 def find_checkpoint(source: str | Path) -> Path:
     """The folder that a source names (see `load_checkpoint`)."""
     if str(source).startswith(HUB):
         return _download(str(source).removeprefix(HUB))
-    path = Path(source)
+    path = Path(os.path.expanduser(source))
     for folder in (path, path / "best", path / "last"):
         if _is_checkpoint(folder):
             return folder

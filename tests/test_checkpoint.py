@@ -230,3 +230,19 @@ def test_a_full_disk_leaves_the_old_file(folder: Path, monkeypatch: pytest.Monke
         save_checkpoint(load_checkpoint(folder), folder)
     assert (folder / "model.safetensors").read_bytes() == before
     assert sorted(p.name for p in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+
+
+def test_a_checkpoint_of_two_halves_is_refused(tmp_path):
+    first, second = (InnerOptimizer(CoordinateUpdate(hidden=3, lr=lr)) for lr in (0.01, 0.5))
+    with torch.no_grad():
+        for p in second.parameters():
+            p.add_(1)
+    for inner, name in ((first, "a"), (second, "b")):
+        save_checkpoint(inner, tmp_path / name)
+    (tmp_path / "a" / "config.json").write_bytes((tmp_path / "b" / "config.json").read_bytes())
+    with pytest.raises(CheckpointError, match="are not of one checkpoint"):
+        load_checkpoint(tmp_path / "a")
+    old = json.loads((tmp_path / "b" / "config.json").read_text())
+    del old["weights_sha256"]  # as it was before
+    (tmp_path / "b" / "config.json").write_text(json.dumps(old))
+    assert load_checkpoint(tmp_path / "b").update.lr == 0.5

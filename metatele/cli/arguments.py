@@ -3,12 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
+import yaml
+from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader, set_parsing_settings
 
 import metatele.tasks  # noqa: F401 - so that the shipped families can be named without their module
 from metatele.errors import ConfigError, MetateleError
 from metatele.meta_training import MetaSettings, UnrollSettings, ValidationSettings
 from metatele.optimizer import InnerOptimizer
+from metatele.support.messages import first_line
+from metatele.support.plain_yaml import check_yaml
 from metatele.task.family import TaskFamily
 
 Families = TaskFamily | list[TaskFamily]
@@ -22,6 +25,35 @@ BOILERPLATE = (
     "- Expected a <class 'list'>",
     "- Expected a <class 'NoneType'>",
 )
+
+
+_load_yaml = get_loader("yaml")  # jsonargparse's own
+SECTIONS = {"optimizer", "unroll", "meta", "validation", "evaluation"}
+
+
+def set_up_parsing() -> None:
+    """Let jsonargparse read YAML with each key once and of a bounded size, and leave plain data plain: a class path in
+    a value of any type is no class to be made."""
+    set_parsing_settings(instantiate_subclass_spec_in_any=False, import_path_denylist=["subprocess"])
+    set_loader("yaml", _load, (yaml.YAMLError,))
+
+
+def _load(text: str) -> Any:
+    """A value, or a configuration file; a section that is left empty is left out."""
+    check_yaml(text)
+    try:
+        value = _load_yaml(text)
+    except (ValueError, AttributeError, TypeError, OverflowError) as error:  # a tag that its value does not fit
+        raise ConfigError(f"a value is not what its tag says: {first_line(error)}") from error
+    if not isinstance(value, dict) or text.lstrip().startswith("{"):
+        return value  # no configuration file
+    if "config" in value:
+        raise ConfigError(f"a configuration cannot name others, got config: {value['config']!r}; give several --config")
+    value = {k: v for k, v in value.items() if not (v is None and k in SECTIONS)}
+    for key in SECTIONS & value.keys():
+        if not isinstance(value[key], dict):
+            raise ConfigError(f"{key} must be a section with settings of its own, got {value[key]!r}")
+    return value
 
 
 def make_training_parser(description: str) -> ArgumentParser:

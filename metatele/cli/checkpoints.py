@@ -10,6 +10,7 @@ import metatele.tasks as shipped
 from metatele.checkpoint import TRAINING, find_checkpoint
 from metatele.errors import CheckpointError, ConfigError
 from metatele.evaluation import Learned
+from metatele.support.plain_yaml import read_yaml
 from metatele.task import TaskFamily
 
 Loaded = dict[str, list[Learned]]
@@ -59,10 +60,10 @@ def family_of_training(parser: ArgumentParser, source: str) -> Namespace:
     if not path.is_file():
         raise ConfigError(f"{path.parent} does not record what it was meta-trained on; {hint}")
     try:
-        recorded = yaml.safe_load(path.read_text(encoding="utf-8"))["family"]
+        recorded = read_yaml(path.read_text(encoding="utf-8"))["family"]
         family = recorded[0] if isinstance(recorded, list) else recorded
         name, arguments = family["class_path"], family.get("init_args") or {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, yaml.YAMLError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, yaml.YAMLError, ConfigError) as error:
         raise CheckpointError(f"{path} is damaged and names no family; {hint}") from error
     if not (isinstance(name, str) and name in _shipped_families()):
         raise ConfigError(f"{path.parent} was meta-trained on {name}, which is not a shipped family; {hint}")

@@ -8,7 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from metatele.cli.exit_codes import BAD_INPUT, INTERRUPTED
-from metatele.errors import MetateleError
+from metatele.errors import ConfigError, MetateleError
+from metatele.support.messages import printable
 from metatele.version import __version__
 
 if TYPE_CHECKING:
@@ -47,16 +48,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; the process's own when None.
     Returns: the exit code: 0, 2 for bad input, 130 when interrupted.
     """
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # users name their own families by import path
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        _find_users_modules()
         if not given or given[0] not in COMMANDS:
             return _without_command(given)
         command = load_command(given[0])
+        _set_up_parsing()
         parser = command.make_parser()
         parser.prog = f"metatele {command.name}"
-        return command.run(parser, parser.parse_args(command.prepare(given[1:])))
+        config = parser.parse_args(command.prepare(given[1:]))
+        for key, value in config.items():
+            if isinstance(value, str) and value.startswith("~/"):
+                config[key] = os.path.expanduser(value)  # in a file no shell does it
+        return command.run(parser, config)
     except (MetateleError, ArgumentError) as error:
         return _refuse(_one_line(error))
     except (UnicodeDecodeError, RecursionError) as error:  # from reading a configuration file
@@ -89,8 +94,27 @@ def _without_command(given: list[str]) -> int:
     return _refuse(f"{what}; use one of {', '.join(COMMANDS)} (metatele --help)")
 
 
+def _find_users_modules() -> None:
+    """Users name their own families by import path; last, so that no file of a folder stands in for a library.
+
+    Raises: ConfigError if the working directory is gone.
+    """
+    try:
+        here = os.getcwd()
+    except OSError as error:
+        raise ConfigError(f"there is no working directory: {error.strerror}; change to another") from error
+    if here not in sys.path:
+        sys.path.append(here)
+
+
+def _set_up_parsing() -> None:
+    from metatele.cli.arguments import set_up_parsing  # not at the top: it loads what commands need
+
+    set_up_parsing()
+
+
 def _refuse(message: str) -> int:
-    print(f"metatele: error: {message}", file=sys.stderr)
+    print(f"metatele: error: {printable(message)}", file=sys.stderr)
     return BAD_INPUT
 
 

@@ -57,6 +57,8 @@ def report(
             hint = "`metatele compare --controls all --seeds 3` provides all of it."
             console.print(Text(f"{lacking} {hint}", "yellow"), soft_wrap=True)
     print(f"\nreport: {output / 'report.html'}")
+    if not evaluation.ran:
+        raise ConfigError(f"every contestant failed, {evaluation.entries[0].name!r} by {evaluation.entries[0].failure}")
     return evaluation
 
 

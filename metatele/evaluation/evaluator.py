@@ -1,15 +1,15 @@
 """Evaluation: every contestant on the same held-out tasks."""
 
 import time
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from metatele.errors import ConfigError
+from metatele.errors import ConfigError, TaskError
 from metatele.evaluation.contestants.baselines import baselines
 from metatele.evaluation.contestants.contestant import Contestant, check_names, check_runs, reference_of
 from metatele.evaluation.contestants.controls import with_controls
@@ -23,8 +23,10 @@ from metatele.evaluation.stages import Stages
 from metatele.support.device import check_device
 from metatele.support.files import make_folder
 from metatele.task import MetaBatch, Split, TaskFamily, sample_meta_batch
+from metatele.task.contract import begins_finite
 
 JOURNAL = ".unfinished"
+LEAST, DRAWN = 8, 64  # tasks that are looked at together
 
 
 def evaluate(
@@ -39,7 +41,8 @@ def evaluate(
     """Run checkpoints, their controls and tuned baselines on the same tasks of the test split.
 
     First everything that is chosen is chosen, on tasks of the train split: step sizes and schedules of the
-    baselines (`tune`), the controls' schedules (`with_controls`). Only then are the test tasks drawn.
+    baselines (`tune`), the controls' schedules (`with_controls`). Before that, of the test tasks only is looked at
+    whether they run and begin with a finite loss.
     Equal arguments give equal numbers, but for wall-clock and memory. A contestant that crashes is
     reported, and the others finish. With an output folder, an interrupted evaluation goes on where it
     was stopped when the same call is made again.
@@ -78,14 +81,14 @@ def _evaluate(
 ) -> Evaluation:
     """Choose on tasks of the train split, then play those of the test split."""
     begin = time.perf_counter()
-    draw = partial(_draw, family, settings)
-    train = draw("train", range(settings.tuning_tasks))
+    train = _draw(family, settings, "train", _usable(family, settings, "train", settings.tuning_tasks))
     if options.strict:
         check_runs(learned, train)
+    test = _usable(family, settings, "test", settings.tasks)
     stages = Stages(settings, pieces, train, options.progress)
     entrants = _entrants(learned, train, stages)
     reference = reference_of(entrants, options.reference)
-    entries = stages.run(entrants, partial(draw, "test"))
+    entries = stages.run(entrants, lambda places: _draw(family, settings, "test", [test[i] for i in places]))
     return Evaluation(
         family=type(family).__name__,
         settings=stages.settings,
@@ -113,6 +116,35 @@ def _entrants(learned: Sequence[Contestant], train: MetaBatch, stages: Stages) -
         )
     check_names(entrants)
     return entrants
+
+
+def _usable(family: TaskFamily, settings: Settings, split: Split, count: int) -> list[int]:
+    """The first so many tasks of a split whose losses are finite before the first step. Nothing else is looked at, and
+    nothing is kept, so that no test task is known before everything is chosen.
+
+    Raises: TaskError if data of a task are bad, or if hardly any task begins with a finite loss.
+    """
+    good, bad, begin = list[int](), list[int](), 0
+    while len(good) < count:
+        numbers = range(begin, begin + min(max(count - len(good), LEAST), settings.chunk or DRAWN))
+        finite = begins_finite(_draw(family, settings, split, numbers)).tolist()
+        for i, fine in zip(numbers, finite, strict=True):
+            (good if fine else bad).append(i)
+            if len(good) == count:
+                break
+        begin = numbers.stop
+        if len(bad) > max(count, DRAWN // 2):
+            raise TaskError(
+                f"{type(family).__name__}: {len(bad)} of {begin} tasks of the {split} split begin with a loss that is "
+                "not finite; mend the data or the initial weights"
+            )
+    if bad:
+        warnings.warn(
+            f"tasks of the {split} split that begin with a loss that is not finite are left out, the next ones take "
+            f"their places: {', '.join(map(str, bad[:10]))}{', ...' if len(bad) > 10 else ''}",
+            stacklevel=2,
+        )
+    return good[:count]
 
 
 def _draw(family: TaskFamily, settings: Settings, split: Split, indices: Iterable[int]) -> MetaBatch:

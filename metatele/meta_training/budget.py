@@ -10,9 +10,10 @@ from typing import Any
 import yaml
 
 from metatele.checkpoint import TRAINING, find_checkpoint
-from metatele.errors import CheckpointError
+from metatele.errors import CheckpointError, ConfigError
 from metatele.meta_training.settings import MetaSettings, UnrollSettings
 from metatele.meta_training.state import STATE, read_state
+from metatele.support.plain_yaml import read_yaml
 from metatele.task.family import TaskFamily
 
 
@@ -60,7 +61,7 @@ def read_budget(source: str | Path) -> Budget | None:
     """
     path = find_checkpoint(source) / TRAINING
     try:
-        record: Mapping[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+        record: Mapping[str, Any] = read_yaml(path.read_text(encoding="utf-8"))
         named = record["family"] if isinstance(record["family"], list) else [record["family"]]
         families = tuple(
             (str(f["class_path"]).rpartition(".")[2], json.dumps(f.get("init_args") or {}, sort_keys=True, default=str))
@@ -71,6 +72,7 @@ def read_budget(source: str | Path) -> Budget | None:
         return Budget(iterations * int(meta["tasks"]), int(unroll["steps"]), families, int(record.get("seed", 0)))
     except (
         CheckpointError,
+        ConfigError,
         OSError,
         ValueError,
         KeyError,

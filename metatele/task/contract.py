@@ -21,24 +21,40 @@ def check_batch(batch: MetaBatch, numbers: Sequence[int]) -> None:
     Args:
         batch: the tasks.
         numbers: their numbers in their split, for errors.
-    Raises: TaskError, which names the task and the part, if they do not run; if the loss of the first task is no
-        finite scalar with a gradient; if predictions and targets are broadcast against each other.
+    Raises: TaskError, which names the task and the part, if they do not run; if the loss is no scalar with a gradient;
+        if it is finite for no task; if predictions and targets are broadcast against each other.
     """
-    _check_first(batch, numbers[0])
+    first = _first_finite(batch)
+    _check_first(_task(batch, first), numbers[first])
     for part in batch.own_parts:
         _check_part(batch, part, numbers)
 
 
+@torch.no_grad()
+def begins_finite(batch: MetaBatch) -> Tensor:
+    """Which tasks have a finite loss on all their rows before the first step, [B]."""
+    sides = (batch.rows(part) for part in batch.own_parts)
+    losses = [batch.losses(batch.predict(batch.params, x), y) for x, y in sides]
+    return torch.stack(losses).isfinite().all(0)
+
+
+def _first_finite(batch: MetaBatch) -> int:
+    """The first task that begins with a finite loss; the first one if there is none, or if they do not run."""
+    try:
+        return int(begins_finite(batch).to(torch.uint8).argmax())
+    except Exception:
+        return 0
+
+
 def _check_first(batch: MetaBatch, number: int) -> None:
-    """The first task gives a finite scalar with a gradient."""
+    """A task, alone in its meta-batch, gives a finite scalar with a gradient."""
     name = type(batch.family).__name__
-    one = _task(batch, 0)
     x, y = batch.rows("inner")
-    params = {k: p[:1].detach().requires_grad_() for k, p in batch.trained(batch.params).items()}
+    params = {k: p.detach().requires_grad_() for k, p in batch.trained(batch.params).items()}
     with torch.enable_grad():
         try:
-            predictions = one.predict(params, x[:1])
-            loss = one.losses(predictions, y[:1])
+            predictions = batch.predict(params, x)
+            loss = batch.losses(predictions, y)
         except Exception as error:
             raise TaskError(
                 f"{name}: the network and the loss do not run on inputs {tuple(x.shape[1:])} and targets "
@@ -51,10 +67,10 @@ def _check_first(batch: MetaBatch, number: int) -> None:
     if not bool(loss.isfinite().all()):
         raise TaskError(f"{name}.loss() is {loss.item()} at the initial weights; it must be finite")
     predictions = predictions.detach()
-    _check_pairing(batch, "loss", predictions, y[:1])
+    _check_pairing(batch, "loss", predictions, y)
     if batch.family.measures_accuracy:
-        _check_accuracy(batch, predictions, y[:1])
-        _check_pairing(batch, "accuracy", predictions, y[:1])
+        _check_accuracy(batch, predictions, y)
+        _check_pairing(batch, "accuracy", predictions, y)
 
 
 def _check_accuracy(batch: MetaBatch, predictions: Tensor, y: Tensor) -> None:

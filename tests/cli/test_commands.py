@@ -296,3 +296,58 @@ def test_help_names_what_a_newcomer_needs(
     assert subject in out
     assert "--output" in out
     assert err == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("meta: {iterations: 1}\nmeta: {lr: 0.1}\n", "line 2: the key 'meta' is there already, in line 1"),
+        ("unroll: []\n", "unroll must be a section with settings of its own, got []"),
+        ("config: {a: 1}\n", "a configuration cannot name others"),
+        ("seed: !!int x\n", "not what its tag says"),
+        ("seed: " + "9" * 5000 + "\n", "not what its tag says"),
+        ('output: "a\\0b"\n', "cannot write to the folder"),
+    ],
+)
+def test_bad_configurations_are_one_line(capsys, text, message) -> None:
+    Path("c.yaml").write_text(text)
+    line = refused(capsys, "meta-train", *SMALL, "--config", "c.yaml")
+    assert message in line
+    assert len(line) < 330
+
+
+def test_an_empty_section_is_the_defaults(capsys) -> None:
+    Path("c.yaml").write_text("validation:\n#  tasks: 3\nunroll:\n")
+    assert main(["meta-train", "--config", "c.yaml", *SMALL, "--output", "run"]) == 0
+
+
+def test_home_in_a_path(capsys, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    Path("c.yaml").write_text("output: ~/run\n")
+    assert main(["meta-train", "--config", "c.yaml", *SMALL]) == 0
+    assert (tmp_path / "home" / "run" / "best").is_dir()
+    evaluate = ["--tasks=2", "--steps=2", "--tuning_tasks=2", "--baselines=none", "--timing_repeats=1"]
+    assert main(["evaluate", "a=~/run", *evaluate, "--output=~/evaluation"]) == 0
+    assert (tmp_path / "home" / "evaluation" / "results.json").is_file()
+    assert not Path("~").exists()
+
+
+def test_plain_data_is_never_made_an_object(capsys, checkpoint) -> None:
+    Path("t.yaml").write_text(
+        "transfer: {a: {init_args: {hidden: {class_path: subprocess.Popen, "
+        'init_args: {args: "touch RAN", shell: true}}}}}'
+    )
+    refused(capsys, "evaluate", str(checkpoint), "--family=TeacherStudent", "--config=t.yaml", "--output=o")
+    assert not Path("RAN").exists()
+
+
+def test_a_file_of_the_folder_stands_in_for_no_library(checkpoint) -> None:
+    for name in ("rich", "yaml", "jsonargparse", "scipy"):
+        Path(f"{name}.py").write_text(f"open('RAN-{name}', 'w')\nraise SystemExit")
+    metatele = Path(sys.executable).with_name("metatele")
+    arguments = ["evaluate", str(checkpoint), "--family=TeacherStudent", "--family.rows=8", "--tasks=2", "--steps=2"]
+    done = subprocess.run(
+        [metatele, *arguments, "--tuning_tasks=2", "--baselines=none"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert not list(Path().glob("RAN*"))

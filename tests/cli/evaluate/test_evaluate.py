@@ -277,3 +277,12 @@ def test_damaged_records_are_no_record(capsys, tele, text):
     (tele / "training.yaml").write_text(text, encoding="latin-1")
     assert read_budget("tele") is None
     refused(capsys, "tele", *FEW)
+
+
+def test_when_every_contestant_fails_the_exit_code_says_so(capsys, monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("no luck")
+
+    monkeypatch.setattr("metatele.evaluation.stages.play", fail)
+    assert main(["evaluate", "tele", *QUICK, "--output=failed"]) == 2
+    assert "every contestant failed, 'tele' by RuntimeError while playing: no luck" in capsys.readouterr().err
