@@ -1,5 +1,7 @@
 """Arguments that the commands share, and how errors in them are reported."""
 
+import traceback
+from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import metatele.tasks  # noqa: F401 - so that the shipped families can be named 
 from metatele.errors import ConfigError, MetateleError
 from metatele.meta_training import MetaSettings, UnrollSettings, ValidationSettings
 from metatele.optimizer import InnerOptimizer
-from metatele.support.messages import first_line
+from metatele.support.messages import first_line, named_line
 from metatele.support.plain_yaml import check_yaml
 from metatele.task.family import TaskFamily
 
@@ -78,8 +80,21 @@ def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
         return parser.instantiate(config)
     except MetateleError:
         raise
-    except (ValueError, TypeError) as error:
-        raise ConfigError(one_line(error)) from error
+    except Exception as error:
+        raise ConfigError(_of_users_code(error) or one_line(error)) from error
+
+
+def _of_users_code(error: BaseException) -> str | None:
+    """What the constructor of a class that a configuration names has raised, and where; None if it is the parser that
+    complains."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    if Path(last.filename).parent.name == "jsonargparse" or isinstance(error, (MetateleError, ArgumentError)):
+        return None
+    return (
+        f"{last.name.replace('__init__', 'a constructor')} raised {named_line(error)} ({last.filename}:{last.lineno})"
+    )
 
 
 def require(config: Namespace, *keys: str) -> None:

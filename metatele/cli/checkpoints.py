@@ -13,6 +13,7 @@ from metatele.evaluation import Learned
 from metatele.support.plain_yaml import read_yaml
 from metatele.task import TaskFamily
 
+MOST_OF_ANYTHING, MOST_LAYERS = 100_000, 1000  # rows, neurons; in families that are recorded beside checkpoints
 Loaded = dict[str, list[Learned]]
 
 
@@ -52,6 +53,17 @@ def _shipped_families() -> set[str]:
     return {f"{module}.{c.__name__}" for c in kinds for module in (shipped.__name__, c.__module__)}
 
 
+def _check_sizes(arguments: object, what: str, hint: str) -> None:
+    """Raises: ConfigError for a number that would take all memory, in a record that anybody may have written."""
+    if isinstance(arguments, dict):
+        for key, value in arguments.items():
+            most = MOST_LAYERS if key == "depth" else MOST_OF_ANYTHING
+            for one in value if isinstance(value, list) else [value]:
+                if isinstance(one, int) and abs(one) > most:
+                    raise ConfigError(f"{what} with {key}: {one}, more than {most}; {hint}")
+                _check_sizes(one, what, hint)
+
+
 def family_of_training(parser: ArgumentParser, source: str) -> Namespace:
     """The family that a checkpoint was meta-trained on, if it is a shipped one: the record of a
     checkpoint must not make us import other code."""
@@ -67,4 +79,5 @@ def family_of_training(parser: ArgumentParser, source: str) -> Namespace:
         raise CheckpointError(f"{path} is damaged and names no family; {hint}") from error
     if not (isinstance(name, str) and name in _shipped_families()):
         raise ConfigError(f"{path.parent} was meta-trained on {name}, which is not a shipped family; {hint}")
+    _check_sizes(arguments, f"{path.parent} was meta-trained on {name}", hint)
     return parser.parse_object({"checkpoints": [source], "family": {"class_path": name, "init_args": arguments}}).family

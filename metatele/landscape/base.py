@@ -7,12 +7,13 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call
+from torch.utils._pytree import tree_map
 
 from metatele.errors import ConfigError
 from metatele.symmetry import ProductGroup, as_group
 from metatele.task.params import Params
-from metatele.task.stack import stacked_forward
+from metatele.task.stack import over_tasks, stacked_forward
 
 LEAST_NORM = 1e-30  # under the root of a norm
 LossFunction = Callable[[Tensor, Tensor], Tensor]
@@ -47,7 +48,8 @@ class Landscape:
         if len(self.inputs) > 1:
             return stacked_forward(self.network, params, self.inputs, self.constants)
         # One network runs as it is, so that it may hold what vmap cannot batch.
-        return functional_call(self.network, self.values(params), (self.inputs[0],)).unsqueeze(0)
+        outputs = functional_call(self.network, self.values(params), (self.inputs[0],))
+        return tree_map(lambda t: t.unsqueeze(0), outputs)
 
     def values(self, params: Mapping[str, Tensor]) -> Params:
         """The parameters and buffers of the first network; what its forward writes into buffers goes into copies."""
@@ -58,8 +60,9 @@ class Landscape:
         """Loss of each task, [B]."""
         predictions = self.predict(params)
         if len(self.inputs) > 1:
-            return vmap(self.loss_function)(predictions, self.targets)
-        loss = self.loss_function(predictions[0], self.targets[0])
+            kind = getattr(self.loss_function, "__func__", self.loss_function)
+            return over_tasks(self.loss_function, kind, predictions, self.targets)
+        loss = self.loss_function(tree_map(lambda t: t[0], predictions), self.targets[0])
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
             raise ConfigError(f"the loss function must return a tensor with one number, got {got}")

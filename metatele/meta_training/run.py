@@ -5,10 +5,14 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from metatele.checkpoint import TRAINING, describe, load_checkpoint, save_checkpoint
 from metatele.errors import CheckpointError, ConfigError
@@ -20,7 +24,9 @@ from metatele.meta_training.state import STATE, read_state, restore_state, save_
 from metatele.meta_training.trainer import Iteration, MetaTrainer
 from metatele.optimizer import InnerOptimizer
 from metatele.support.files import make_folder, write_atomic
+from metatele.support.lock import locked
 from metatele.task.family import TaskFamily
+from metatele.task.sampling import sample_meta_batch
 
 SAVE_SECONDS = 60.0
 
@@ -85,8 +91,9 @@ def meta_train(
         raise ConfigError(f"family must be an object of a class of TaskFamily, or a list of them, got {families!r}")
     trainer = MetaTrainer(optimizer, list(families), unroll, meta, validation, seed, device)
     run = _Run(trainer, None if output is None else Path(output), config)
-    run.begin(resume, initialise)
     with ExitStack() as stack:
+        stack.enter_context(run.alone())
+        run.begin(resume, initialise)
         board = [] if run.folder is None else [TensorBoard(run.folder / "tensorboard")]
         watching = [stack.enter_context(m) for m in (*board, *monitors)]
         for monitor in watching:
@@ -112,10 +119,15 @@ class _Run:
         self.best_weights: dict[str, Any] = {}
         self.saved_at = time.monotonic()
 
+    def alone(self) -> AbstractContextManager[None]:
+        """Inside, the folder is this run's alone. Raises: OutputError."""
+        if self.folder is None:
+            return nullcontext()
+        self.folder = make_folder(self.folder)
+        return locked(self.folder)
+
     def begin(self, resume: bool, initialise: bool) -> None:
         """Start a new run, or restore the one in the folder. Raises: ConfigError, CheckpointError, OutputError."""
-        if self.folder is not None:
-            self.folder = make_folder(self.folder)
         state = None if self.folder is None else self.folder / STATE
         if resume:
             if state is None or not state.is_file():
@@ -177,6 +189,10 @@ class _Run:
             best.load_state_dict(self.best_weights)
         return best
 
+    @cached_property
+    def _families(self) -> list[dict[str, Any]]:
+        return [_identity(f, self.trainer.seed) for f in self.trainer.families]
+
     def _record(self) -> dict[str, Any]:
         best = self.best_score if math.isfinite(self.best_score) else None
         return {"settings": self._settings(), "best_score": best, "history": [list(row) for row in self.history]}
@@ -188,7 +204,7 @@ class _Run:
         meta = {k: v for k, v in asdict(trainer.meta).items() if k != "iterations"}  # a run may be made longer
         settings = {
             "seed": trainer.seed,
-            "family": [_identity(f) for f in trainer.families],
+            "family": self._families,
             "optimizer": optimizer,
             "unroll": asdict(trainer.unroll),
             "meta": meta,
@@ -198,7 +214,9 @@ class _Run:
 
     def _check_same(self, recorded: dict[str, Any]) -> None:
         before, now = _leaves(recorded), _leaves(self._settings())
-        changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
+        # Runs that were saved before there were fingerprints have none.
+        unknown = {k for k in now.keys() - before.keys() if k.endswith(".tasks") and k.startswith("family.")}
+        changed = sorted(k for k in (before.keys() | now.keys()) - unknown if before.get(k) != now.get(k))
         if changed:
             key = changed[0]
             raise ConfigError(
@@ -206,10 +224,17 @@ class _Run:
             )
 
 
-def _identity(family: TaskFamily) -> dict[str, Any]:
-    """A family's class and its plain attributes, as far as JSON can hold them."""
+def _identity(family: TaskFamily, seed: int) -> dict[str, Any]:
+    """A family's class, its plain attributes, as far as JSON can hold them, and a fingerprint of its first tasks, on
+    which all of its arguments have a say."""
+    batch = sample_meta_batch(family, "train", range(2), seed)
+    digest = sha256()
+    for t in (*batch.params.values(), *batch.buffers.values(), *batch.inputs.values(), *batch.targets.values()):
+        digest.update(str((t.dtype, tuple(t.shape))).encode())
+        digest.update(t.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     plain = {k: v for k, v in vars(family).items() if isinstance(v, (bool, int, float, str, list, tuple, type(None)))}
-    return {"class": f"{type(family).__module__}.{type(family).__qualname__}", **plain}
+    name = f"{type(family).__module__}.{type(family).__qualname__}"
+    return {"class": name, **plain, "tasks": digest.hexdigest()[:16]}
 
 
 def _leaves(value: Any, name: str = "") -> dict[str, Any]:

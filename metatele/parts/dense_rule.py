@@ -61,7 +61,8 @@ class DenseRule(nn.Module):
     def build(self, outputs: int) -> None:
         """Make the LSTM for the known shapes."""
         columns = self.size + (self.inputs == "normalised")
-        self.core = RecurrentCore(columns, self.hidden, self.layers, outputs, self.head_scale)
+        core = RecurrentCore(columns, self.hidden, self.layers, outputs, self.head_scale)
+        self.core = core.float()  # as all learned weights are, whatever torch's default
 
     def fit(self, params: Params) -> bool:
         """Take over a network's shapes if none are known yet.

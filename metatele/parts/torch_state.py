@@ -17,6 +17,7 @@ from metatele.task.params import Params
 # Means of gradients; Rprop's prev is the last one.
 COVECTORS = frozenset({"momentum_buffer", "exp_avg", "grad_avg", "prev"})
 # Means, sums or largest values of squared gradients.
+NEAR = 0.5  # of the length of the weights, up to which a tensor is a copy of them
 SQUARES = frozenset({"exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum"})
 
 
@@ -61,21 +62,29 @@ def split_state(state: Mapping[str, Any]) -> StateKeys:
 
 
 class CarriedState:
-    """The state of an optimizer that a teleport carries along, as stacks of one network.
+    """The state of optimizers that a teleport carries along, as stacks of one network.
 
-    A parameter that has no such tensor (no step was taken with it yet) counts as zero.
+    A parameter that has no such tensor (no step was taken with it yet) counts as zero. Some optimizers keep a second
+    copy of the weights (ASGD's ax, schedule-free's z, averages): a tensor that is near the weights is a point, too.
 
     Args:
-        optimizer: the optimizer.
+        optimizers: the optimizers, each of parameters of its own.
         named: a model's parameters {name: parameter}.
+
+    Attributes:
+        left: the names of other tensors, which stay as they are.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, named: Mapping[str, Tensor]) -> None:
-        self.state = {name: optimizer.state[p] for name, p in named.items() if p in optimizer.state}
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer], named: Mapping[str, Tensor]) -> None:
+        self.state = {name: o.state[p] for name, p in named.items() for o in optimizers if p in o.state}
+        self._named = {name: p.detach() for name, p in named.items()}
         self._zeros = {name: torch.zeros_like(p).unsqueeze(0) for name, p in named.items()}
         kinds = [split_state(s) for s in self.state.values()]
         self._covectors = list(dict.fromkeys(key for k in kinds for key in k.covectors))
         self._squares = list(dict.fromkeys(key for k in kinds for key in k.squares))
+        unknown = dict.fromkeys(key for k in kinds for key in k.unknown)
+        self._points = [key for key in unknown if self._is_point(key)]
+        self.left = tuple(key for key in unknown if key not in self._points)
 
     @property
     def whole(self) -> bool:
@@ -94,14 +103,36 @@ class CarriedState:
         """Means of squared gradients, each {name: [1, ...]}."""
         return [self._read(key) for key in self._squares]
 
+    @property
+    def points(self) -> list[Params]:
+        """Second copies of the weights, each {name: [1, ...]}; where there is none, the weights themselves."""
+        here = {name: p.unsqueeze(0) for name, p in self._named.items()}
+        return [{**here, **self._own(key)} for key in self._points]
+
+    def _is_point(self, key: str) -> bool:
+        """Whether a tensor of the state is nearer to the weights than half their length."""
+        apart = size = 0.0
+        for name, s in self.state.items():
+            t, p = s.get(key), self._named[name].double()
+            if isinstance(t, Tensor):
+                if t.shape != p.shape or not t.is_floating_point():
+                    return False
+                apart += float((t.detach().double() - p).square().sum())
+                size += float(p.square().sum())
+        return apart < NEAR**2 * size
+
+    def _own(self, key: str) -> Params:
+        found = {name: s[key] for name, s in self.state.items() if isinstance(s.get(key), Tensor)}
+        return {name: t.detach().unsqueeze(0) for name, t in found.items()}
+
     def _read(self, key: str) -> Params:
-        own = {name: s[key].detach().unsqueeze(0) for name, s in self.state.items() if isinstance(s.get(key), Tensor)}
-        return self._zeros | own
+        return self._zeros | self._own(key)
 
     @torch.no_grad()
-    def write(self, covectors: Sequence[Params], squares: Sequence[Params]) -> None:
-        """Overwrite the optimizer's tensors with the carried ones, in place."""
-        for key, values in zip([*self._covectors, *self._squares], [*covectors, *squares], strict=True):
+    def write(self, covectors: Sequence[Params], squares: Sequence[Params], points: Sequence[Params]) -> None:
+        """Overwrite the optimizers' tensors with the carried ones, in place."""
+        keys = [*self._covectors, *self._squares, *self._points]
+        for key, values in zip(keys, [*covectors, *squares, *points], strict=True):
             for name, s in self.state.items():
                 if isinstance(s.get(key), Tensor):
                     s[key].copy_(values[name][0])

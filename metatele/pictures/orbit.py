@@ -69,7 +69,7 @@ def draw_orbit(
     Raises: ConfigError for bad arguments, a random forward pass, or a run that diverges; SymmetryError if
         the model has no known symmetry, the teleport moves nothing, or it leads to values that are not finite.
     """
-    check_arguments(model, batch, loss_fn, None, seed)
+    check_arguments(model, batch, loss_fn, (), seed)
     at_least(0, before=before)
     at_least(1, steps=steps)
     at_least(2, resolution=resolution)

@@ -5,12 +5,11 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
-from torch.func import vmap
 
 from metatele.support.seeding import generator
 from metatele.task.family import PARTS, Part, Split, TaskFamily
 from metatele.task.params import Params
-from metatele.task.stack import stacked_forward
+from metatele.task.stack import over_tasks, stacked_forward
 
 
 @dataclass(frozen=True)
@@ -106,13 +105,13 @@ class MetaBatch:
 
     def losses(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """The family's loss of each task, [B]."""
-        if self.family.stacks_its_loss:
+        if self.family.stacks_its_loss and type(self.family).losses is not TaskFamily.losses:
             return self.family.losses(predictions, targets)
-        return vmap(self.family.loss)(predictions, targets)
+        return over_tasks(self.family.loss, type(self.family).loss, predictions, targets)
 
     def accuracies(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """The family's accuracy on each task, [B]. Raises: NotImplementedError if it measures none."""
-        return vmap(self.family.accuracy)(predictions, targets)
+        return over_tasks(self.family.accuracy, type(self.family).accuracy, predictions, targets)
 
     def minibatches(self, part: Part, steps: int) -> Tensor | None:
         """Row numbers [steps, B, batch_size] for each step, epoch by epoch without replacement, or

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from metatele.errors import TaskError
 from metatele.support.messages import named_line
@@ -66,7 +67,7 @@ def _check_first(batch: MetaBatch, number: int) -> None:
         raise TaskError(f"{name}.loss() does not depend on the network's parameters")
     if not bool(loss.isfinite().all()):
         raise TaskError(f"{name}.loss() is {loss.item()} at the initial weights; it must be finite")
-    predictions = predictions.detach()
+    predictions = tree_map(torch.detach, predictions)
     _check_pairing(batch, "loss", predictions, y)
     if batch.family.measures_accuracy:
         _check_accuracy(batch, predictions, y)
@@ -79,7 +80,8 @@ def _check_accuracy(batch: MetaBatch, predictions: Tensor, y: Tensor) -> None:
     try:
         fraction = batch.accuracies(predictions, y)
     except Exception as error:
-        shapes = f"predictions {tuple(predictions.shape[1:])} and targets {tuple(y.shape[1:])}"
+        outputs = tree_map(lambda t: tuple(t.shape[1:]), predictions)
+        shapes = f"predictions {outputs} and targets {tuple(y.shape[1:])}"
         message = f"{name} does not run on {shapes}: {named_line(error)}"
         raise TaskError(message) from error
     if fraction.shape != (1,):
@@ -131,6 +133,8 @@ def _check_pairing(batch: MetaBatch, what: str, predictions: Tensor, targets: Te
     orders of the rows. Where the two shapes do not broadcast, or are equal, a loss may have reasons to look at rows
     together: it is refused only if it is the mean, or the sum, over all pairs.
     """
+    if not isinstance(predictions, Tensor):
+        return  # several outputs: which one meets the targets is the loss's own affair
     rows, shapes = targets.shape[1], (tuple(predictions.shape[1:]), tuple(targets.shape[1:]))
     if rows < 2:
         return

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from metatele.support.seeding import seeded
+from metatele.task.stack import unwrapped
 
 Part = Literal["inner", "meta", "test"]
 Split = Literal["train", "validation", "test"]
@@ -94,7 +95,7 @@ class TaskFamily(abc.ABC):
         """Draw initial weights and buffers into `network`, in place. Default: those of a new `network()`, whose
         constructor draws from a global generator that is seeded from `generator`."""
         with seeded(int(torch.randint(2**62, (), generator=generator))):
-            drawn = self.network()
+            drawn = unwrapped(self.network())
         network.load_state_dict(drawn.state_dict())
         for name, buffer in drawn.named_buffers():  # also those that a state_dict leaves out
             network.get_buffer(name).copy_(buffer)

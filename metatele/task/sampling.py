@@ -15,6 +15,7 @@ from metatele.support.seeding import derive_seed, seeded
 from metatele.task.batch import MetaBatch
 from metatele.task.contract import check_batch
 from metatele.task.family import PARTS, Part, Split, TaskFamily
+from metatele.task.stack import unwrapped
 
 Answer = TypeVar("Answer")
 
@@ -94,7 +95,7 @@ def _restricted(family: TaskFamily, split: Split) -> TaskFamily:
 def build_network(family: TaskFamily) -> nn.Module:
     """The family's network, checked to have parameters that can be trained."""
     with seeded(0):  # a network's constructor draws weights; they are replaced, the stream is kept
-        network = _call(family, "network", family.network)
+        network = unwrapped(_call(family, "network", family.network))
     name = f"{type(family).__name__}.network()"
     if not isinstance(network, nn.Module) or not any(True for _ in network.parameters()):
         raise TaskError(f"{name} must return an nn.Module with parameters, got {network!r}")

@@ -1,10 +1,15 @@
 """B copies of one network as one module, so that `higher` patches a whole meta-batch at once."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.optim.swa_utils import AveragedModel
+from torch.utils._pytree import tree_leaves, tree_map
 
 from metatele.task.params import Params
 
@@ -37,6 +42,18 @@ ELEMENTWISE = (
 NONE: Mapping[str, Tensor] = {}
 
 
+def unwrapped(network: Any) -> Any:
+    """The network inside what torch wraps around one: torch.compile, DataParallel, DistributedDataParallel,
+    AveragedModel. It has the same parameters."""
+    while True:
+        if isinstance(network, (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)):
+            network = network.module
+        elif isinstance(inner := getattr(network, "_orig_mod", None), nn.Module):
+            network = inner
+        else:
+            return network
+
+
 def is_plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
     """Whether a module does what one of torch's kinds does: a subclass may have another forward."""
     return any(isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds)
@@ -57,7 +74,7 @@ def stacked_forward(
     params = {**constants, **params}
     layers = _plain_layers(network, params) if inputs.dim() == 3 else None
     if layers is None:
-        return vmap(lambda p, x: functional_call(network, p, (x,)))(params, inputs)
+        return over_tasks(partial(_run, network), type(network), params, inputs, alone=partial(_run_alone, network))
     for name, module in layers:  # an MLP needs none of vmap's bookkeeping, which takes longer than its arithmetic
         if isinstance(module, nn.Linear):
             weight, bias = params[f"{name}.weight"].mT, params.get(f"{name}.bias")
@@ -65,6 +82,58 @@ def stacked_forward(
         else:
             inputs = module(inputs)
     return inputs
+
+
+def _run(network: nn.Module, params: Params, inputs: Tensor) -> Any:
+    return functional_call(network, params, (inputs,))
+
+
+def _run_alone(network: nn.Module, params: Params, inputs: Tensor) -> Any:
+    """The same for one network outside of vmap, which would refuse one that changes its buffers."""
+    before = {k: params.get(k, b).clone() for k, b in network.named_buffers()}
+    after = {k: b.clone() for k, b in before.items()}
+    outputs = functional_call(network, {**params, **after}, (inputs,))
+    changed = next((k for k, b in before.items() if not torch.equal(b, after[k])), None)
+    if changed is not None:
+        raise RuntimeError(f"the network changes its buffer {changed!r}; call eval() on its batch norm layers")
+    return outputs
+
+
+_looped: set[object] = set()
+
+
+def over_tasks(one: Callable[..., Any], what: object, *arguments: Any, alone: Callable[..., Any] | None = None) -> Any:
+    """A function of one task, on trees of tensors [B, ...] of all of them: by vmap, or what vmap cannot batch task by
+    task, with a warning, once.
+
+    Args:
+        one: the function.
+        what: which function or class it stands for, to be remembered if vmap cannot batch it.
+        arguments: what it takes, stacked.
+        alone: the function where tasks are computed one by one, if it differs.
+    Raises: what the function raises; vmap's own error for what draws random numbers.
+    """
+    if what not in _looped:
+        try:
+            return vmap(one)(*arguments)
+        except (RuntimeError, ValueError, NotImplementedError, TypeError) as error:
+            if "random" in str(error):
+                raise
+            result = _one_by_one(alone or one, *arguments)
+        _looped.add(what)
+        warnings.warn(
+            f"{getattr(what, '__qualname__', what)} cannot be batched over tasks by vmap, so tasks are computed one "
+            "after the other, which takes longer; use operations that vmap knows, or override TaskFamily.losses",
+            stacklevel=3,
+        )
+        return result
+    return _one_by_one(alone or one, *arguments)
+
+
+def _one_by_one(one: Callable[..., Any], *arguments: Any) -> Any:
+    tasks = len(tree_leaves(arguments)[0])
+    results = [one(*tree_map(lambda t, i=i: t[i], arguments)) for i in range(tasks)]
+    return tree_map(lambda *each: torch.stack(each), *results)
 
 
 def _plain_layers(network: nn.Module, params: Mapping[str, Tensor]) -> list[tuple[str, nn.Module]] | None:

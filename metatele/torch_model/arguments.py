@@ -1,5 +1,6 @@
 """What the arguments of `metatele.teleport` mean, and which are refused."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ MOMENTS = ("transform", "keep", "reset")
 TOLERANCE = 1e-3  # of teleports that state none
 
 
-def check_arguments(model: object, batch: object, loss_fn: object, optimizer: object, seed: object) -> None:
+def check_arguments(model: object, batch: object, loss_fn: object, optimizers: Sequence[object], seed: object) -> None:
     """Check the arguments of `teleport`. Raises: ConfigError for one of the wrong kind."""
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model must be an nn.Module, got {type(model).__name__}")
@@ -28,13 +29,20 @@ def check_arguments(model: object, batch: object, loss_fn: object, optimizer: ob
         raise ConfigError(f"inputs and targets need the same number of rows, at least one, got {rows[0]} and {rows[1]}")
     if not callable(loss_fn):
         raise ConfigError(f"loss_fn must be a function of (predictions, targets), got {loss_fn!r}")
-    if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
-        raise ConfigError(f"optimizer must be one of torch.optim, got {type(optimizer).__name__}")
-    if optimizer is not None and not {id(p) for g in optimizer.param_groups for p in g["params"]} & {
-        id(p) for p in model.parameters()
-    }:
-        raise ConfigError(f"the optimizer ({type(optimizer).__name__}) holds none of the model's parameters")
+    own = {id(p) for p in model.parameters()}
+    for optimizer in optimizers:
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise ConfigError(f"optimizer must be one of torch.optim, or a list, got {type(optimizer).__name__}")
+        if not {id(p) for g in optimizer.param_groups for p in g["params"]} & own:
+            raise ConfigError(f"the optimizer ({type(optimizer).__name__}) holds none of the model's parameters")
     at_least(0, seed=seed)
+
+
+def list_of_optimizers(given: Any) -> list[torch.optim.Optimizer]:
+    """One optimizer, several, or none, as a list; checked later."""
+    if given is None:
+        return []
+    return [*given] if isinstance(given, (list, tuple)) else [given]
 
 
 def choose_teleport(

@@ -1,7 +1,7 @@
 """Teleporting a torch model in place, inside anybody's own training loop."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from metatele.parts.torch_state import CarriedState, reset_state
 from metatele.support.messages import first_line
 from metatele.symmetry import ProductGroup, check_finite, check_residual
 from metatele.task.params import Params, map_params, task_norm
+from metatele.task.stack import unwrapped
 from metatele.teleports import OrbitTeleport, Teleport
 from metatele.torch_model.arguments import (
     check_arguments,
@@ -31,8 +32,10 @@ from metatele.torch_model.arguments import (
     choose_teleport,
     choose_tolerance,
     find_group,
+    list_of_optimizers,
 )
 from metatele.torch_model.guards import check_frozen, check_steady, finite, rounding
+from metatele.torch_model.replicas import found_by_first
 from metatele.torch_model.report import Teleported
 
 
@@ -43,6 +46,7 @@ class Destination(NamedTuple):
     params: Params
     covectors: list[Params]
     squares: list[Params]
+    points: list[Params]
 
 
 def teleport(
@@ -52,7 +56,7 @@ def teleport(
     objective: str | ObjectiveFunction | None = None,
     *,
     by: Teleport | None = None,
-    optimizer: torch.optim.Optimizer | None = None,
+    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = None,
     moments: str | None = None,
     tolerance: float | None = None,
     seed: int = 0,
@@ -74,9 +78,9 @@ def teleport(
         objective: what to climb along the orbit: "gradient_norm" (the default), "sharpness",
             "curvature", an object such as `Sharpness()`, or a function of a `Place`.
         by: any other teleport, such as `Balance()` or `LevelSetTeleport()`, instead of an objective.
-        optimizer: the optimizer that trains the model; `moments` says what becomes of its state.
-        moments: "transform" carries the optimizer's means of gradients and squared gradients along,
-            so that the teleport is all that changes, and leaves other state as it is; "reset"
+        optimizer: the optimizer that trains the model, or a list of them; `moments` says what becomes of their state.
+        moments: "transform" carries the optimizer's means of gradients and squared gradients along, and second copies
+            of the weights, so that the teleport is all that changes, and names what stays as it was; "reset"
             starts the state anew, if the model was moved; "keep" does not touch it. By default
             "transform"; "reset" for teleports without a group, which have nothing to transform by, and
             for optimizers with a state that cannot be (LBFGS).
@@ -90,18 +94,20 @@ def teleport(
         moves by more than the tolerance; ConfigError for settings that do not go together, and for a
         model, batch or loss that does not run.
     """
-    check_arguments(model, batch, loss_fn, optimizer, seed)
-    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps: it has the same parameters
+    optimizers = list_of_optimizers(optimizer)
+    check_arguments(model, batch, loss_fn, optimizers, seed)
+    model = unwrapped(model)
     by = choose_teleport(by, objective, settings)
     named = dict(model.named_parameters())
-    carried = None if optimizer is None else CarriedState(optimizer, named)
+    carried = CarriedState(optimizers, named) if optimizers else None
     moments = choose_moments(by, moments, carried)
     tolerance = choose_tolerance(by, tolerance)
-    with _refused_in_a_line(by):
-        there = _find(model, batch, loss_fn, by, carried, tolerance, seed)
+    with _refused_in_a_line(by), _buffers_kept(model):
+        there = found_by_first(model, lambda: _find(model, batch, loss_fn, by, carried, tolerance, seed))
     if there.report.distance > 0:
-        _arrive(there, named, optimizer, carried, moments)
-        return there.report if optimizer is None else replace(there.report, moments=moments)
+        _arrive(there, named, optimizers, carried, moments)
+        left = carried.left if carried is not None and moments == "transform" else ()
+        return replace(there.report, moments=moments, left=left) if optimizers else there.report
     return there.report
 
 
@@ -114,6 +120,19 @@ def _refused_in_a_line(by: Teleport) -> Iterator[None]:
         raise ConfigError(
             f"{type(by).__name__} does not run on this model, batch and loss: {first_line(error)}"
         ) from error
+
+
+@contextmanager
+def _buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Undo what looking at a model does to its buffers: reading a weight with spectral norm takes a power iteration."""
+    before = [(b, b.clone()) for b in model.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in before:
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
 
 
 def _find(
@@ -137,7 +156,7 @@ def _find(
     check_steady(here)
     objective = find_objective(getattr(by, "objective", gradient_norm))
     before = finite("before the teleport", by, here, loss=here.loss, objective=value_of(objective, here))
-    params, covectors, squares, residual = _move(by, here, carried, tolerance, seed)
+    params, residual, *carry = _move(by, here, carried, tolerance, seed)
     there = Place(landscape, params)
     after = finite("after the teleport", by, there, loss=there.loss, objective=value_of(objective, there))
     allowed = tolerance * abs(before["loss"]) + rounding(here)
@@ -158,20 +177,20 @@ def _find(
         distance=float(task_norm(map_params(torch.sub, params, here.params))),
         residual=residual,
     )
-    return Destination(report, params, covectors, squares)
+    return Destination(report, params, *carry)
 
 
 def _move(
     by: Teleport, here: Place, carried: CarriedState | None, tolerance: float, seed: int
-) -> tuple[Params, list[Params], list[Params], dict[str, float]]:
-    """Parameters, covectors and squares after the teleport, and the residual of each layer."""
+) -> tuple[Params, dict[str, float], list[Params], list[Params], list[Params]]:
+    """Parameters after the teleport, the residual of each layer; covectors, squares and points."""
     landscape, group = here.landscape, here.landscape.group
     gradient = map_params(torch.detach, here.gradient)
     point = Point(here.params, gradient, landscape.inputs, by.first, landscape, landscape)
     mine = _fitted(by, here.params, group)
     state = mine.start(here.params, group, torch.tensor([seed]))
     if not isinstance(mine, OrbitTeleport):
-        return mine.move(point, group, state, State())[0].params, [], [], {}
+        return mine.move(point, group, state, State())[0].params, {}, [], [], []
     seen, residual = mine.look(point, state), dict[str, Tensor]()
 
     def check(step: int, group: ProductGroup, element: list[Tensor]) -> None:
@@ -182,8 +201,12 @@ def _move(
     mine.residual, mine.observer = tolerance, getattr(by, "observer", None)
     with mine.observed_by(check):
         there, _, moments = mine.move(point, group, state, State(covectors, squares))
+    mine.observer = None
+    copies = [] if carried is None else carried.points
+    points = [map_params(torch.detach, mine.move(point, group, state, State(), onto=p)[0].params) for p in copies]
     moments, params = moments.detach(), map_params(torch.detach, there.params)
-    return params, list(moments.covectors), list(moments.squares), {k: float(r) for k, r in residual.items()}
+    sizes = {k: float(r) for k, r in residual.items()}
+    return params, sizes, list(moments.covectors), list(moments.squares), points
 
 
 def _fitted(by: Teleport, params: Params, group: ProductGroup) -> Teleport:
@@ -196,15 +219,17 @@ def _fitted(by: Teleport, params: Params, group: ProductGroup) -> Teleport:
 def _arrive(
     there: Destination,
     named: Mapping[str, nn.Parameter],
-    optimizer: torch.optim.Optimizer | None,
+    optimizers: Sequence[torch.optim.Optimizer],
     carried: CarriedState | None,
     moments: str,
 ) -> None:
-    """Write the optimizer's state, then the model: a constructor of an optimizer may raise."""
+    """Write the optimizers' state, then the model: a constructor of an optimizer may raise."""
     if carried is not None and moments == "transform":
-        carried.write(there.covectors, there.squares)
-    elif optimizer is not None and moments == "reset":
-        reset_state(optimizer, named.values())
+        carried.write(there.covectors, there.squares, there.points)
+    elif moments == "reset":
+        for optimizer in optimizers:
+            held = {p for group in optimizer.param_groups for p in group["params"]}
+            reset_state(optimizer, [p for p in named.values() if p in held])
     with torch.no_grad():
         for name, moved in there.params.items():
             named[name].copy_(moved[0])

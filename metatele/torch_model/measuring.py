@@ -27,7 +27,7 @@ def measure(
             curvature means "auto", for anything else no group.
     Raises: ConfigError for bad arguments; SymmetryError if a group is needed and none is known.
     """
-    check_arguments(model, batch, loss_fn, None, 0)
+    check_arguments(model, batch, loss_fn, (), 0)
     found = find_objective(objective)
     wanted = symmetry or ("auto" if getattr(found, "needs_group", False) else None)
     group = ProductGroup() if wanted is None else group_of(model, wanted)

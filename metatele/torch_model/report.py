@@ -17,6 +17,7 @@ class Teleported:
             data; empty for exact ones.
         moments: what became of the optimizer's state: "transform", "reset", "keep", or "untouched" where
             none was given or nothing moved.
+        left: the names of tensors in its state that were not transformed, because what they mean is not known.
     """
 
     loss_before: float
@@ -28,6 +29,7 @@ class Teleported:
     distance: float
     residual: dict[str, float] = field(default_factory=dict)
     moments: str = "untouched"
+    left: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         pairs = {"loss": (self.loss_before, self.loss_after)}
@@ -37,4 +39,5 @@ class Teleported:
         text = ", ".join(f"{name} {a:.4g} -> {b:.4g}" for name, (a, b) in pairs.items())
         if self.distance == 0:
             return f"not moved (no step improved the objective within cap and tolerance): {text}"
-        return f"moved by {self.distance:.3g}: {text}; optimizer state: {self.moments}"
+        left = f", but for {', '.join(self.left)}" if self.left else ""
+        return f"moved by {self.distance:.3g}: {text}; optimizer state: {self.moments}{left}"

@@ -20,6 +20,7 @@ from metatele import (
     Unroll,
     White,
     Wout,
+    sample_meta_batch,
 )
 from metatele.experiments.functions import Booth
 from metatele.symmetry import BijectiveGL, GeneralLinear, PositiveScaling, ProductGroup, group_of
@@ -405,13 +406,31 @@ def test_a_dead_neuron_of_a_scaling_layer_stays(name):
 
 
 @pytest.mark.parametrize(("name", "kind"), [("balance", "general_linear"), ("white", "general_linear")])
-def test_a_dead_neuron_of_a_linear_layer_is_its_own_tasks_outcome(name, kind):
+def test_a_task_with_a_dead_neuron_of_a_linear_layer_stays(name, kind):
     batch = linear((4, 3, 3), tasks=3)
     batch.params["0.weight"][1, 2] = 0
     batch.params["0.bias"][1, 2] = 0
     inner = InnerOptimizer(GradientDescent(0.01), RULES[name](symmetry=kind)).double()
-    unroll = Unroll(inner, batch, 2)
-    assert unroll.window(unroll.start(), 2).end.alive.tolist() == [True, False, True]
+    unroll, plain = (Unroll(i, batch, 2) for i in (inner, InnerOptimizer(GradientDescent(0.01)).double()))
+    end, without = (u.window(u.start(), 2).end for u in (unroll, plain))
+    assert end.alive.tolist() == [True, True, True]
+    for key, p in end.params.items():
+        assert torch.equal(p[1], without.params[key][1])
+        assert not torch.equal(p[0], without.params[key][0])
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("activation", [nn.ReLU(), None], ids=str)
+def test_outgoing_weights_of_zero_are_survived(name, activation):
+    """Low-rank adapters begin so."""
+    batch = sample_meta_batch(ExampleFamily((3, 4, 5), (activation,), rows=8), "train", range(2)).to(torch.float64)
+    batch.params["2.weight" if activation else "1.weight"].zero_()
+    inner = InnerOptimizer(GradientDescent(0.1, learn=True), RULES[name](last=None)).double()
+    unroll = Unroll(inner, batch, 3)
+    window = unroll.window(unroll.start(), 3)
+    assert window.end.alive.all()
+    (slope,) = torch.autograd.grad(window.meta_losses[-1].sum(), list(inner.parameters()))
+    assert bool(slope.isfinite())
 
 
 @pytest.mark.parametrize("name", RULES)

@@ -100,7 +100,11 @@ ERRORS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "bad tolerance": ({"tolerance": 0.0}, ConfigError, "tolerance must be above 0 .* got 0.0"),
     "bad seed": ({"seed": 0.5}, ConfigError, "seed must be .* got 0.5"),
     "no module": ({"model": lambda: print, "optimizer": None}, ConfigError, "must be an nn.Module, got builtin_f"),
-    "no optimizer": ({"optimizer": InnerOptimizer(metatele.Adam())}, ConfigError, "of torch.optim, got InnerOptimizer"),
+    "no optimizer": (
+        {"optimizer": InnerOptimizer(metatele.Adam())},
+        ConfigError,
+        "of torch.optim, or a list, got InnerOptimizer",
+    ),
     "no loss": ({"loss_fn": None}, ConfigError, "loss_fn must be a function .* got None"),
     "no batch": ({"batch": data()[0]}, ConfigError, r"two tensors, \(inputs, targets\), got Tensor"),
     "three in a batch": ({"batch": (*data(), data()[0])}, ConfigError, "two tensors"),

@@ -359,3 +359,58 @@ def test_a_report_reads_well():
     assert "objective" in text
     assert text.endswith("optimizer state: transform")
     assert metatele.teleport(model, data(), mse, by=LevelSetTeleport(), optimizer=optimizer).moments == "reset"
+
+
+def test_several_optimizers_follow():
+    model = mlp(activation=nn.Identity())
+    x, y = data()
+    first, second = (torch.optim.Adam(params, 1e-3) for params in (model[0].parameters(), model[2].parameters()))
+    for _ in range(3):
+        model.zero_grad()
+        mse(model(x), y).backward()
+        first.step()
+        second.step()
+    alone = torch.optim.Adam(model.parameters(), 1e-3)
+    for optimizer in (first, second):
+        alone.state.update({p: {k: v.clone() for k, v in s.items()} for p, s in optimizer.state.items()})
+    twin = copy.deepcopy(model)
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        alone.state[q] = alone.state.pop(p)
+    alone.param_groups[0]["params"] = list(twin.parameters())
+    metatele.teleport(model, (x, y), mse, by=Balance(), optimizer=[first, second])
+    metatele.teleport(twin, (x, y), mse, by=Balance(), optimizer=alone)
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        mine = first.state[p] or second.state[p]
+        for key in ("exp_avg", "exp_avg_sq"):
+            assert torch.equal(mine[key], alone.state[q][key])
+    with pytest.raises(ConfigError, match="holds none"):
+        metatele.teleport(model, (x, y), mse, by=Balance(), optimizer=[first, torch.optim.SGD([torch.ones(1)], 0.1)])
+
+
+def test_second_copies_of_the_weights_stay_on_their_level_set():
+    model, (x, y) = mlp(activation=nn.ReLU()), data()
+    optimizer = torch.optim.ASGD(model.parameters(), 0.05, t0=0)
+    for _ in range(20):
+        optimizer.zero_grad()
+        mse(model(x), y).backward()
+        optimizer.step()
+
+    def average():
+        names = [name for name, _ in model.named_parameters()]
+        values = [optimizer.state[p]["ax"] for p in model.parameters()]
+        return float(mse(torch.func.functional_call(model, dict(zip(names, values, strict=True)), (x,)), y))
+
+    before = average()
+    report = metatele.teleport(model, (x, y), mse, by=Balance(), optimizer=optimizer)
+    assert average() == pytest.approx(before, rel=1e-9)
+    assert report.left == ()
+
+
+def test_what_is_not_carried_is_named():
+    model, (x, y) = mlp(), data()
+    optimizer = torch.optim.Adamax(model.parameters(), 0.01)
+    mse(model(x), y).backward()
+    optimizer.step()
+    report = metatele.teleport(model, (x, y), mse, by=Balance(symmetry="scaling"), optimizer=optimizer)
+    assert report.left == ("exp_inf",)
+    assert "transform, but for exp_inf" in str(report)

@@ -47,6 +47,8 @@ class Journal:
             pass  # damaged, or of another version
         result = work()
         make_folder(self.folder)  # another evaluation with the same output folder may have deleted it
+        if path.is_dir():
+            shutil.rmtree(path)
         write_atomic(path, json.dumps(plain(result), allow_nan=False))
         return result
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from metatele.errors import ConfigError
 from metatele.evaluation.play.watch import Floats, Moves, Watched
@@ -143,7 +144,7 @@ def _measure(batch: MetaBatch, params: Params) -> Tensor:
             predictions = batch.predict(leaves, x)
             losses.append(batch.losses(predictions, y))
         if batch.family.measures_accuracy:
-            accuracies.append(batch.accuracies(predictions.detach(), y).to(losses[0].dtype))
+            accuracies.append(batch.accuracies(tree_map(torch.detach, predictions), y).to(losses[0].dtype))
     gradient = torch.autograd.grad(losses[0].sum(), list(leaves.values()), materialize_grads=True)
     norm = task_norm(dict(zip(leaves, gradient, strict=True)))
     return torch.stack([norm, *(loss.detach() for loss in losses), *accuracies])

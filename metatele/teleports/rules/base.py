@@ -9,8 +9,10 @@ from torch import Tensor
 from metatele.errors import SymmetryError
 from metatele.parts.point import Point, State
 from metatele.support.modules import enter
+from metatele.support.presume import presume
+from metatele.support.seeding import generator
 from metatele.symmetry import GeneralLinear, Kind, PositiveScaling, ProductGroup, Symmetry
-from metatele.task.params import Params, per_task
+from metatele.task.params import Params, per_task, select_tasks
 from metatele.teleports.orbit import OrbitTeleport
 
 SWEEPS = 1000  # most sweeps over the layers
@@ -18,6 +20,8 @@ SWEEPS = 1000  # most sweeps over the layers
 
 class CanonicalTeleport(OrbitTeleport):
     """A rule for each layer, applied in sweeps over the layers until none moves.
+
+    At a singular point of the rule, such as outgoing weights of 0, a task stays where it is.
 
     For the hidden layers of GL(h) (no activation) a rule gives a matrix, for those of positive scaling (ReLU,
     LeakyReLU) a vector of scales: the same rule with a diagonal matrix. All are differentiable. What leaves one hidden
@@ -85,7 +89,7 @@ class CanonicalTeleport(OrbitTeleport):
         for _ in range(SWEEPS):
             largest = torch.zeros_like(before)
             for i, factor in enumerate(group.factors):
-                g, one = self._of_layer(factor, params, inputs), _identity(factor, like)
+                g, one = self._at_regular_points(factor, params, inputs), _identity(factor, like)
                 g = torch.where(per_task(done, g), one, g)  # each task sweeps as often as it would alone
                 params = factor.act(g, params, inputs)
                 total[i] = factor.compose(g, total[i])
@@ -102,6 +106,20 @@ class CanonicalTeleport(OrbitTeleport):
                 total[i] = factor.compose(last, total[i])
         return total, state
 
+    def _at_regular_points(self, factor: Symmetry, params: Params, inputs: Tensor) -> Tensor:
+        """The rule's element of one layer; the identity for tasks at a point at which it has none, such as one with
+        outgoing weights of 0: they stay there."""
+        g = self._of_layer(factor, params, inputs)
+        regular, known = g.isfinite().flatten(1).all(1), _finite(params)
+        if presume(regular | ~known, f"{type(self).__name__} has an element at every point"):
+            return g
+        # Once more at other points, because the derivative of what is not taken would be NaN, too.
+        stays = ~regular & known
+        stream = generator("singular", factor.name)
+        elsewhere = {k: torch.randn(p.shape[1:], generator=stream).to(p).expand_as(p) for k, p in params.items()}
+        g = self._of_layer(factor, select_tasks(stays, elsewhere, params), inputs)
+        return torch.where(per_task(stays, g), _identity(factor, next(iter(params.values()))), g)
+
     def _of_layer(self, factor: Symmetry, params: Params, inputs: Tensor) -> Tensor:
         """The rule's group element of one layer. Raises: SymmetryError for another group."""
         if isinstance(factor, PositiveScaling):
@@ -112,6 +130,11 @@ class CanonicalTeleport(OrbitTeleport):
             f"{factor.name}: {type(self).__name__} has no closed form for {type(factor).__name__}; "
             "set its symmetry to 'scaling' or 'auto'"
         )
+
+
+def _finite(params: Params) -> Tensor:
+    """Which tasks have finite parameters only, [B]."""
+    return torch.stack([p.isfinite().reshape(len(p), -1).all(1) for p in params.values()]).all(0)
 
 
 def _identity(factor: Symmetry, like: Tensor) -> Tensor:

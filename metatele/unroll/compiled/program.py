@@ -1,6 +1,7 @@
 """A function of tensors and its vector-Jacobian product, traced once and compiled."""
 
 import gc
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -222,10 +223,17 @@ def _compile(graph: GraphModule, inputs: Tensors) -> Callable[[list[Tensor]], Se
             run(list(inputs))
     except Exception as error:
         raise ConfigError(
-            f"unroll.engine 'compiled' could not compile: {named_line(error)}; it needs a C++ compiler such as g++ "
-            "(on a GPU, triton); else leave unroll.engine at 'higher'"
+            f"unroll.engine 'compiled' could not compile: {_cause(error)}; it needs a C++ compiler such as g++ "
+            f"(on a GPU, triton) and a temporary folder without spaces (it is {tempfile.gettempdir()}); else set "
+            "unroll.engine to 'higher'"
         ) from error
     return run
+
+
+def _cause(error: Exception) -> str:
+    """The compiler's own line, if it has one; else the error's."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((line for line in lines if "error:" in line), named_line(error))
 
 
 def settle() -> None:

@@ -8,10 +8,13 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from metatele.errors import ConfigError
 from metatele.landscape import Landscape
 from metatele.optimizer import InnerOptimizer, InnerState
 from metatele.support.checks import at_least
+from metatele.support.messages import first_line
 from metatele.symmetry import ProductGroup
 from metatele.task import MetaBatch, Part
 from metatele.task.params import Params, map_params
@@ -92,6 +95,10 @@ class Unroll:
 
     def gradient(self, begin: Position, length: int, score: Score, piece: int | None = None) -> Scored:
         """Play a window and add the gradient of its meta-loss to that of the learned weights; see `Engine.gradient`."""
+        with self._differentiated_twice():
+            return self._gradient(begin, length, score, piece)
+
+    def _gradient(self, begin: Position, length: int, score: Score, piece: int | None) -> Scored:
         if piece is not None and piece < length:
             return self._gradient_in_pieces(begin, length, score, piece)
         with cores_played(self.inner, tapped=True) as taps:
@@ -102,6 +109,26 @@ class Unroll:
         loss.backward()
         add_to_weights(taps.gradients([tap.grad for tap in taps.leaves()]))
         return Scored(window.detach(), loss.item())
+
+    @contextmanager
+    def _differentiated_twice(self) -> Iterator[None]:
+        """In second order, inside, attention goes by its plain kernel, the only one that has a second derivative.
+
+        Raises: ConfigError for an operation that has none.
+        """
+        if not self.second_order:
+            yield
+            return
+        try:
+            with sdpa_kernel(SDPBackend.MATH):
+                yield
+        except (RuntimeError, NotImplementedError) as error:
+            if "derivative" not in str(error) and "double backward" not in str(error):
+                raise
+            raise ConfigError(
+                f"unroll.second_order: an operation in {type(self.batch.family).__name__} has no second derivative "
+                f"({first_line(error)}); set unroll.second_order to false"
+            ) from error
 
     def _gradient_in_pieces(self, begin: Position, length: int, score: Score, piece: int) -> Scored:
         """What `gradient` gives, to rounding: the window is played without a graph, then, from the last piece to the
