@@ -52,6 +52,7 @@ def _check_first(batch: MetaBatch, number: int) -> None:
     name = type(batch.family).__name__
     x, y = batch.rows("inner")
     params = {k: p.detach().requires_grad_() for k, p in batch.trained(batch.params).items()}
+    before = {k: b.clone() for k, b in batch.buffers.items()}
     with torch.enable_grad():
         try:
             predictions = batch.predict(params, x)
@@ -61,6 +62,9 @@ def _check_first(batch: MetaBatch, number: int) -> None:
                 f"{name}: the network and the loss do not run on inputs {tuple(x.shape[1:])} and targets "
                 f"{tuple(y.shape[1:])}, the inner rows of task {number} of the {batch.split} split: {named_line(error)}"
             ) from error
+    changed = next((k for k, b in batch.buffers.items() if not torch.equal(b, before[k])), None)
+    if changed is not None:
+        raise TaskError(f"{name}: the network changes its buffer {changed!r}; call eval() on its batch norm layers")
     if loss.shape != (1,):
         raise TaskError(f"{name}.loss() must return a scalar, got shape {tuple(loss.shape[1:])}")
     if not loss.requires_grad:

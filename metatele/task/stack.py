@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +75,7 @@ def stacked_forward(
     params = {**constants, **params}
     layers = _plain_layers(network, params) if inputs.dim() == 3 else None
     if layers is None:
-        return over_tasks(partial(_run, network), type(network), params, inputs, alone=partial(_run_alone, network))
+        return over_tasks(partial(_run, network), network, params, inputs, alone=partial(_run_alone, network))
     for name, module in layers:  # an MLP needs none of vmap's bookkeeping, which takes longer than its arithmetic
         if isinstance(module, nn.Linear):
             weight, bias = params[f"{name}.weight"].mT, params.get(f"{name}.bias")
@@ -99,7 +100,8 @@ def _run_alone(network: nn.Module, params: Params, inputs: Tensor) -> Any:
     return outputs
 
 
-_looped: set[object] = set()
+_looped: WeakSet[Any] = WeakSet()  # networks and functions that vmap cannot batch
+_told: set[str] = set()
 
 
 def over_tasks(one: Callable[..., Any], what: object, *arguments: Any, alone: Callable[..., Any] | None = None) -> Any:
@@ -108,7 +110,7 @@ def over_tasks(one: Callable[..., Any], what: object, *arguments: Any, alone: Ca
 
     Args:
         one: the function.
-        what: which function or class it stands for, to be remembered if vmap cannot batch it.
+        what: which function or network it stands for, to be remembered if vmap cannot batch it.
         arguments: what it takes, stacked.
         alone: the function where tasks are computed one by one, if it differs.
     Raises: what the function raises; vmap's own error for what draws random numbers.
@@ -121,11 +123,14 @@ def over_tasks(one: Callable[..., Any], what: object, *arguments: Any, alone: Ca
                 raise
             result = _one_by_one(alone or one, *arguments)
         _looped.add(what)
-        warnings.warn(
-            f"{getattr(what, '__qualname__', what)} cannot be batched over tasks by vmap, so tasks are computed one "
-            "after the other, which takes longer; use operations that vmap knows, or override TaskFamily.losses",
-            stacklevel=3,
-        )
+        name = getattr(what, "__qualname__", type(what).__qualname__)
+        if name not in _told:
+            _told.add(name)
+            warnings.warn(
+                f"{name} cannot be batched over tasks by vmap, so tasks are computed one after the other, which takes "
+                "longer; use operations that vmap knows, or override TaskFamily.losses",
+                stacklevel=3,
+            )
         return result
     return _one_by_one(alone or one, *arguments)
 
