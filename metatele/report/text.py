@@ -12,6 +12,9 @@ import numpy as np
 CsvValue = str | int | float | None
 
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a cell begins with that a spreadsheet computes
+
+
 def clean(text: str) -> str:
     """Text that every format can hold: no control characters, no lone surrogates, on one line."""
     whole = text.encode("utf-8", "replace").decode()
@@ -44,7 +47,8 @@ def _cell(value: CsvValue, digits: int | None) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
-        return clean(value)
+        text = clean(value)
+        return f"'{text}" if text.startswith(FORMULA) else text
     if isinstance(value, float | np.floating):
         if np.isnan(value):
             return ""

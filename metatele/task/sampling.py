@@ -128,6 +128,9 @@ def _sample_checked(family: TaskFamily, stream: torch.Generator, name: str) -> t
         got = f"{type(drawn).__name__}({inside})" if inside else type(drawn).__name__
         raise TaskError(f"{where} must return two tensors (inputs, targets), got {got}")
     x, y = drawn
+    for side, t in (("inputs", x), ("targets", y)):
+        if t.layout != torch.strided:
+            raise TaskError(f"{where}: {side} are {t.layout}, which is not supported; give dense tensors (to_dense())")
     if x.dim() == 0 or y.dim() == 0 or len(x) != len(y) or len(x) == 0:
         raise TaskError(
             f"{where}: inputs {tuple(x.shape)} and targets {tuple(y.shape)} must have the same number of "

@@ -30,7 +30,7 @@ from metatele.report.figures.moves import group_elements
 from metatele.report.figures.palette import diverging
 from metatele.report.page.measured import private
 from metatele.report.page.sheet import sheet
-from metatele.report.text import clean, slug
+from metatele.report.text import clean, slug, to_csv
 from metatele.task.params import map_params
 from metatele.teleports import CanonicalTeleport
 from tests.conftest import ROOT
@@ -589,3 +589,9 @@ def test_damaged_curves_are_bad_input(ordinary, tmp_path):
     path.write_text(json.dumps(results))
     with pytest.raises(ConfigError):
         command(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)"])
+def test_a_cell_is_no_formula(name):
+    assert to_csv(["a"], [[name], ["x=1"]]) == f"a\n'{name}\nx=1\n"
+    assert to_csv(["a"], [[-1.5]]) == "a\n-1.5\n"

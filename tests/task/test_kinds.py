@@ -185,3 +185,15 @@ def test_an_operation_without_a_second_derivative_is_refused_in_a_line():
     with pytest.raises(ConfigError, match=r"set unroll\.second_order to false") as refused:
         meta_train(InnerOptimizer(CoordinateUpdate(hidden=3)), family(lambda: Attend(True)), *few)
     assert "\n" not in str(refused.value)
+
+
+def test_sparse_data_are_refused_in_a_line():
+    class Sparse(TaskFamily):
+        network = staticmethod(mlp)
+        loss = staticmethod(F.cross_entropy)
+
+        def sample(self, generator):
+            return torch.eye(3).to_sparse(), torch.zeros(3, dtype=torch.int64)
+
+    with pytest.raises(TaskError, match=r"inputs are torch\.sparse_coo, which is not supported; give dense tensors"):
+        sample_meta_batch(Sparse(), "train", range(2))
