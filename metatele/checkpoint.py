@@ -29,7 +29,7 @@ from metatele.update import Update
 from metatele.version import __version__
 
 FORMAT, VERSION = "metatele.InnerOptimizer", 1
-DIGEST = "weights_sha256"  # in the configuration: of the weights that belong to it
+OF_WEIGHTS = "weights_sha256"  # in the configuration: of the weights that belong to it
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 TRAINING = "training.yaml"  # the resolved configuration of the meta-training, for the record
 HUB = "hf://"
@@ -50,7 +50,7 @@ def save_checkpoint(inner: InnerOptimizer, folder: str | Path, card: str = "", t
     """
     tensors = {k: v.detach().cpu().contiguous() for k, v in inner.state_dict().items()}
     weights = safetensors.torch.save(tensors)
-    config = _as_json({**describe(inner), DIGEST: sha256(weights).hexdigest()})
+    config = _as_json({**describe(inner), OF_WEIGHTS: sha256(weights).hexdigest()})
     folder = make_folder(Path(folder))
     files: dict[Path, bytes | str] = {folder / CONFIG: config, folder / CARD: card, folder / TRAINING: training}
     files[folder / WEIGHTS] = weights
@@ -78,7 +78,7 @@ def load_checkpoint(source: str | Path) -> InnerOptimizer:
     folder = find_checkpoint(source)
     config = _read_config(folder / CONFIG)
     inner = _load_weights(build(config, folder), folder / WEIGHTS)
-    if config.get(DIGEST, "") not in ("", sha256((folder / WEIGHTS).read_bytes()).hexdigest()):
+    if config.get(OF_WEIGHTS, "") not in ("", sha256((folder / WEIGHTS).read_bytes()).hexdigest()):
         raise CheckpointError(
             f"{folder}: {CONFIG} and {WEIGHTS} are not of one checkpoint (saving it was interrupted?); save it again"
         )

@@ -11,10 +11,10 @@ from torch.utils._pytree import tree_map
 
 from metatele.errors import MetateleError
 
-Found = TypeVar("Found")
+Reached = TypeVar("Reached")
 
 
-def found_by_first(model: nn.Module, find: Callable[[], Found]) -> Found:
+def found_by_first(model: nn.Module, find: Callable[[], Reached]) -> Reached:
     """What `find` gives; if several processes hold the same model, what it gives in the first one, on all of them.
 
     Replicas see batches of their own, and random teleports draws of their own: each would go to another point, and
@@ -41,7 +41,7 @@ def found_by_first(model: nn.Module, find: Callable[[], Found]) -> Found:
     found, refusal = answer
     if isinstance(refusal, MetateleError):
         raise refusal
-    return cast(Found, found)
+    return cast(Reached, found)
 
 
 def _digest(model: nn.Module) -> str:

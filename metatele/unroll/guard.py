@@ -10,7 +10,7 @@ from metatele.task.batch import MetaBatch
 from metatele.task.family import Part
 
 SCALE = 0.1  # standard deviation of the Lie algebra element's coordinates
-TOLERANCE = 1e-3  # relative change of the loss that rounding may explain
+ALLOWED = 1e-3  # relative change of the loss that rounding may explain
 
 
 @torch.no_grad()
@@ -34,16 +34,17 @@ def check_group(group: ProductGroup, batch: MetaBatch, index: Tensor | None) -> 
     like = next(iter(batch.params.values()))
     stream = generator("group", *group.algebra_shapes)
     algebra = [
-        (SCALE * torch.randn(len(like), *shape, generator=stream, dtype=like.dtype)).to(like.device)
+        # A random matrix of side h has a spectral norm of about 2 sqrt(h).
+        (SCALE * max(shape[1:], default=1) ** -0.5 * torch.randn(len(like), *shape, generator=stream, dtype=like.dtype))
         for shape in group.algebra_shapes
     ]
-    moved = group.act(group.exp(algebra), batch.trained(batch.params), x)
+    moved = group.act(group.exp([t.to(like.device) for t in algebra]), batch.trained(batch.params), x)
     before, after = (batch.losses(batch.predict(params, x), y) for params in (batch.params, moved))
     known = before.isfinite() & after.isfinite()
     if not bool(known.any()):
         return
     before, after = before[known], after[known]
-    allowed = TOLERANCE * (before.abs() + 0.1 * before.abs().max())
+    allowed = ALLOWED * (before.abs() + 0.1 * before.abs().max())
     off = (after - before).abs() > allowed
     if bool(off.any()) if group.exact else float(off.float().mean()) > 0.5:
         worst = int(((after - before).abs() / allowed.clamp_min(1e-30)).argmax())

@@ -3,7 +3,7 @@
 import pytest
 
 from metatele import ConfigError
-from metatele.support.messages import LONGEST, printable
+from metatele.support.messages import LONGEST_MESSAGE, printable
 from metatele.support.plain_yaml import MOST_CHARACTERS, check_yaml, read_yaml
 
 
@@ -50,6 +50,6 @@ def test_messages_are_short_and_plain():
     assert printable("it's fine: ä") == "it's fine: ä"
     assert printable("a\x1b[2Jb\x07\nc") == "a\\x1b[2Jb\\x07 c"
     long = printable("begin" + "x" * 10**6 + "end")
-    assert len(long) <= LONGEST
+    assert len(long) <= LONGEST_MESSAGE
     assert long.startswith("begin")
     assert long.endswith("end")
