@@ -60,7 +60,7 @@ def evaluate(
         keywords: fields of `Settings` and `Options`, which override those given.
     Raises: ConfigError for an impossible setting; OutputError if the folder cannot be written to;
         CheckpointError or SymmetryError if a checkpoint cannot run on the family (when strict). All of
-        these before a test task is drawn.
+        these before a test task is played.
     """
     settings, options = _with_keywords(settings or Settings(), options or Options(), keywords)
     check_device(settings.device)
