@@ -148,7 +148,8 @@ __all__ = [
 ]
 
 # Modules that have moved since they were first imported by users, by the names that they had.
-_MOVED = {"images": "task.images", "params": "task.params", "sampling": "task.sampling", "stack": "task.stack"}
+_MOVED = {"files": "support.files", "images": "task.images", "params": "task.params"}
+_MOVED |= {"sampling": "task.sampling", "stack": "task.stack"}
 for _old, _new in _MOVED.items():
     globals()[_old] = sys.modules[f"{__name__}.{_old}"] = import_module(f"{__name__}.{_new}")
 

@@ -28,6 +28,8 @@ class Classification(TaskFamily):
         activation: between the layers, by its name in `metatele.tasks.mlp`: "relu", "tanh", ...
     """
 
+    shuffle = False  # the rows are drawn in random order
+
     def __init__(
         self,
         inputs: int,

@@ -51,6 +51,8 @@ class FewShot(TaskFamily):
     Source: Vinyals et al. 2016, arXiv:1606.04080 (episodes); Arnold et al. 2020, arXiv:2008.12284 (learn2learn).
     """
 
+    shuffle = False  # each part has as many rows of one class as of another
+
     def __init__(self, ways: int, shots: int, queries: int, batch_size: int | None = None) -> None:
         if ways < 2 or shots < 1 or queries < 1:
             raise TaskError(f"need ways >= 2, shots >= 1 and queries >= 1, got {(ways, shots, queries)}")

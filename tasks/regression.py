@@ -63,6 +63,8 @@ class TeacherStudent(TaskFamily):
         activation: of teacher and student, by its name in `metatele.tasks.mlp`.
     """
 
+    shuffle = False  # the rows are drawn in random order
+
     def __init__(
         self,
         inputs: int = 10,

@@ -1,5 +1,6 @@
 """Arguments that the commands share, and how errors in them are reported."""
 
+import os
 import traceback
 from argparse import ArgumentError
 from pathlib import Path
@@ -95,6 +96,17 @@ def _of_users_code(error: BaseException) -> str | None:
     return (
         f"{last.name.replace('__init__', 'a constructor')} raised {named_line(error)} ({last.filename}:{last.lineno})"
     )
+
+
+def expand_home(value: Any) -> Any:
+    """A configuration with paths that begin with ~ made whole, however deep: in a file no shell does it."""
+    if isinstance(value, str):
+        return os.path.expanduser(value) if value == "~" or value.startswith("~/") else value
+    if isinstance(value, Namespace):
+        return Namespace(**{k: expand_home(v) for k, v in vars(value).items()})
+    if isinstance(value, dict):
+        return {k: expand_home(v) for k, v in value.items()}
+    return [expand_home(v) for v in value] if isinstance(value, list) else value
 
 
 def require(config: Namespace, *keys: str) -> None:

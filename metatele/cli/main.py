@@ -2,17 +2,19 @@
 
 import os
 import sys
+import warnings
 from argparse import ArgumentError, ArgumentParser
 from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from metatele.cli.exit_codes import BAD_INPUT, INTERRUPTED
-from metatele.errors import ConfigError, MetateleError
-from metatele.support.messages import printable
+from metatele.errors import ConfigError, MetateleError, printable
 from metatele.version import __version__
 
 if TYPE_CHECKING:
+    from jsonargparse import Namespace
+
     from metatele.cli.command import Command
 
 # For each command: its class, which is loaded only when it is used, and its description in the help.
@@ -34,6 +36,9 @@ COMMANDS = {
 }
 
 
+_format_warning = warnings.formatwarning
+
+
 def load_command(name: str) -> "Command":
     """The command of a name in `COMMANDS`."""
     module, kind = COMMANDS[name][0].split(".")
@@ -49,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns: the exit code: 0, 2 for bad input, 130 when interrupted.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    warnings.formatwarning = _one_line_warning
     try:
         _find_users_modules()
         if not given or given[0] not in COMMANDS:
@@ -58,10 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser = command.make_parser()
         parser.prog = f"metatele {command.name}"
         config = parser.parse_args(command.prepare(given[1:]))
-        for key, value in config.items():
-            if isinstance(value, str) and value.startswith("~/"):
-                config[key] = os.path.expanduser(value)  # in a file no shell does it
-        return command.run(parser, config)
+        return command.run(parser, _expand_home(config))
     except (MetateleError, ArgumentError) as error:
         return _refuse(_one_line(error))
     except (UnicodeDecodeError, RecursionError) as error:  # from reading a configuration file
@@ -111,6 +114,20 @@ def _set_up_parsing() -> None:
     from metatele.cli.arguments import set_up_parsing  # not at the top: it loads what commands need
 
     set_up_parsing()
+
+
+def _expand_home(config: "Namespace") -> "Namespace":
+    from metatele.cli.arguments import expand_home  # not at the top: it loads what commands need
+
+    expanded: Namespace = expand_home(config)
+    return expanded
+
+
+def _one_line_warning(message: Warning | str, category: type[Warning], *where: object, **more: object) -> str:
+    """Metatele's own warnings are for users; others, for developers, say where they come from."""
+    if category is UserWarning:
+        return f"metatele: warning: {printable(str(message))}\n"
+    return _format_warning(message, category, *where, **more)  # type: ignore[arg-type]
 
 
 def _refuse(message: str) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from metatele.errors import ConfigError
-from metatele.support.checks import at_least, one_of
+from metatele.support.checks import at_least, make_plain, one_of
 
 Baselines = Literal["plain", "teleports", "none"]
 Progress = Callable[[str, int, int], None]
@@ -47,6 +47,7 @@ class Settings:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        make_plain(self)
         whole = ("tasks", "steps", "tuning_tasks", "timing_tasks", "timing_repeats")
         at_least(1, **{name: getattr(self, name) for name in whole})
         at_least(1, **({} if self.chunk is None else {"chunk": self.chunk}))

@@ -12,33 +12,55 @@ SOLVED = 1e-8  # of the initial loss; keeps the logarithm finite when a task is 
 
 
 def meta_loss(window: Window, name: MetaLossName, normalise: bool) -> Tensor:
-    """The mean over the tasks that have not diverged; NaN if all have.
+    """The mean over the tasks.
+
+    A task that has diverged counts with the loss at which it was stopped. In the window in which it diverges, each step
+    that it has lost has the gradient of its last loss in order, so that the learned weights are pushed back, even if
+    every task diverges. There, losses above the initial one count by their logarithm: a few that explode must not
+    drown the others.
 
     Args:
         window: its meta-losses are [K, B].
         name, normalise: see `MetaSettings`.
     Raises: TaskError if the loss is "log" and a loss is not positive.
     """
-    alive = window.end.alive
-    losses, initial = window.meta_losses, _scale(window.end.initial_loss)
-    if not bool(alive.all()):
-        losses, initial = losses[:, alive], initial[alive]
-    if name == "log":
-        _check_positive(losses, initial)
-        return (losses + SOLVED * initial).log().mean()
-    if normalise:
-        losses = losses / (initial + torch.finfo(initial.dtype).tiny)
-    return losses[-1].mean() if name == "final" else losses.sum(0).mean()
+    scale, in_order = _scale(window.end.initial_loss), window.in_order
+    losses = window.meta_losses
+    if not bool(in_order.all()):
+        losses = torch.where(in_order, losses, window.end.bar)
+    scores = _scores(losses, scale, name, normalise)
+    if not bool(in_order.all()):
+        scores = _with_price(scores, losses, scale, in_order, name, normalise)
+    return scores[-1].mean() if name == "final" else scores.mean() if name == "log" else scores.sum(0).mean()
 
 
 def trajectory_score(losses: Tensor, initial: Tensor, name: MetaLossName, normalise: bool) -> Tensor:
     """The score that validation compares: each task's mean over the steps of a trajectory, [T, B] -> [B], of its
     log losses if the meta-loss is "log", otherwise of its losses, normalised if `normalise` is set."""
-    initial = _scale(initial)
+    return _scores(losses, _scale(initial), name, normalise).mean(0)
+
+
+def _scores(losses: Tensor, scale: Tensor, name: MetaLossName, normalise: bool) -> Tensor:
+    """What each loss counts, [K, B]."""
     if name == "log":
-        _check_positive(losses, initial)
-        return (losses + SOLVED * initial).log().mean(0)
-    return (losses / (initial + torch.finfo(initial.dtype).tiny) if normalise else losses).mean(0)
+        _check_positive(losses, scale)
+        return (losses + SOLVED * scale).log()
+    return losses / (scale + torch.finfo(scale.dtype).tiny) if normalise else losses
+
+
+def _with_price(
+    scores: Tensor, losses: Tensor, scale: Tensor, in_order: Tensor, name: MetaLossName, normalise: bool
+) -> Tensor:
+    """The scores [K, B] of which some are not in order, with the gradient of those before them."""
+    if name != "log":
+        above = losses > scale
+        logarithm = scale * (1 + (torch.where(above, losses, scale) / scale).log())
+        tamed = _scores(torch.where(above, logarithm, losses), scale, name, normalise)
+        scores = torch.where(in_order.all(0), scores, scores.detach() + tamed - tamed.detach())
+    count = in_order.sum(0)
+    last = scores.gather(0, (count - 1).clamp_min(0).unsqueeze(0))
+    held = torch.where(count > 0, last - last.detach(), 0.0)
+    return torch.where(in_order, scores, scores.detach() + held)
 
 
 def _scale(initial: Tensor) -> Tensor:
@@ -46,8 +68,8 @@ def _scale(initial: Tensor) -> Tensor:
     return torch.where(initial.abs() > BEGINS_SOLVED, initial.abs(), 1.0)
 
 
-def _check_positive(losses: Tensor, initial: Tensor) -> None:
-    if not bool((losses.detach() + SOLVED * initial > 0).all()):
+def _check_positive(losses: Tensor, scale: Tensor) -> None:
+    if not bool((losses.detach() + SOLVED * scale > 0).all()):
         raise TaskError(
             f"the logarithm of a loss was asked for, but a loss is {losses.min().item():.3g}; "
             "use meta.loss sum or final, or add a constant to the family's loss"

@@ -23,6 +23,7 @@ from metatele.meta_training.settings import MetaSettings, UnrollSettings, Valida
 from metatele.meta_training.state import STATE, read_state, restore_state, save_state
 from metatele.meta_training.trainer import Iteration, MetaTrainer
 from metatele.optimizer import InnerOptimizer
+from metatele.support.checks import plain_numbers
 from metatele.support.files import make_folder, write_atomic
 from metatele.support.lock import locked
 from metatele.task.family import TaskFamily
@@ -105,7 +106,7 @@ def meta_train(
                 monitor.update(iteration)
             if stopping:
                 break
-    budget = budget_of(families, unroll, replace(meta, iterations=trainer.done), seed)
+    budget = budget_of(families, unroll, replace(meta, iterations=trainer.done), trainer.seed)
     return MetaTraining(run.best(), run.history, trainer.done >= trainer.meta.iterations, budget)
 
 
@@ -232,7 +233,8 @@ def _identity(family: TaskFamily, seed: int) -> dict[str, Any]:
     for t in (*batch.params.values(), *batch.buffers.values(), *batch.inputs.values(), *batch.targets.values()):
         digest.update(str((t.dtype, tuple(t.shape))).encode())
         digest.update(t.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    plain = {k: v for k, v in vars(family).items() if isinstance(v, (bool, int, float, str, list, tuple, type(None)))}
+    values = {k: plain_numbers(v) for k, v in vars(family).items()}
+    plain = {k: v for k, v in values.items() if isinstance(v, (bool, int, float, str, list, tuple, type(None)))}
     name = f"{type(family).__module__}.{type(family).__qualname__}"
     return {"class": name, **plain, "tasks": digest.hexdigest()[:16]}
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from metatele.errors import ConfigError
-from metatele.support.checks import above_zero, at_least, one_of
+from metatele.support.checks import above_zero, at_least, make_plain, one_of
 from metatele.unroll import EngineName
 
 MetaLossName = Literal["log", "sum", "final"]
@@ -38,6 +38,7 @@ class UnrollSettings:
     tf32: bool = False
 
     def __post_init__(self) -> None:
+        make_plain(self)
         at_least(1, **{"unroll.steps": self.steps, "unroll.window": self.window})
         if self.checkpoint is not None:
             at_least(1, **{"unroll.checkpoint": self.checkpoint})
@@ -76,6 +77,7 @@ class MetaSettings:
     schedule: Schedule = "cosine"
 
     def __post_init__(self) -> None:
+        make_plain(self)
         at_least(1, **{"meta.iterations": self.iterations, "meta.tasks": self.tasks})
         above_zero(**{"meta.lr": self.lr})
         optional = {"meta.teleport_lr": self.teleport_lr, "meta.clip": self.clip}
@@ -97,4 +99,5 @@ class ValidationSettings:
     every: int = 20
 
     def __post_init__(self) -> None:
+        make_plain(self)
         at_least(1, **{"validation.tasks": self.tasks, "validation.every": self.every})

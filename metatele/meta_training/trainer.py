@@ -13,6 +13,7 @@ from metatele.errors import ConfigError
 from metatele.meta_training.meta_loss import meta_loss, trajectory_score
 from metatele.meta_training.settings import MetaSettings, UnrollSettings, ValidationSettings
 from metatele.optimizer import InnerOptimizer
+from metatele.support.checks import plain_numbers
 from metatele.support.device import check_device, multiplying
 from metatele.support.seeding import derive_seed
 from metatele.task.batch import MetaBatch
@@ -28,7 +29,7 @@ class Iteration(NamedTuple):
 
     Attributes:
         number: of the iteration, counted from 1.
-        meta_loss: mean over the trajectory's windows; None if every task diverged in the first one.
+        meta_loss: mean over the trajectory's windows.
         gradient_norm: mean norm of the meta-gradient before clipping.
         diverged: tasks of the meta-batch that diverged.
         skipped: windows without a meta-update, because their meta-gradient was not finite.
@@ -38,7 +39,7 @@ class Iteration(NamedTuple):
     """
 
     number: int
-    meta_loss: float | None
+    meta_loss: float
     gradient_norm: float
     diverged: int
     skipped: int
@@ -68,6 +69,7 @@ class MetaTrainer:
     def __post_init__(self) -> None:
         if not self.families:
             raise ConfigError(f"meta-training needs at least one task family, got {self.families}")
+        self.seed = plain_numbers(self.seed)
         self.inner.to(check_device(self.device), DTYPE)
         self.validation_batches = [
             sample_meta_batch(f, "validation", range(self.validation.tasks), self.seed).to(DTYPE, self.device)
@@ -126,7 +128,7 @@ class MetaTrainer:
         indices = range(iteration * self.meta.tasks, (iteration + 1) * self.meta.tasks)
         return sample_meta_batch(family, "train", indices, self.seed).to(DTYPE, self.device)
 
-    def _iterate(self, batch: MetaBatch) -> tuple[float | None, float, int, int]:
+    def _iterate(self, batch: MetaBatch) -> tuple[float, float, int, int]:
         """One trajectory of one meta-batch, with a meta-update after every window."""
         self._set_lr()
         play = self._play(batch, self.done % len(self.families), self.unroll.second_order)
@@ -139,15 +141,12 @@ class MetaTrainer:
             with multiplying(self.unroll.tf32):
                 scored = play.gradient(position, length, self._score, self.unroll.checkpoint)
             position = scored.window.end
-            if position.all_diverged:
-                break
             norm = self._meta_update()
             losses.append(scored.loss)
             norms.append(norm)
             skipped += not math.isfinite(norm)
         finite = [n for n in norms if math.isfinite(n)]
-        mean = sum(losses) / len(losses) if losses else None
-        return mean, sum(finite) / max(len(finite), 1), int((~position.alive).sum()), skipped
+        return sum(losses) / len(losses), sum(finite) / max(len(finite), 1), int((~position.alive).sum()), skipped
 
     def _play(self, batch: MetaBatch, family: int, second_order: bool = False) -> Engine:
         """The engine that unrolls a meta-batch of family number `family`."""
@@ -163,7 +162,8 @@ class MetaTrainer:
         """One step of Adam; returns the norm of the meta-gradient before clipping."""
         gradients = [p.grad for p in self.inner.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients))
-        if gradients and math.isfinite(norm):
+        # Where no task is left to learn from, Adam's momentum must not carry the weights on.
+        if norm > 0 and math.isfinite(norm):
             excess = 1.0 if self.meta.clip is None else (norm + 1e-6) / self.meta.clip  # as in clip_grad_norm_
             if excess > 1:
                 for gradient in gradients:

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from metatele.recurrent import RecurrentCore
+from metatele.support.checks import plain_numbers
 from metatele.symmetry import ProductGroup
 from metatele.task.params import Params
 
@@ -21,7 +22,8 @@ class OptimizerPart(nn.Module):
         """The constructor arguments, {name: value}."""
         parameters = inspect.signature(type(self)).parameters.values()
         # nn.Module's own constructor, of parts that have none, takes *args and **kwargs.
-        return {p.name: getattr(self, p.name) for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+        named = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        return {name: plain_numbers(getattr(self, name)) for name in named}
 
     def bind(self, params: Params, group: ProductGroup) -> None:
         """Fit the part to a network, once its sizes are known. Parts that run on any size need not.

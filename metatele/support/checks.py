@@ -1,6 +1,10 @@
 """Checks of settings, with one wording for all of them."""
 
-from numbers import Real
+from dataclasses import fields
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
 
 from metatele.errors import ConfigError
 
@@ -12,10 +16,27 @@ def is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
+def plain_numbers(value: Any) -> Any:
+    """A setting with Python's numbers in the place of numpy's, also inside lists, tuples and mappings."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        return {k: plain_numbers(v) for k, v in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(plain_numbers, value))
+    return value
+
+
+def make_plain(settings: object) -> None:
+    """Let a dataclass, which may be frozen, hold Python's numbers only."""
+    for field in fields(settings):  # type: ignore[arg-type]
+        object.__setattr__(settings, field.name, plain_numbers(getattr(settings, field.name)))
+
+
 def at_least(lowest: int, **values: object) -> None:
     """Raises: ConfigError, with its name, for a value that is not a whole number of at least `lowest`."""
     for name, value in values.items():
-        if not (isinstance(value, int) and not isinstance(value, bool) and lowest <= value <= LARGEST):
+        if not (isinstance(value, Integral) and not isinstance(value, bool) and lowest <= int(value) <= LARGEST):
             raise ConfigError(f"{name} must be a whole number of at least {lowest}, got {value!r}")
 
 

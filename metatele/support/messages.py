@@ -5,17 +5,6 @@ import math
 DASH = "-"  # stands for a missing number
 
 
-LONGEST_MESSAGE = 300  # characters of a message
-
-
-def printable(text: str) -> str:
-    """A text of one line without control characters, which a terminal would obey; the middle of a long one left out."""
-    clean = "".join(c if c.isprintable() else " " if c.isspace() else ascii(c)[1:-1] for c in text)
-    if len(clean) <= LONGEST_MESSAGE:
-        return clean
-    return f"{clean[: LONGEST_MESSAGE - 105]} ... {clean[-100:]}"
-
-
 def first_line(error: BaseException) -> str:
     """The first line of an error's message; the error's class if it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

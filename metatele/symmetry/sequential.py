@@ -32,12 +32,13 @@ class LastLayer(NamedTuple):
 
 
 def hidden_layers(network: nn.Module) -> Iterator[Between]:
-    """The hidden layers whose tensors are used in one place only, in the order of layers."""
+    """The hidden layers that have neurons and whose tensors are used in one place only, in the order of layers."""
     layers = _flatten(network)
     for i, j in itertools.pairwise(_linear(layers)):
         (name, source), (next_name, target) = layers[i], layers[j]
         # A tensor used twice cannot be moved in one place only.
-        if _used_once(layers, *source.parameters(), cast(nn.Linear, target).weight):
+        once = _used_once(layers, *source.parameters(), cast(nn.Linear, target).weight)
+        if once and cast(nn.Linear, source).out_features > 0:
             hidden = HiddenLayer(
                 name=f"the hidden layer after '{name}'",
                 width=cast(nn.Linear, source).out_features,

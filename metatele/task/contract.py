@@ -1,5 +1,6 @@
 """What the network, the loss and the accuracy of drawn tasks must do."""
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -29,6 +30,7 @@ def check_batch(batch: MetaBatch, numbers: Sequence[int]) -> None:
     _check_first(_task(batch, first), numbers[first])
     for part in batch.own_parts:
         _check_part(batch, part, numbers)
+        _warn_of_unseen_labels(batch, part, numbers)
 
 
 @torch.no_grad()
@@ -121,6 +123,29 @@ def _measure(batch: MetaBatch, part: Part) -> None:
     batch.losses(predictions, y)
     if batch.family.measures_accuracy:
         batch.accuracies(predictions, y)
+
+
+_warned: set[str] = set()  # families whose unseen labels have been spoken of
+
+
+def _warn_of_unseen_labels(batch: MetaBatch, part: Part, numbers: Sequence[int]) -> None:
+    """Warn, once for a family, if rows of a part hold labels that the inner rows of their task do not."""
+    inner, here, name = batch.targets["inner"], batch.targets[part], type(batch.family).__name__
+    labels = inner.dim() == 2 and not (inner.is_floating_point() or inner.is_complex() or inner.dtype == torch.bool)
+    if part == "inner" or not labels or name in _warned:
+        return
+    apart = int(max(inner.max(), here.max()) - min(inner.min(), here.min())) + 1
+    offset = apart * torch.arange(batch.tasks, device=inner.device).unsqueeze(1)  # so that tasks share no label
+    unseen = ~torch.isin(here.long() + offset, inner.long() + offset)
+    if bool(unseen.any()):
+        _warned.add(name)
+        task, row = unseen.nonzero()[0].tolist()
+        order = "" if batch.family.shuffle else f"; {name}.shuffle is False, so that rows are cut in their own order"
+        warnings.warn(
+            f"{name}: the {part} rows of task {numbers[task]} of the {batch.split} split hold the label "
+            f"{int(here[task, row])}, which its inner rows, the ones that are trained on, do not hold{order}",
+            stacklevel=4,
+        )
 
 
 def _task(batch: MetaBatch, i: int) -> MetaBatch:

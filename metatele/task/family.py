@@ -33,10 +33,13 @@ class TaskFamily(abc.ABC):
             meta-training (meta) and that the evaluator reports as unseen data (test). A part with
             fraction 0 uses the inner rows, so (1, 0, 0) is plain optimisation of a training loss.
         batch_size: rows in a minibatch, or None for the full batch at every step.
+        shuffle: whether the rows that `sample` gives are put in random order, by the task's own generator, before they
+            are cut into parts. False where their order matters to the cut, as in a time series, or is random already.
     """
 
     parts: tuple[float, float, float] = (1.0, 0.0, 0.0)
     batch_size: int | None = None
+    shuffle: bool = True
     _stacked: ClassVar[object] = None  # the `loss` that `losses` was written for
 
     def __init_subclass__(cls, **options: Any) -> None:

@@ -25,7 +25,7 @@ Labelled = tuple[Tensor, Tensor]  # images and labels
 
 CLASSES = 10  # of each of the sets
 CIFAR_PIXELS = 3 * 32 * 32
-MOST_BYTES = 2**30  # bytes of one file, unpacked; far more than any file of these sets has
+MOST_BYTES = 2**27  # bytes of one file, unpacked; the largest of these sets has 2**25.5
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def load_images(name: ImageSet, folder: str, subset: Subset) -> Labelled:
     """
     one_of(get_args(ImageSet), name=name)
     one_of(get_args(Subset), subset=subset)
-    return _load(name, os.path.abspath(folder), subset)
+    return _load(name, os.path.abspath(os.path.expanduser(folder)), subset)
 
 
 def split_images(
@@ -70,6 +70,7 @@ def split_images(
     Raises: what `load_images` raises; TaskError if there are fewer rows than asked for; ConfigError for
         a number of rows below 1.
     """
+    folder = os.path.expanduser(folder)
     at_least(1, **{k: n for k, n in (("train", train), ("validation", validation)) if n is not None})
     one_of(get_args(ImageSet), name=name)
     if any(_find(name, folder, "train").values()):

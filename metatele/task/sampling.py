@@ -3,7 +3,7 @@
 import traceback
 from collections.abc import Callable, Iterable
 from functools import partial
-from numbers import Real
+from numbers import Integral, Real
 from typing import TypeVar, get_args
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from metatele.errors import MetateleError, TaskError
 from metatele.support.messages import named_line
-from metatele.support.seeding import derive_seed, seeded
+from metatele.support.seeding import derive_seed, generator, seeded
 from metatele.task.batch import MetaBatch
 from metatele.task.contract import check_batch
 from metatele.task.family import PARTS, Part, Split, TaskFamily
@@ -54,6 +54,8 @@ def sample_meta_batch(family: TaskFamily, split: Split, indices: Iterable[int], 
         raise TaskError(f"a meta-batch needs at least one task, got indices={numbers}")
     _check_same_shapes(family, draws)
     cuts = _cuts(family, len(draws[0][0]))
+    if family.shuffle and cuts["inner"].stop < len(draws[0][0]):  # where all rows are inner ones their order is nothing
+        draws = [_shuffled(pair, task_seed) for pair, task_seed in zip(draws, seeds, strict=True)]
     x, y = (torch.stack(list(side)) for side in zip(*draws, strict=True))
     inputs, targets = ({part: side[:, cut] for part, cut in cuts.items()} for side in (x, y))
     for part in PARTS:  # parts without rows of their own share the inner tensors
@@ -142,6 +144,12 @@ def _sample_checked(family: TaskFamily, stream: torch.Generator, name: str) -> t
     return x.detach(), y.detach()
 
 
+def _shuffled(pair: tuple[Tensor, Tensor], task_seed: int) -> tuple[Tensor, Tensor]:
+    """A task's rows in random order."""
+    order = torch.randperm(len(pair[0]), generator=generator("order of rows", task_seed)).to(pair[0].device)
+    return pair[0][order], pair[1][order.to(pair[1].device)]
+
+
 def _check_same_shapes(family: TaskFamily, draws: list[tuple[Tensor, Tensor]]) -> None:
     shapes = {tuple(tuple(t.shape) for t in pair) for pair in draws}
     if len(shapes) > 1:
@@ -158,7 +166,7 @@ def _cuts(family: TaskFamily, rows: int) -> dict[Part, slice]:
     # Written so that a NaN fails.
     if not (three and min(fractions) >= 0 and fractions[0] > 0 and abs(sum(fractions) - 1) <= 1e-6):
         raise TaskError(f"{name}.parts must be three fractions (inner > 0, meta, test) that sum to 1, got {fractions}")
-    if size is not None and not (isinstance(size, int) and size >= 1):
+    if size is not None and not (isinstance(size, Integral) and size >= 1):
         raise TaskError(f"{name}.batch_size must be a whole number of at least 1 or None, got {size!r}")
     meta, test = (round(f * rows) for f in fractions[1:])
     inner = rows - meta - test

@@ -62,8 +62,8 @@ class Window:
     """A window of K steps. If played differentiably, a graph links its meta-losses to the learned weights.
 
     Attributes:
-        meta_losses: loss on the meta part after each step, [K, B]. The entry of a task that has
-            diverged has no meaning and no gradient.
+        meta_losses: loss on the meta part after each step, [K, B]. The entries of a task that were not `in_order` have
+            no meaning and no gradient.
         inner_losses: loss on the inner rows used at each step, before the step, [K, B]; detached.
         gradient_norms: norm of the inner gradient at each step, [K, B]; detached.
         end: where the window ends.
@@ -73,6 +73,19 @@ class Window:
     inner_losses: Tensor
     gradient_norms: Tensor
     end: Position
+
+    @property
+    def in_order(self) -> Tensor:
+        """Which meta-losses [K, B] were in order: those after which the task had not diverged."""
+        end, length = self.end, len(self.meta_losses)
+        steps = torch.arange(end.step - length + 1, end.step + 1, device=end.stopped_at.device)
+        return steps.unsqueeze(1) <= end.stopped_at
+
+    @staticmethod
+    def at_rest(begin: Position, length: int) -> "Window":
+        """A window of tasks all of which have diverged."""
+        losses = begin.bar.expand(length, -1)
+        return Window(losses, losses, torch.zeros_like(losses), replace(begin, step=begin.step + length))
 
     @staticmethod
     def join(windows: "Sequence[Window]") -> "Window":
@@ -88,7 +101,7 @@ class Window:
 
 
 Score = Callable[[Window], Tensor]
-"""Gives a window's meta-loss: a mean over the tasks that have not diverged; there is at least one."""
+"""Gives a window's meta-loss: a mean over its tasks."""
 
 
 class Scored(NamedTuple):
@@ -96,7 +109,7 @@ class Scored(NamedTuple):
 
     Attributes:
         window: the window, without a graph.
-        loss: its meta-loss; NaN if all tasks have diverged, and there is no meta-gradient then.
+        loss: its meta-loss. There is no meta-gradient if all tasks had diverged before.
     """
 
     window: Window

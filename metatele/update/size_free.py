@@ -72,7 +72,7 @@ class CoordinateUpdate(Update):
 
 def _layer_scale(params: Params) -> Tensor:
     """Root mean square of each parameter tensor, repeated for its entries, [B, n]."""
-    squares = torch.stack([p.flatten(1).square().mean(1) for p in params.values()], 1)
+    squares = torch.stack([p.reshape(len(p), -1).square().mean(1) for p in params.values()], 1)
     scales = (squares + LEAST_SQUARE).sqrt().split(1, dim=1)
     return torch.cat([s.expand(-1, p[0].numel()) for s, p in zip(scales, params.values(), strict=True)], 1)
 

@@ -3,7 +3,7 @@
 import pytest
 
 from metatele import ConfigError
-from metatele.support.messages import LONGEST_MESSAGE, printable
+from metatele.errors import LONGEST_MESSAGE, printable
 from metatele.support.plain_yaml import MOST_CHARACTERS, check_yaml, read_yaml
 
 

@@ -95,7 +95,7 @@ def test_rows_with_targets_of_their_own_are_taken(made):
 class Labels(TaskFamily):
     """Four classes, and sometimes a label that there is not."""
 
-    parts = (0.5, 0.25, 0.25)
+    parts, shuffle = (0.5, 0.25, 0.25), False
 
     def __init__(self, bad) -> None:
         self.bad = bad

@@ -8,23 +8,35 @@ from torch import nn
 from torch.nn import functional as F
 
 from metatele import (
+    Adam,
+    Balance,
     ConfigError,
     CoordinateUpdate,
+    DenseStepSize,
     DenseTeleport,
     DenseUpdate,
+    GlobalStepSize,
     GradientDescent,
     InnerOptimizer,
     LevelSetTeleport,
     MetaSettings,
     NeuronTeleport,
+    OptimisedTeleport,
+    RandomTeleport,
+    Svd,
+    SymmetryError,
     TaskError,
     TaskFamily,
+    TorchUpdate,
     Unroll,
     UnrollSettings,
     ValidationSettings,
+    White,
+    Wout,
     evaluate,
     meta_train,
     sample_meta_batch,
+    teleport,
 )
 
 
@@ -135,6 +147,57 @@ def test_several_outputs(kind, teleport):
     settings = {"tasks": 2, "steps": 2, "tuning_tasks": 2, "timing_repeats": 1, "baselines": False}
     result = evaluate({"a": InnerOptimizer(GradientDescent(0.1), teleport)}, made, **settings)
     assert result["a"].failure is None
+
+
+class Odd(nn.Module):
+    """A network with a parameter without dimensions, empty ones, and buffers of both kinds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mlp, self.scale = mlp(), nn.Parameter(torch.tensor(1.5))
+        self.none, self.no_rows = nn.Parameter(torch.empty(0)), nn.Parameter(torch.empty(0, 3))
+        self.register_buffer("two", torch.tensor(2.0))
+        self.register_buffer("nothing", torch.empty(0, 2))
+
+    def forward(self, x):
+        return self.scale * self.two * self.mlp(x) + self.no_rows.sum()
+
+
+UPDATES = [
+    lambda: CoordinateUpdate(4),
+    lambda: GlobalStepSize(4),
+    lambda: DenseUpdate(4),
+    lambda: DenseStepSize(4),
+    lambda: GradientDescent(0.1, learn=True),
+    lambda: Adam(0.1),
+    lambda: TorchUpdate("SGD", {"lr": 0.1}),
+]
+
+
+@pytest.mark.parametrize("make", UPDATES)
+def test_parameters_without_dimensions_or_entries(make):
+    batch = sample_meta_batch(family(Odd), "train", range(3))
+    inner = InnerOptimizer(make())
+    inner.bind(batch.network, batch.params)
+    inner.initialise(0)
+    play = Unroll(inner, batch, 3, True)
+    window = play.window(play.start(), 3)
+    assert window.end.alive.all()
+    assert all(float((window.end.params["scale"][i] - 1.5).abs()) > 0 for i in range(3)), "it is trained"
+    assert window.end.params["no_rows"].shape == (3, 0, 3)
+    alone = end(family(Odd), [1], inner)
+    for key, p in alone.params.items():
+        torch.testing.assert_close(p[0], window.end.params[key][1], rtol=1e-4, atol=1e-5)
+    if inner.learned:
+        window.meta_losses.log().mean().backward()
+        assert all(bool(p.grad.isfinite().all()) for p in inner.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("rule", [Balance(), Svd(), White(), Wout(), OptimisedTeleport(), RandomTeleport()])
+def test_a_layer_without_neurons_has_no_symmetry(rule):
+    network = nn.Sequential(nn.Linear(3, 0), nn.ReLU(), nn.Linear(0, 2))
+    with pytest.raises(SymmetryError):
+        teleport(network, (torch.randn(5, 3), torch.randn(5, 2)), nn.functional.mse_loss, by=rule)
 
 
 def test_a_compiled_network_is_the_network_inside():

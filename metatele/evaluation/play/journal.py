@@ -42,20 +42,37 @@ class Journal:
             return work()
         path = self.folder / f"{key}.json"
         try:
-            return cast(Piece, restore(kind, json.loads(path.read_text(encoding="utf-8"))))
+            return cast(Piece, restore(kind, _read(path)))
         except (OSError, RecursionError, *DAMAGE):
             pass  # damaged, or of another version
         result = work()
         make_folder(self.folder)  # another evaluation with the same output folder may have deleted it
         if path.is_dir():
             shutil.rmtree(path)
-        write_atomic(path, json.dumps(plain(result), allow_nan=False))
+        piece = _dump(plain(result))
+        write_atomic(path, f'{{"sha256": "{_digest(piece)}", "piece": {piece}}}')
         return result
 
     def close(self) -> None:
         """Delete the journal: the results hold everything."""
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _dump(piece: Any) -> str:
+    return json.dumps(piece, allow_nan=False)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _read(path: Path) -> Any:
+    """A piece as it was written. Raises: ValueError, and others in DAMAGE, if a single number of it has changed."""
+    file = json.loads(path.read_text(encoding="utf-8"))
+    if file["sha256"] != _digest(_dump(file["piece"])):
+        raise ValueError(f"{path} is damaged")
+    return file["piece"]
 
 
 def fingerprint(*things: Any) -> str:

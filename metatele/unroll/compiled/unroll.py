@@ -1,6 +1,5 @@
 """The engine 'compiled': windows of a trajectory played by compiled steps, with their meta-gradients."""
 
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -69,6 +68,8 @@ class CompiledUnroll:
     def gradient(self, begin: Position, length: int, score: Score, piece: int | None = None) -> Scored:
         """Play a window and add the gradient of its meta-loss to that of the learned weights; see `Engine.gradient`."""
         given = (begin, length, score, piece)
+        if begin.all_diverged:
+            return self.plain.gradient(*given)
         return self._play(partial(self._gradient, *given), partial(self.plain.gradient, *given))
 
     def _play(self, compiled: Callable[[], Either], plain: Callable[[], Either]) -> Either:
@@ -106,8 +107,7 @@ class CompiledUnroll:
     def _gradient(self, begin: Position, length: int, score: Score, piece: int | None) -> Scored:
         """What `gradient` gives, by compiled steps. Raises: CannotFollowError, PresumptionError."""
         decks = self._decks(begin, length)
-        alive = [int(deck.begin.alive.sum()) for deck in decks]
-        shares = [here / max(sum(alive), 1) for here in alive]  # in a mean over all tasks
+        shares = [deck.chunk.tasks / deck.chunk.whole for deck in decks]  # in a mean over all tasks
         graph = self._graph(decks[0]) if _recordable(begin) and (piece is None or piece >= length) else None
         if graph is not None:
             total, found = _graphed(graph, decks[0], score)
@@ -118,9 +118,8 @@ class CompiledUnroll:
             ]
             total = sums.total()
         add_to_weights(total)
-        losses = [s.loss for s in found if s.slopes is not None]
         window = self._joined([s.window for s in found], [s.course for s in found], begin)
-        return Scored(window, sum(losses) if losses else math.nan)
+        return Scored(window, sum(s.loss for s in found))
 
     def _graph(self, deck: Deck) -> GraphedWindow | None:
         """The window of all tasks as CUDA graphs; None if it cannot be recorded."""
@@ -199,7 +198,7 @@ class _DeckScore(NamedTuple):
     Attributes:
         course, window: what it was.
         loss: its share of the meta-loss.
-        slopes: the gradient of that, [K, B]; None if all of the tasks have diverged, which then have no share.
+        slopes: the gradient of that, [K, B]; None if all of the tasks have diverged, which then have none.
     """
 
     course: Course
@@ -212,10 +211,10 @@ def _scored(deck: Deck, course: Course, score: Score, share: float) -> _DeckScor
     """Score a course. Raises: PresumptionError if what it took for granted does not hold."""
     check(course)
     window = deck.window(course)
-    if window.end.all_diverged:
-        return _DeckScore(course, window, 0.0, None)
     losses = window.meta_losses.detach().requires_grad_()
     loss = score(replace(window, meta_losses=losses))
+    if window.end.all_diverged:
+        return _DeckScore(course, window, share * loss.item(), None)
     (slopes,) = torch.autograd.grad(share * loss, losses)
     return _DeckScore(course, window, share * loss.item(), slopes)
 

@@ -42,30 +42,42 @@ class InnerStep(torch.optim.Optimizer):
 
 
 class _Gate:
-    """Knows which tasks have not diverged; as a gradient hook, it lets no gradient pass into the
-    past of a task that has diverged since.
+    """Knows which tasks have not diverged, and since when; its hooks let no gradient pass into parameters at which a
+    task was no longer in order, nor out of the step in which it diverged if that is not finite.
 
     It is an object apart from the optimizer, because a hook that held the optimizer, which holds the
     parameters, would be a cycle through autograd's graph, which Python cannot collect.
     """
 
-    def __init__(self, alive: Tensor) -> None:
-        self.alive = alive
+    def __init__(self, alive: Tensor, stopped_at: Tensor) -> None:
+        self.alive, self.stopped_at = alive, stopped_at
 
     def close(self, good: Tensor) -> None:
         """Count the tasks that are not good, [B], as diverged."""
         self.alive = self.alive & good
 
-    def __call__(self, grad: Tensor) -> Tensor:
-        if bool(self.alive.all()):
-            return grad
-        return select_tasks(self.alive, {"": grad}, {"": torch.zeros_like(grad)})[""]
+    def watch(self, good: Tensor, step: int) -> None:
+        """Likewise, of the losses at a step."""
+        self.close(good)
+        self.stopped_at = torch.where(self.alive, step, self.stopped_at)
+
+    def at(self, step: int) -> Callable[[Tensor], Tensor]:
+        """The hook of parameters from which the step of this number starts."""
+
+        def hook(grad: Tensor) -> Tensor:
+            if bool(self.alive.all()):
+                return grad
+            whole = self.alive | grad.reshape(len(grad), -1).isfinite().all(1)
+            passes = whole & (self.stopped_at >= step)
+            return select_tasks(passes, {"": grad}, {"": torch.zeros_like(grad)})[""]
+
+        return hook
 
 
 class DifferentiableInnerStep(higher.optim.DifferentiableOptimizer):
     """One step of an inner optimizer on `higher`'s patched network.
 
-    A task that has diverged is frozen: its parameters stay, and no gradient passes through it, so
+    A task that has diverged is frozen: its parameters stay, and no gradient passes through it from then on, so
     that its non-finite numbers cannot reach the meta-gradient.
     """
 
@@ -73,7 +85,7 @@ class DifferentiableInnerStep(higher.optim.DifferentiableOptimizer):
         super().__init__(other, *args, **kwargs)
         self.names, self.inner, self.group = other.names, other.inner, other.group
         self.inner_state, self.step_count = other.begin.state, other.begin.step
-        self._gate, self.stopped_at = _Gate(other.begin.alive), other.begin.stopped_at
+        self._gate = _Gate(other.begin.alive, other.begin.stopped_at)
         self._whole = self._landscape = other.whole
 
     @property
@@ -82,14 +94,18 @@ class DifferentiableInnerStep(higher.optim.DifferentiableOptimizer):
         return self._gate.alive
 
     @property
+    def stopped_at(self) -> Tensor:
+        """The last step at which each task's loss was in order, [B]."""
+        return self._gate.stopped_at
+
+    @property
     def params(self) -> Params:
         """The current parameters of the patched network, {name: [B, ...]}."""
         return dict(zip(self.names, self._fmodel.fast_params, strict=True))
 
     def watch(self, losses: Tensor, bar: Tensor, step: int) -> None:
         """Note which tasks are still in order at a step: their losses [B] are at most bar [B]."""
-        self._gate.close(losses.detach() <= bar)  # a NaN is not <= either
-        self.stopped_at = torch.where(self.alive, step, self.stopped_at)
+        self._gate.watch(losses.detach() <= bar, step)  # a NaN is not <= either
 
     def step(self, losses: Tensor, landscape: Landscape, second_order: bool) -> Tensor:
         """Take one step for all tasks.
@@ -146,7 +162,7 @@ class DifferentiableInnerStep(higher.optim.DifferentiableOptimizer):
         # and the inner gradient is the partial one.
         param = param.view_as(param)
         if param.requires_grad:
-            param.register_hook(self._gate)
+            param.register_hook(self._gate.at(self.step_count))
         else:  # nothing is learned upstream: the next inner gradient still needs a leaf
             param.requires_grad_()
         return param

@@ -1,6 +1,5 @@
 """The engine 'higher': a differentiable trajectory of the inner loop, unrolled step by step."""
 
-import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -95,6 +94,9 @@ class Unroll:
 
     def gradient(self, begin: Position, length: int, score: Score, piece: int | None = None) -> Scored:
         """Play a window and add the gradient of its meta-loss to that of the learned weights; see `Engine.gradient`."""
+        if begin.all_diverged:
+            rest = Window.at_rest(begin, length)
+            return Scored(rest, score(rest).item())
         with self._differentiated_twice():
             return self._gradient(begin, length, score, piece)
 
@@ -103,8 +105,6 @@ class Unroll:
             return self._gradient_in_pieces(begin, length, score, piece)
         with cores_played(self.inner, tapped=True) as taps:
             window = self._window(begin, length, True)
-        if window.end.all_diverged:
-            return Scored(window.detach(), math.nan)
         loss = score(window)
         loss.backward()
         add_to_weights(taps.gradients([tap.grad for tap in taps.leaves()]))
@@ -140,8 +140,6 @@ class Unroll:
             played.append(self.window(position, steps, differentiable=False))
             position = played[-1].end
         window = Window.join(played)
-        if position.all_diverged:
-            return Scored(window, math.nan)
         losses = window.meta_losses.requires_grad_()
         loss = score(window)
         (slopes,) = torch.autograd.grad(loss, losses)
