@@ -116,7 +116,5 @@ def _told() -> Iterator[None]:
         raise OutputError(f"cannot write TensorBoard scalars: {error.strerror or error}; free some space") from error
 
 
-def _show(value: float | None, log: bool) -> str:
-    if value is None:
-        return "-"
+def _show(value: float, log: bool) -> str:
     return f"{math.exp(value) if log else value:.4g}"

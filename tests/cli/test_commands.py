@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import tempfile
+import warnings
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,10 @@ def test_compiled_steps_train_alike(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Warning" not in capsys.readouterr().err
 
 
+def fail_with(message: str) -> None:
+    raise RuntimeError(message)
+
+
 def test_an_engine_that_cannot_compile(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """One line that says what to do."""
 
@@ -78,6 +84,11 @@ def test_an_engine_that_cannot_compile(capsys: pytest.CaptureFixture[str], monke
     monkeypatch.setattr("torch._inductor.compile_fx.compile_fx_inner", fail)
     line = refused(capsys, "meta-train", *SMALL, "--unroll.engine=compiled", "--output=none")
     assert "no compiler; it needs a C++ compiler" in line
+    assert f"a temporary folder without spaces (it is {tempfile.gettempdir()})" in line
+    log = "CppCompileError\nCommand:\n/usr/bin/g++ my files/x.cpp\n\nOutput:\ng++: error: files/x.cpp: No such file\n"
+    monkeypatch.setattr("torch._inductor.compile_fx.compile_fx_inner", lambda *_, **__: fail_with(log))
+    line = refused(capsys, "meta-train", *SMALL, "--unroll.engine=compiled", "--output=none")
+    assert "could not compile: g++: error: files/x.cpp: No such file; it needs" in line, "the compiler's own line"
     for name in ("higher", "compiled"):
         assert name in refused(capsys, "meta-train", *SMALL, "--unroll.engine=jax", "--output=none")
     assert main(["meta-train", *SMALL, "--output=none"]) == 0  # nothing is in the way of another try
@@ -330,6 +341,53 @@ def test_home_in_a_path(capsys, monkeypatch, tmp_path) -> None:
     assert main(["evaluate", "a=~/run", *evaluate, "--output=~/evaluation"]) == 0
     assert (tmp_path / "home" / "evaluation" / "results.json").is_file()
     assert not Path("~").exists()
+
+
+def test_home_deep_inside_a_configuration(capsys, monkeypatch, tmp_path) -> None:
+    """In the arguments of a family, also of one in a list."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    family = "{class_path: Mnist, init_args: {folder: ~/images}}"
+    for given in (family, f"[{family}]"):
+        Path("c.yaml").write_text(f"family: {given}\n")
+        line = refused(capsys, "meta-train", "--config", "c.yaml", *SMALL[3:], "--output=run")
+        assert f"in '{tmp_path}/home/images'" in line
+
+
+FAILING = """
+from metatele.tasks import TeacherStudent
+class Failing(TeacherStudent):
+    def __init__(self, table: str = "none.csv"):
+        super().__init__()
+        {body}
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("open(table)", "FileNotFoundError: [Errno 2] No such file or directory: 'none.csv'"),
+        ("{}[table]", "KeyError: 'none.csv'"),
+        ("raise ValueError('first line\\nsecond')", "ValueError: first line"),
+    ],
+)
+def test_a_family_whose_constructor_raises(capsys, body: str, said: str) -> None:
+    """The kind of error and the user's own line, not the parser's."""
+    name = f"failing_{abs(hash(body))}"
+    Path(f"{name}.py").write_text(FAILING.replace("{body}", body))
+    line = refused(capsys, "meta-train", *SMALL[3:], "--family", f"{name}.Failing", "--output=run")
+    assert said in line
+    assert f"{name}.py:6" in line
+    assert not Path("run").exists()
+
+
+def test_warnings_are_one_line_each(capsys) -> None:
+    few = ["--family=Digits", "--family.rows=12", "--family.classes=10", "--family.hidden=[4]"]
+    with warnings.catch_warnings():  # pytest keeps warnings from being shown
+        warnings.simplefilter("default")
+        warnings.showwarning = lambda *given, **more: sys.stderr.write(warnings.formatwarning(*given[:4]))
+        assert main(["meta-train", *few, *SMALL[3:], "--output", "run"]) == 0
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if "warning" in x.lower()]
+    assert line.startswith("metatele: warning: Digits: the ")
 
 
 def test_plain_data_is_never_made_an_object(capsys, checkpoint) -> None:

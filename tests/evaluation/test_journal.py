@@ -308,7 +308,9 @@ def test_a_corrected_update_does_not_take_its_old_pieces(tmp_path, played, monke
 DAMAGE = [b"", b"{", b"null", b"[]", b"{}", b"\xff\xfe", b"[" * 50_000, b'{"at": [0]}', b"NaN", b"7"]
 
 
-@pytest.mark.parametrize("damage", [*DAMAGE, "cut", "huge", "short"], ids=lambda d: str(d)[:12])
+@pytest.mark.parametrize(
+    "damage", [*DAMAGE, "cut", "huge", "short", "digit", "folder", "link"], ids=lambda d: str(d)[:12]
+)
 def test_damaged_pieces_are_made_again(tmp_path, played, damage):
     inners = {"a": gd(0.1, RandomTeleport()), "b": gd(0.2)}
     expected = quick(inners, None)
@@ -319,9 +321,18 @@ def test_damaged_pieces_are_made_again(tmp_path, played, damage):
         if damage == "cut":
             raw = raw[: len(raw) // 2]
         elif damage == "huge":
-            raw = json.dumps({**piece, "stopped_at": [10**40] * 2}).encode()
+            piece["piece"]["stopped_at"] = [10**40] * 2
+            raw = json.dumps(piece).encode()
         elif damage == "short":
-            raw = json.dumps({**piece, "losses": {"inner": piece["losses"]["inner"][:-1]}}).encode()
+            piece["piece"]["losses"] = {"inner": piece["piece"]["losses"]["inner"][:-1]}
+            raw = json.dumps(piece).encode()
+        elif damage == "digit":  # in its place it would be a loss like another
+            at = raw.rindex(b".") + 1
+            raw = raw[:at] + bytes([48 + (raw[at] - 47) % 10]) + raw[at + 1 :]
+        elif damage in ("folder", "link"):
+            path.unlink()
+            path.mkdir() if damage == "folder" else path.symlink_to(path)
+            continue
         else:
             raw = damage
         path.write_bytes(raw)

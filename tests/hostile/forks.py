@@ -15,7 +15,7 @@ ADDRESS_SPACE = 12 * 2**30  # bytes that a child may ask for, so that a bomb hit
 
 def warm() -> None:
     """Import what the commands need before the first fork."""
-    import matplotlib.backends.backend_pdf
+    import matplotlib.backends.backend_pdf  # noqa: F401
     import torch
     import torch._dynamo  # the first optimizer of torch.optim takes seconds for it
     import torch.utils.tensorboard
@@ -54,7 +54,7 @@ class Child:
     """
 
     def __init__(self, arguments: Sequence[str], before: Callable[[], None] = lambda: None) -> None:
-        self._streams = [tempfile.TemporaryFile() for _ in range(2)]
+        self._streams = [tempfile.TemporaryFile() for _ in range(2)]  # noqa: SIM115 - closed in wait()
         sys.stdout.flush()
         sys.stderr.flush()
         self.pid = os.fork()

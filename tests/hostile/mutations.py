@@ -12,10 +12,11 @@ Path = tuple[Any, ...]
 
 SCALARS: list[Any] = [
     None, True, False, 0, -1, 1, 7, 2**31, 2**63, 2**64, -(2**63), 10**30, 10**400, 1e-300, 1e308, 0.5,
-    float("nan"), float("inf"), -float("inf"), "", " ", "\x00", "a" * 5000, "null", "nan", "1e999", "~", "~/", "/dev/zero",
-    "\u202e\x1b[2J\x07", "../../etc/passwd", "[]", "{}", "${HOME}", "os.system", "effect.Thing", "torch.nn.Linear",
+    float("nan"), float("inf"), -float("inf"), "", " ", "\x00", "a" * 5000, "null", "nan", "1e999", "~",
+    "~/", "/dev/zero", "\u202e\x1b[2J\x07", "../../etc/passwd", "[]", "{}", "${HOME}", "os.system", "effect.Thing",
     [], {}, [[]], [None], [1, "a", None], {"a": 1}, {1: 2}, {"class_path": None}, {"init_args": 3},
-    {"class_path": "effect.Thing", "init_args": {}}, {"class_path": "subprocess.Popen", "init_args": {"args": ["touch", "RAN"]}},
+    {"class_path": "effect.Thing", "init_args": {}},
+    {"class_path": "subprocess.Popen", "init_args": {"args": ["touch", "RAN"]}},
 ]  # fmt: skip
 NAMES = ["x", "class_path", "init_args", "dict_kwargs", "config", "resume", "self", "__class__", "", "a.b", 3, None]
 
@@ -96,12 +97,13 @@ def yaml_bomb(rng: random.Random) -> str:
 
 
 RAW_YAML = [
-    b"", b"\n", b"null\n", b"3\n", b"text\n", b"[1, 2]\n", b"---\n---\n", b"--- a\n--- b\n", b"{", b"[" * 3000, b"{a: " * 3000,
-    b"- " * 3000, b"seed: " + b"9" * 5000, b"seed: !!int x\n", b"seed: !!timestamp x\n", b"seed: 2001-99-99\n", b"seed: !x 1\n",
-    b"seed: !!binary aGVsbG8=\n", b"seed: !!set {1, 2}\n", b"seed: *nothing\n", b"seed: &a [*a]\n", b"<<: [1]\nseed: 1\n",
-    b"? [a]\n: 1\n", b"seed: 1\nseed: 2\n", b"config: c.yaml\n", b"\xff\xfe\x00", b"\x80abc: 1\n", b"a: b: c\n", b"\t- x\n",
-    b"seed: !!python/object/apply:os.system ['touch RAN']\n", b"!!python/object/new:effect.Thing {}\n", b"%YAML 9.9\n---\nseed: 1\n",
-    b"family: c.yaml\n", b"seed: '" + b"a" * 2_000_000 + b"'\n", b"k" * 70000 + b": 1\n", b"meta:\n", b"optimizer: 3\n",
+    b"", b"\n", b"null\n", b"3\n", b"text\n", b"[1, 2]\n", b"---\n---\n", b"--- a\n--- b\n", b"{", b"[" * 3000,
+    b"{a: " * 3000, b"- " * 3000, b"seed: " + b"9" * 5000, b"seed: !!int x\n", b"seed: !!timestamp x\n",
+    b"seed: !x 1\n", b"seed: 2001-99-99\n", b"seed: !!binary aGVsbG8=\n", b"seed: !!set {1, 2}\n", b"seed: *nothing\n",
+    b"seed: &a [*a]\n", b"<<: [1]\nseed: 1\n", b"? [a]\n: 1\n", b"seed: 1\nseed: 2\n", b"config: c.yaml\n",
+    b"\xff\xfe\x00", b"\x80abc: 1\n", b"a: b: c\n", b"\t- x\n", b"family: c.yaml\n", b"meta:\n", b"optimizer: 3\n",
+    b"seed: !!python/object/apply:os.system ['touch RAN']\n", b"!!python/object/new:effect.Thing {}\n",
+    b"%YAML 9.9\n---\nseed: 1\n", b"seed: '" + b"a" * 2_000_000 + b"'\n", b"k" * 70000 + b": 1\n",
 ]  # fmt: skip
 
 

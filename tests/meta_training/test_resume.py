@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -25,6 +26,7 @@ from metatele import (
     MetaSettings,
     MetaTraining,
     NeuronTeleport,
+    OutputError,
     TaskError,
     UnrollSettings,
     ValidationSettings,
@@ -135,6 +137,55 @@ def test_resume_needs_the_same_settings(tmp_path: Path) -> None:
         train(tmp_path / "run", resume=True, spread=7)
     with pytest.raises(ConfigError, match="holds a run already"):
         train(tmp_path / "run")
+
+
+class Table(GaussianMixture):
+    """Tasks of rows that an argument gives, which no plain attribute tells."""
+
+    def __init__(self, table: Any) -> None:
+        super().__init__(rows=16, dimensions=2)
+        self.table = table
+
+    def sample(self, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        x, y = super().sample(generator)
+        values = self.table["x"] if isinstance(self.table, dict) else self.table
+        return x + torch.as_tensor(values).float(), y
+
+
+@pytest.mark.parametrize("make", [torch.tensor, np.array, lambda x: {"x": torch.tensor(x)}, lambda x: {"x": x}])
+def test_resume_needs_the_same_data(tmp_path: Path, make: Callable[[Any], Any]) -> None:
+    """Whatever kind of argument it comes by."""
+    small = {"unroll": UnrollSettings(4, 2), "validation": ValidationSettings(2, 1), "output": tmp_path / "run"}
+
+    def go(values: list[float], iterations: int, **more: Any) -> MetaTraining:
+        meta = MetaSettings(iterations=iterations, tasks=2)
+        family = Table(make(values))
+        return meta_train(InnerOptimizer(CoordinateUpdate(hidden=3)), family, meta=meta, **small, **more)
+
+    go([0.0, 1.0], 1, config="first")
+    with pytest.raises(ConfigError, match=r"family\.0\.tasks was '[0-9a-f]{16}', now '[0-9a-f]{16}'"):
+        go([0.0, 2.0], 2, resume=True, config="second")
+    assert (tmp_path / "run" / "training.yaml").read_text() == "first", "not written over before the run is accepted"
+    assert len(go([0.0, 1.0], 2, resume=True, config="second").history) == 2
+    assert (tmp_path / "run" / "training.yaml").read_text() == "second"
+
+
+def test_two_runs_in_one_folder(tmp_path: Path) -> None:
+    """The second is refused, with a line that names the first, and the first is left alone."""
+    refusals = []
+
+    class Other(Monitor):
+        def update(self, iteration) -> None:  # type: ignore[no-untyped-def]
+            for resume in (False, True):
+                with pytest.raises(OutputError, match=f"in use by process {os.getpid()} on ") as refused:
+                    train(tmp_path / "run", resume=resume)
+                refusals.append(refused)
+
+    family, small = TeacherStudent(rows=8), (UnrollSettings(4, 2), MetaSettings(2, 2), ValidationSettings(2, 1))
+    inner = InnerOptimizer(CoordinateUpdate(hidden=3))
+    assert meta_train(inner, family, *small, output=tmp_path / "run", monitors=[Other()]).finished
+    assert len(refusals) == 4
+    assert not (tmp_path / "run" / ".lock").exists()
 
 
 def test_a_run_saved_before_a_setting_came_has_its_default(tmp_path: Path) -> None:

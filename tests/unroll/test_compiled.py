@@ -3,7 +3,6 @@
 Most tests run what it traces operation by operation: compiling takes half a minute, and is tested apart (`slow`).
 """
 
-import math
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
