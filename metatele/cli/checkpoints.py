@@ -1,6 +1,7 @@
 """Checkpoints as they are named on a command line."""
 
 import os
+import sys
 from pathlib import Path
 
 import yaml
@@ -53,6 +54,17 @@ def _shipped_families() -> set[str]:
     return {f"{module}.{c.__name__}" for c in kinds for module in (shipped.__name__, c.__module__)}
 
 
+def check_recorded(family: object, arguments: object, what: str, hint: str) -> None:
+    """Raises: ConfigError if what a record names, which anybody may have written, is neither a shipped family nor one
+    that is imported already, or has arguments that would take all memory."""
+    module, _, name = str(family).rpartition(".")
+    there = getattr(sys.modules.get(module), name, None)
+    imported = isinstance(there, type) and issubclass(there, TaskFamily)
+    if not (isinstance(family, str) and (imported or family in _shipped_families())):
+        raise ConfigError(f"{what} {family}, which is not a shipped family; {hint}")
+    _check_sizes(arguments, f"{what} {family}", hint)
+
+
 def _check_sizes(arguments: object, what: str, hint: str) -> None:
     """Raises: ConfigError for a number that would take all memory, in a record that anybody may have written."""
     if isinstance(arguments, dict):
@@ -65,8 +77,8 @@ def _check_sizes(arguments: object, what: str, hint: str) -> None:
 
 
 def family_of_training(parser: ArgumentParser, source: str) -> Namespace:
-    """The family that a checkpoint was meta-trained on, if it is a shipped one: the record of a
-    checkpoint must not make us import other code."""
+    """The family that a checkpoint was meta-trained on, if it is a shipped one or its module is imported: the record of
+    a checkpoint must not make us import other code."""
     path = find_checkpoint(_split_name(source)[1][0]) / TRAINING
     hint = "name the task family with --family, as in --family metatele.tasks.TeacherStudent or --family sine.Sine"
     if not path.is_file():
@@ -77,7 +89,5 @@ def family_of_training(parser: ArgumentParser, source: str) -> Namespace:
         name, arguments = family["class_path"], family.get("init_args") or {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, yaml.YAMLError, ConfigError) as error:
         raise CheckpointError(f"{path} is damaged and names no family; {hint}") from error
-    if not (isinstance(name, str) and name in _shipped_families()):
-        raise ConfigError(f"{path.parent} was meta-trained on {name}, which is not a shipped family; {hint}")
-    _check_sizes(arguments, f"{path.parent} was meta-trained on {name}", hint)
+    check_recorded(name, arguments, f"{path.parent} was meta-trained on", hint)
     return parser.parse_object({"checkpoints": [source], "family": {"class_path": name, "init_args": arguments}}).family

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from jsonargparse import ArgumentParser, Namespace
 
-from metatele.cli.checkpoints import Loaded
+from metatele.cli.checkpoints import Loaded, check_recorded
 from metatele.cli.reporting import make_family, report
 from metatele.errors import CheckpointError, ConfigError
 from metatele.evaluation import Entry, Evaluation, Learned
@@ -29,7 +29,10 @@ def rerun(parser: ArgumentParser, config: Namespace) -> int:
     for entry in old.entries:
         if entry.kind == "checkpoint":
             checkpoints[entry.name] = [_same(entry.name, origin) for origin in entry.origins]
-    family = make_family(parser, dict(old.family_spec))
+    spec = dict(old.family_spec)
+    hint = "import the module that defines it with --modules, as in --modules '[sine]'"
+    check_recorded(spec.get("class_path"), spec.get("init_args"), f"{config.rerun} is of the family", hint)
+    family = make_family(parser, spec)
     options = Options(old.reference, strict=False, family_spec=dict(old.family_spec), title=old.title)
     new = report(checkpoints, family, old.settings, options, Path(config.output), overwrite=config.overwrite)
     differing = [e.name for e in old.entries if not _same_curves(e, new[e.name])]

@@ -39,6 +39,10 @@ class Moves:
     def __post_init__(self) -> None:
         if self.sizes.size == 0:  # the lists in a file do not tell how many tasks have no layers
             object.__setattr__(self, "sizes", self.sizes.reshape(len(self.steps), 0, self.loss_change.shape[-1]))
+        moves, tasks = len(self.steps), self.loss_change.shape[-1]
+        shapes = [self.loss_change.shape, self.gradient_change.shape, self.sizes.shape[::2]]
+        if self.steps.shape != (moves,) or shapes != [(moves, tasks)] * 3 or self.sizes.ndim != 3:
+            raise ValueError(f"moves need a row for each of {moves} steps and a column for each of {tasks} tasks")
 
     @property
     def worst_loss_change(self) -> float:

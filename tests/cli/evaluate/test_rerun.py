@@ -104,3 +104,20 @@ def test_rerun_of_results_whose_family_is_none(capsys, first):
         Path("first/results.json").write_text(json.dumps({**stored, "family_spec": spec}))
         refused(capsys, "--rerun=first", "--output=second")
     assert not Path("second").exists()
+
+
+def test_rerun_imports_no_module_of_its_record(capsys, first):
+    """A family of one's own is made again when its module is named; sizes that would take all memory are refused."""
+    Path("own_of_rerun.py").write_text(
+        "from metatele.tasks import TeacherStudent\nopen('IMPORTED', 'w')\nclass Own(TeacherStudent):\n    pass\n"
+    )
+    stored = results("first")
+    spec = {"class_path": "own_of_rerun.Own", "init_args": stored["family_spec"]["init_args"]}
+    Path("first/results.json").write_text(json.dumps({**stored, "family_spec": spec}))
+    assert "import the module that defines it with --modules" in refused(capsys, "--rerun=first", "--output=second")
+    assert not Path("IMPORTED").exists()
+    assert main(["evaluate", "--rerun=first", "--output=second", "--modules=[own_of_rerun]"]) == 0
+    assert "the losses are equal, bit for bit" in capsys.readouterr().out
+    spec = {"class_path": "metatele.tasks.TeacherStudent", "init_args": {"rows": 10**12}}
+    Path("first/results.json").write_text(json.dumps({**stored, "family_spec": spec}))
+    assert "rows: 1000000000000, more than 100000" in refused(capsys, "--rerun=first", "--output=third")
