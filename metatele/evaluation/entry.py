@@ -47,6 +47,10 @@ class Entry:
     cost: Cost | None = None
     failure: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.cost is not None and self.runs and self.cost.seconds.shape != self.runs[0].at.shape:
+            raise ValueError(f"{self.name}: its cost needs a time for each of {len(self.runs[0].at)} recorded steps")
+
     @property
     def label(self) -> str:
         """The name, with a baseline's step size and schedule or the number of meta-seeds."""
