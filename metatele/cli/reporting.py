@@ -1,5 +1,6 @@
 """What the commands that evaluate share: making a family, evaluating, showing the results."""
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,9 +17,11 @@ from metatele.errors import ConfigError
 from metatele.evaluation import Evaluation, Verdict, evaluate
 from metatele.evaluation.contestants.learned import LearnedOrInner
 from metatele.evaluation.evaluation import RESULTS
+from metatele.evaluation.evaluator import JOURNAL
 from metatele.evaluation.results import plain
 from metatele.evaluation.settings import Options, Settings
 from metatele.report import write_report
+from metatele.support.lock import locked
 from metatele.task.family import TaskFamily
 
 Contestants = Mapping[str, LearnedOrInner | Sequence[LearnedOrInner]]
@@ -36,14 +39,19 @@ def report(
     """Evaluate, write the report, print the table and the verdicts, and name what was written.
 
     Args: see `metatele.evaluate`; the options say how the family was made.
-    Raises: ConfigError if the folder holds the results of another evaluation that are not to be overwritten.
+    Raises: ConfigError if the folder holds the results of another evaluation that are not to be overwritten;
+        OutputError if another process is at work there.
     """
-    if not overwrite:
-        _check_free(output, sorted(checkpoints), settings, options)
-    with progress_bar("evaluate") as progress:
-        shown = replace(options, progress=progress)
-        evaluation = evaluate(checkpoints, family, settings, output=output, options=shown)
-    write_report(evaluation, output)
+    with locked(output) as output:
+        if not overwrite:
+            _check_free(output, sorted(checkpoints), settings, options)
+        with progress_bar("evaluate") as progress:
+            shown = replace(options, progress=progress, journal=options.journal or output / JOURNAL)
+            evaluation = evaluate(checkpoints, family, settings, options=shown)
+        evaluation.save(output)
+        if options.journal is None:
+            shutil.rmtree(output / JOURNAL, ignore_errors=True)
+        write_report(evaluation, output)
     console = Console(highlight=False)
     console.print(evaluation.table())
     console.print("\nVerdicts (intervals that hold for all of them at once, at 99%: wider than the table's):")

@@ -48,6 +48,10 @@ class Entry:
     failure: str | None = None
 
     def __post_init__(self) -> None:
+        for part in ("update", "teleport"):
+            spec = self.parts.get(part)
+            if not (isinstance(spec, Mapping) and isinstance(spec.get("arguments"), Mapping) and "class" in spec):
+                raise ValueError(f"{self.name}: its {part} needs a class and arguments, got {spec!r}")
         if self.cost is not None and self.runs and self.cost.seconds.shape != self.runs[0].at.shape:
             raise ValueError(f"{self.name}: its cost needs a time for each of {len(self.runs[0].at)} recorded steps")
 

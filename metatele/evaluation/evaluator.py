@@ -21,7 +21,7 @@ from metatele.evaluation.play.journal import Journal
 from metatele.evaluation.settings import Options, Settings
 from metatele.evaluation.stages import Stages
 from metatele.support.device import check_device
-from metatele.support.files import make_folder
+from metatele.support.lock import locked
 from metatele.task import MetaBatch, Split, TaskFamily, sample_meta_batch
 from metatele.task.contract import begins_finite
 
@@ -65,14 +65,15 @@ def evaluate(
     settings, options = _with_keywords(settings or Settings(), options or Options(), keywords)
     check_device(settings.device)
     learned = learned_contestants(checkpoints, settings.device)
-    folder = None if output is None else make_folder(Path(output))
-    own = None if folder is None else folder / JOURNAL
-    pieces = Journal(own if options.journal is None else Path(options.journal))
-    result = _evaluate(learned, family, settings, options, pieces)
-    if folder is not None:
+    if output is None:
+        journal = None if options.journal is None else Path(options.journal)
+        return _evaluate(learned, family, settings, options, Journal(journal))
+    with locked(Path(output)) as folder:
+        pieces = Journal(Path(options.journal or folder / JOURNAL))
+        result = _evaluate(learned, family, settings, options, pieces)
         result.save(folder)
-    if options.journal is None:
-        pieces.close()
+        if options.journal is None:
+            pieces.close()
     return result
 
 

@@ -4,8 +4,8 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from hashlib import sha256
@@ -24,7 +24,7 @@ from metatele.meta_training.state import STATE, read_state, restore_state, save_
 from metatele.meta_training.trainer import Iteration, MetaTrainer
 from metatele.optimizer import InnerOptimizer
 from metatele.support.checks import plain_numbers
-from metatele.support.files import make_folder, write_atomic
+from metatele.support.files import write_atomic
 from metatele.support.lock import locked
 from metatele.task.family import TaskFamily
 from metatele.task.sampling import sample_meta_batch
@@ -120,12 +120,14 @@ class _Run:
         self.best_weights: dict[str, Any] = {}
         self.saved_at = time.monotonic()
 
-    def alone(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def alone(self) -> Iterator[None]:
         """Inside, the folder is this run's alone. Raises: OutputError."""
         if self.folder is None:
-            return nullcontext()
-        self.folder = make_folder(self.folder)
-        return locked(self.folder)
+            yield
+            return
+        with locked(self.folder) as self.folder:
+            yield
 
     def begin(self, resume: bool, initialise: bool) -> None:
         """Start a new run, or restore the one in the folder. Raises: ConfigError, CheckpointError, OutputError."""

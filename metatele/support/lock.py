@@ -3,10 +3,11 @@
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from metatele.errors import OutputError
+from metatele.support.files import make_folder
 
 try:
     import fcntl
@@ -17,15 +18,30 @@ LOCK = ".lock"
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Inside, no other process, of this machine or another that shares the disk, is inside with the same folder.
+def locked(folder: Path) -> Iterator[Path]:
+    """Inside, no other process, of this machine or another that shares the disk, is inside with the same folder; yields
+    the folder, with ~ made whole.
 
     The lock is the operating system's, which takes it away from a process that ends, however it ends.
 
     Args:
-        folder: a folder that exists.
-    Raises: OutputError, which names the other process.
+        folder: made where it does not exist, and removed again if it is left empty.
+    Raises: OutputError, which names the other process, or says that the folder cannot be written to.
     """
+    folder = folder.expanduser()
+    new = not os.path.exists(folder)
+    make_folder(folder)
+    try:
+        with _locked(folder):
+            yield folder
+    finally:
+        if new:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
     if fcntl is None:
         yield
         return

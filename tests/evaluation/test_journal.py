@@ -350,12 +350,13 @@ def test_a_journal_folder_with_other_things_in_it(tmp_path):
 
 
 def test_two_evaluations_at_once_in_one_folder(tmp_path, monkeypatch):
-    """The one that ends first deletes the journal under the other's hands."""
+    """The second is refused, with a line that names the first, which goes on as if nothing had been."""
     inners = {"a": gd(), "b": gd(0.2)}
 
     def greedy(inner, batch, at):
         monkeypatch.setattr(stages, "play", play)
-        quick(inners, tmp_path)
+        with pytest.raises(OutputError, match=f"{tmp_path} is in use by process {os.getpid()} on "):
+            quick(inners, tmp_path)
         return play(inner, batch, at)
 
     monkeypatch.setattr(stages, "play", greedy)

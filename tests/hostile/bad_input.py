@@ -1,4 +1,4 @@
-"""Thousands of bad inputs through the command line: `python -m tests.hostile.bad_input [CASES] [SEED]`.
+"""Thousands of bad inputs through the command line: `python -m tests.hostile.bad_input [CASES] [SEED] [KIND]`.
 
 Each is one configuration, checkpoint, record of results, state, journal or image file, spoiled at random; case i of a
 seed is always the same. It must be used, or be refused with exit code 2 and one line, in little time and memory, and
@@ -85,7 +85,7 @@ class Case:
     data: bool = True
 
 
-def configuration(rng: random.Random) -> Case:
+def configuration(rng: random.Random, good: Path) -> Case:
     command = rng.choice(list(CONFIGURATIONS))
     how = rng.random()
     if how < 0.1:
@@ -283,16 +283,26 @@ def problem_of(case: Case, ended: Ended, idle: int) -> str | None:
     return f"refused with {(ended.memory - idle) >> 20} MiB" if ended.memory - idle > MEMORY else None
 
 
-def make_case(good: Path, seed: int, number: int) -> Case:
-    """Make the files of a case in the working directory, which is empty."""
-    rng = random.Random(f"{seed} {number}")
-    kinds: list[Callable[[random.Random], Case]] = [configuration, configuration]
-    kinds += [partial(kind, good=good) for kind in (checkpoint, checkpoint, results, state, journal, images)]
+KINDS: tuple[Callable[[random.Random, Path], Case], ...] = (
+    configuration,
+    configuration,
+    checkpoint,
+    checkpoint,
+    results,
+    state,
+    journal,
+    images,
+)
+
+
+def make_case(good: Path, seed: int, number: int, only: str = "") -> Case:
+    """Make the files of a case in the working directory, which is empty; of one kind only, if one is named."""
+    kinds = [kind for kind in KINDS if kind.__name__.startswith(only)]
     Path("effect.py").write_text(TRAP)
-    return kinds[number % len(kinds)](rng)
+    return kinds[number % len(kinds)](random.Random(f"{seed} {number}"), good)
 
 
-def run(cases: int, seed: int, say: Callable[[str], Any] = print) -> dict[str, Any]:
+def run(cases: int, seed: int, only: str = "", say: Callable[[str], Any] = print) -> dict[str, Any]:
     """Try cases in a temporary folder; the figures, and the problems in words."""
     warm()
     home, problems, count = Path.cwd(), list[str](), Counter[str]()
@@ -309,7 +319,7 @@ def run(cases: int, seed: int, say: Callable[[str], Any] = print) -> dict[str, A
                 folder = Path(top) / str(number)
                 folder.mkdir()
                 os.chdir(folder)
-                case = make_case(good, seed, number)
+                case = make_case(good, seed, number, only)
                 ended = Child(case.arguments, no_work if case.kind == "configuration" else no_figures).wait(LIMIT)
                 problem = problem_of(case, ended, idle)
                 count[f"{case.kind}: {'refused' if ended.code == 2 else 'used' if ended.code == 0 else 'other'}"] += 1
@@ -335,6 +345,7 @@ def run(cases: int, seed: int, say: Callable[[str], Any] = print) -> dict[str, A
 
 
 if __name__ == "__main__":
-    found = run(*(int(a) for a in [*sys.argv[1:], *["300", "0"][len(sys.argv) - 1 :]]))
+    given = [*sys.argv[1:], *["300", "0"][len(sys.argv) - 1 :]]
+    found = run(int(given[0]), int(given[1]), *given[2:])
     print(json.dumps({**found, "problems": len(found["problems"])}))
     sys.exit(bool(found["problems"]))

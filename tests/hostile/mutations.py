@@ -55,7 +55,8 @@ def spoiled(tree: Tree, rng: random.Random) -> Tree:
             for _ in range(rng.choice((1, 2, 30, 300))):
                 parent[key] = [parent[key]] if rng.random() < 0.5 else {"a": parent[key]}
         elif how == "repeat":
-            parent[key] = [copy.deepcopy(parent[key])] * rng.choice((0, 1, 3, 3000))
+            many = 3000 if isinstance(parent[key], (int, float, str)) else 30  # so that files stay of a likely size
+            parent[key] = [copy.deepcopy(parent[key])] * rng.choice((0, 1, 3, many))
         elif isinstance(parent, dict):
             value = parent.pop(key) if how == "rename" else copy.deepcopy(rng.choice(SCALARS))
             parent[rng.choice(NAMES)] = value
