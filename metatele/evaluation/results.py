@@ -14,7 +14,7 @@ from metatele.errors import ConfigError
 from metatele.support.files import write_atomic
 
 FORMAT = 2
-DAMAGE = (KeyError, TypeError, ValueError, AttributeError, OverflowError)  # what `restore` raises for other values
+DAMAGE = (LookupError, TypeError, ValueError, AttributeError, OverflowError)  # what `restore` raises for other values
 Results = TypeVar("Results")
 
 

@@ -1,6 +1,6 @@
 """Runs that are killed at random moments and started again: `python -m tests.hostile.kills [KILLS] [SEED]`.
 
-Meta-training, an evaluation and a comparison in turn: each is ended by SIGKILL, now and then by SIGTERM or SIGINT, at a
+Trainings, evaluations and now and then a comparison: each is ended by SIGKILL, now and then by SIGTERM or SIGINT, at a
 random moment, and started again until it is done. What it leaves must be that of a run that nobody disturbed, bit for
 bit, with nothing half-written and no temporary file; after each kill, every checkpoint that is there must load. Prints
 one line for each problem, and the figures last.
@@ -29,7 +29,12 @@ LIMIT = 300.0  # seconds for a run
 MOST = 12  # kills of one run
 EXPECTED = {signal.SIGKILL: {-9}, signal.SIGTERM: {-15, 130, 0}, signal.SIGINT: {130, 0}}
 STATE = Path("state.safetensors")
-TINY = ["--tuning_tasks=2", "--timing_repeats=1", "--timing_tasks=1"]
+TURNS = (
+    "meta-train",
+    "evaluate",
+    "compare",
+    *("meta-train", "meta-train", "evaluate") * 3,
+)  # a comparison takes longest
 
 
 def command(what: str, folder: Path) -> list[str]:
@@ -41,7 +46,8 @@ def command(what: str, folder: Path) -> list[str]:
         small = ["--evaluation.tasks=4", "--evaluation.steps=3"]
         return [what, "--config=c.yaml", f"--output={folder}", "--controls=balance", *small]
     checkpoints = ["size-free", "size-free-no-teleport"]
-    return [what, *checkpoints, *ON_FAMILY, "--tasks=4", "--steps=3", "--chunk=2", *TINY, f"--output={folder}"]
+    small = ["--tasks=4", "--steps=3", "--chunk=2", "--tuning_tasks=2", "--timing_repeats=1", "--baselines=none"]
+    return [what, *checkpoints, *ON_FAMILY, *small, f"--output={folder}"]
 
 
 def end_of(folder: Path) -> dict[str, str]:
@@ -111,14 +117,14 @@ def run(kills: int, seed: int, say: Callable[[str], Any] = print) -> dict[str, A
             meta = {**RECIPE["meta"], "iterations": 10}
             Path("c.yaml").write_text(yaml.safe_dump({**RECIPE, "meta": meta}))
             expected, seconds = {}, {}
-            for what in ("meta-train", "evaluate", "compare"):
+            for what in sorted(set(TURNS)):
                 start = time.monotonic()
                 ended = Child(command(what, Path(f"good {what}"))).wait(LIMIT)
                 if ended.code != 0:
                     raise RuntimeError(f"{what}: {ended.err}")
                 expected[what], seconds[what] = end_of(Path(f"good {what}")), time.monotonic() - start
             while sum(count.values()) < kills:
-                what = list(expected)[runs % len(expected)]
+                what = TURNS[runs % len(TURNS)]
                 folder = Path(f"run {runs}")
                 most = min(MOST, kills - sum(count.values()))
                 number, wrong = disturbed(what, folder, seconds[what], rng, most)
