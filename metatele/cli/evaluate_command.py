@@ -1,7 +1,6 @@
 """metatele evaluate."""
 
 import importlib
-import shutil
 from argparse import ArgumentError
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -19,6 +18,7 @@ from metatele.cli.transfer import Variant, Variation, base_variant, folder_name,
 from metatele.errors import ConfigError, MetateleError
 from metatele.evaluation.contestants.learned import LearnedOrInner
 from metatele.evaluation.evaluator import JOURNAL
+from metatele.evaluation.play.journal import Journal
 from metatele.evaluation.settings import Options, Settings
 from metatele.optimizer import InnerOptimizer
 from metatele.report import write_report
@@ -125,7 +125,7 @@ def _run_grid(
         folder = output / folder_name(name)
         evaluations.append(report(contestants, families[name], own, options, folder, overwrite=config.overwrite))
     write_report(evaluations, output)
-    shutil.rmtree(output / JOURNAL, ignore_errors=True)
+    Journal(output / JOURNAL).close()
     print(f"all side by side: {output / 'report.html'}")
 
 

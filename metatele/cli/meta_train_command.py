@@ -40,7 +40,7 @@ class MetaTrain(Command):
                 run = argument.removeprefix("--resume=")
             else:
                 continue
-            path = Path(run) / TRAINING
+            path = Path(run).expanduser() / TRAINING
             if not path.is_file():
                 raise CheckpointError(f"there is no run to resume in {run}: it holds no {TRAINING}")
             return ["--config", str(path), *arguments]

@@ -1,6 +1,5 @@
 """What the commands that evaluate share: making a family, evaluating, showing the results."""
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,6 +17,7 @@ from metatele.evaluation import Evaluation, Verdict, evaluate
 from metatele.evaluation.contestants.learned import LearnedOrInner
 from metatele.evaluation.evaluation import RESULTS
 from metatele.evaluation.evaluator import JOURNAL
+from metatele.evaluation.play.journal import Journal
 from metatele.evaluation.results import plain
 from metatele.evaluation.settings import Options, Settings
 from metatele.report import write_report
@@ -50,7 +50,7 @@ def report(
             evaluation = evaluate(checkpoints, family, settings, options=shown)
         evaluation.save(output)
         if options.journal is None:
-            shutil.rmtree(output / JOURNAL, ignore_errors=True)
+            Journal(output / JOURNAL).close()
         write_report(evaluation, output)
     console = Console(highlight=False)
     console.print(evaluation.table())

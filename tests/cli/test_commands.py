@@ -340,6 +340,7 @@ def test_home_in_a_path(capsys, monkeypatch, tmp_path) -> None:
     evaluate = ["--tasks=2", "--steps=2", "--tuning_tasks=2", "--baselines=none", "--timing_repeats=1"]
     assert main(["evaluate", "a=~/run", *evaluate, "--output=~/evaluation"]) == 0
     assert (tmp_path / "home" / "evaluation" / "results.json").is_file()
+    assert main(["meta-train", "--resume=~/run", "--meta.iterations=3"]) == 0
     assert not Path("~").exists()
 
 

@@ -331,6 +331,8 @@ def run(cases: int, seed: int, only: str = "", say: Callable[[str], Any] = print
                     say(problems[-1])
                 os.chdir(top)
                 shutil.rmtree(folder)
+                if (number + 1) % 1000 == 0:
+                    print(f"{number + 1} cases", file=sys.stderr)
         finally:
             os.chdir(home)
     took = time.monotonic() - began

@@ -90,7 +90,7 @@ def disturbed(what: str, folder: Path, seconds: float, rng: random.Random, most:
     while kills < most:
         child = Child(command(what, folder))
         number = signal.SIGKILL if rng.random() < 0.8 else rng.choice((signal.SIGTERM, signal.SIGINT))
-        time.sleep(seconds * rng.uniform(0.02, 1.1))
+        time.sleep(seconds * rng.uniform(0.02, 0.7))
         child.kill(number)
         ended = child.wait(LIMIT)
         if ended.code == 0 and number == signal.SIGKILL:  # it was faster
@@ -134,6 +134,8 @@ def run(kills: int, seed: int, say: Callable[[str], Any] = print) -> dict[str, A
                 different = [k for k in expected[what].keys() | found.keys() if expected[what].get(k) != found.get(k)]
                 wrong += [f"differs in {', '.join(sorted(different))}"] * bool(different)
                 wrong += [f"left {', '.join(litter_of(folder)[:3])}"] * bool(litter_of(folder))
+                if runs % 10 == 0:
+                    print(f"{sum(count.values())} kills of {runs} runs", file=sys.stderr)
                 for problem in wrong:
                     problems.append(f"seed {seed} run {runs - 1} ({what}, {number} kills): {problem}")
                     say(problems[-1])
