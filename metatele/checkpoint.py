@@ -8,6 +8,7 @@ those that are already imported.
 import inspect
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from hashlib import sha256
 from importlib import resources
@@ -17,6 +18,7 @@ from typing import Any, TypeVar
 import safetensors
 import safetensors.torch
 import torch
+from torch import Tensor
 
 from metatele.errors import CheckpointError, MetateleError
 from metatele.optimizer import InnerOptimizer
@@ -30,6 +32,7 @@ from metatele.version import __version__
 
 FORMAT, VERSION = "metatele.InnerOptimizer", 1
 OF_WEIGHTS = "weights_sha256"  # in the configuration: of the weights that belong to it
+WHOLE = "sha256"  # in the weights: of the configuration that they hold, and of the tensors
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 TRAINING = "training.yaml"  # the resolved configuration of the meta-training, for the record
 HUB = "hf://"
@@ -49,11 +52,14 @@ def save_checkpoint(inner: InnerOptimizer, folder: str | Path, card: str = "", t
         JSON cannot hold, such as a function.
     """
     tensors = {k: v.detach().cpu().contiguous() for k, v in inner.state_dict().items()}
-    weights = safetensors.torch.save(tensors)
-    config = _as_json({**describe(inner), OF_WEIGHTS: sha256(weights).hexdigest()})
+    description = describe(inner)
+    # The weights hold the configuration, too: files are renamed one by one, and this one alone is a checkpoint.
+    own = _as_json(description)
+    weights = safetensors.torch.save(tensors, {"format": "pt", CONFIG: own, WHOLE: _digest(own, tensors)})
+    config = _as_json({**description, OF_WEIGHTS: sha256(weights).hexdigest()})
     folder = make_folder(Path(folder))
-    files: dict[Path, bytes | str] = {folder / CONFIG: config, folder / CARD: card, folder / TRAINING: training}
-    files[folder / WEIGHTS] = weights
+    files: dict[Path, bytes | str] = {folder / WEIGHTS: weights, folder / CONFIG: config}
+    files |= {folder / CARD: card, folder / TRAINING: training}
     write_together({path: data for path, data in files.items() if data})
     return folder
 
@@ -77,12 +83,21 @@ def load_checkpoint(source: str | Path) -> InnerOptimizer:
     """
     folder = find_checkpoint(source)
     config = _read_config(folder / CONFIG)
-    inner = _load_weights(build(config, folder), folder / WEIGHTS)
-    if config.get(OF_WEIGHTS, "") not in ("", sha256((folder / WEIGHTS).read_bytes()).hexdigest()):
+    if config.get(OF_WEIGHTS, "") in ("", _digest_of_file(folder / WEIGHTS)):
+        return _load_weights(build(config, folder), folder / WEIGHTS)
+    own = _own_config(folder / WEIGHTS)
+    if own is None:
+        _load_weights(build(config, folder), folder / WEIGHTS)  # which may say more
         raise CheckpointError(
-            f"{folder}: {CONFIG} and {WEIGHTS} are not of one checkpoint (saving it was interrupted?); save it again"
+            f"{folder}: {CONFIG} and {WEIGHTS} are not of one checkpoint (saving it was interrupted?), or damaged; "
+            "save it again"
         )
-    return inner
+    warnings.warn(
+        f"{folder / CONFIG} is not of these weights (saving was interrupted?); they are taken with the configuration "
+        "that they hold",
+        stacklevel=2,
+    )
+    return _load_weights(build(own, folder), folder / WEIGHTS)
 
 
 def find_checkpoint(source: str | Path) -> Path:
@@ -211,6 +226,35 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise CheckpointError(f"{path} must hold an object, got {type(config).__name__}")
     return config
+
+
+def _digest(config: str, tensors: Mapping[str, Tensor]) -> str:
+    """Of a configuration and the tensors that belong to it."""
+    digest = sha256(config.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _digest_of_file(path: Path) -> str:
+    try:
+        return sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {first_line(error)}") from error
+
+
+def _own_config(path: Path) -> dict[str, Any] | None:
+    """The configuration that weights hold; None if they hold none, or are damaged."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            held = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+        if held[WHOLE] == _digest(held[CONFIG], tensors):
+            return dict(json.loads(held[CONFIG]))
+    except (OSError, safetensors.SafetensorError, LookupError, TypeError, ValueError, RuntimeError, RecursionError):
+        pass
+    return None
 
 
 def _load_weights(inner: InnerOptimizer, path: Path) -> InnerOptimizer:

@@ -232,7 +232,8 @@ def test_a_full_disk_leaves_the_old_file(folder: Path, monkeypatch: pytest.Monke
     assert sorted(p.name for p in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
 
 
-def test_a_checkpoint_of_two_halves_is_refused(tmp_path):
+def test_a_checkpoint_of_two_halves_is_that_of_its_weights(tmp_path):
+    """A process may be killed between the renaming of the two files."""
     first, second = (InnerOptimizer(CoordinateUpdate(hidden=3, lr=lr)) for lr in (0.01, 0.5))
     with torch.no_grad():
         for p in second.parameters():
@@ -240,6 +241,18 @@ def test_a_checkpoint_of_two_halves_is_refused(tmp_path):
     for inner, name in ((first, "a"), (second, "b")):
         save_checkpoint(inner, tmp_path / name)
     (tmp_path / "a" / "config.json").write_bytes((tmp_path / "b" / "config.json").read_bytes())
+    with pytest.warns(UserWarning, match=r"config\.json is not of these weights"):
+        loaded = load_checkpoint(tmp_path / "a")
+    assert loaded.update.lr == 0.01
+    assert all(torch.equal(p, q) for p, q in zip(loaded.parameters(), first.parameters(), strict=True))
+    weights = tmp_path / "a" / "model.safetensors"
+    whole = weights.read_bytes()
+    for damaged in (whole[:-1] + bytes([whole[-1] ^ 1]), whole[:-1], whole.replace(b"0.01", b"0.02")):
+        weights.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"not of one checkpoint .* or damaged|damaged or cut off"):
+            load_checkpoint(tmp_path / "a")
+    tensors = safetensors.torch.load(whole)
+    safetensors.torch.save_file(tensors, weights)  # as they were before
     with pytest.raises(CheckpointError, match="are not of one checkpoint"):
         load_checkpoint(tmp_path / "a")
     old = json.loads((tmp_path / "b" / "config.json").read_text())
