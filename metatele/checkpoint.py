@@ -32,7 +32,7 @@ from metatele.version import __version__
 
 FORMAT, VERSION = "metatele.InnerOptimizer", 1
 OF_WEIGHTS = "weights_sha256"  # in the configuration: of the weights that belong to it
-WHOLE = "sha256"  # in the weights: of the configuration that they hold, and of the tensors
+HELD, WHOLE = "metatele", "sha256"  # in the weights: their configuration, with a digest of it and the tensors
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 TRAINING = "training.yaml"  # the resolved configuration of the meta-training, for the record
 HUB = "hf://"
@@ -55,7 +55,8 @@ def save_checkpoint(inner: InnerOptimizer, folder: str | Path, card: str = "", t
     description = describe(inner)
     # The weights hold the configuration, too: files are renamed one by one, and this one alone is a checkpoint.
     own = _as_json(description)
-    weights = safetensors.torch.save(tensors, {"format": "pt", CONFIG: own, WHOLE: _digest(own, tensors)})
+    whole = json.dumps({WHOLE: _digest(own, tensors), CONFIG: own})
+    weights = safetensors.torch.save(tensors, {HELD: whole})  # under one name: several would be in any order
     config = _as_json({**description, OF_WEIGHTS: sha256(weights).hexdigest()})
     folder = make_folder(Path(folder))
     files: dict[Path, bytes | str] = {folder / WEIGHTS: weights, folder / CONFIG: config}
@@ -248,7 +249,7 @@ def _own_config(path: Path) -> dict[str, Any] | None:
     """The configuration that weights hold; None if they hold none, or are damaged."""
     try:
         with safetensors.safe_open(path, "pt") as file:
-            held = file.metadata() or {}
+            held = json.loads((file.metadata() or {})[HELD])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
         if held[WHOLE] == _digest(held[CONFIG], tensors):
             return dict(json.loads(held[CONFIG]))

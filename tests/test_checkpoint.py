@@ -1,9 +1,12 @@
 """Checkpoints: what is saved comes back, and nothing hostile gets in."""
 
 import json
+import os
 import pickle
 import shutil
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -230,6 +233,19 @@ def test_a_full_disk_leaves_the_old_file(folder: Path, monkeypatch: pytest.Monke
         save_checkpoint(load_checkpoint(folder), folder)
     assert (folder / "model.safetensors").read_bytes() == before
     assert sorted(p.name for p in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+
+
+def test_equal_optimizers_give_equal_files(tmp_path):
+    """In whatever process they are saved."""
+    inner = InnerOptimizer(CoordinateUpdate(hidden=3), NeuronTeleport(hidden=3))
+    inner.initialise(0)
+    save_checkpoint(inner, tmp_path / "here")
+    code = "from metatele import *; save_checkpoint(load_checkpoint('here'), 'there')"
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
+        for name in ("config.json", "model.safetensors"):
+            assert (tmp_path / "there" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
 
 
 def test_a_checkpoint_of_two_halves_is_that_of_its_weights(tmp_path):
