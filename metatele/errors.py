@@ -3,7 +3,7 @@
 LONGEST_MESSAGE = 300  # characters of a message
 
 
-def one_line(text: str) -> str:
+def on_one_line(text: str) -> str:
     """A text on one line, without control characters, which a terminal would obey."""
     return "".join(c if c.isprintable() else " " if c.isspace() else ascii(c)[1:-1] for c in text)
 
@@ -12,7 +12,7 @@ def printable(text: str) -> str:
     """A text for the terminal: on one line, the middle of a long one left out."""
     if len(text) > 4 * LONGEST_MESSAGE:
         text = text[: 2 * LONGEST_MESSAGE] + text[-2 * LONGEST_MESSAGE :]
-    clean = one_line(text)
+    clean = on_one_line(text)
     if len(clean) <= LONGEST_MESSAGE:
         return clean
     return f"{clean[: LONGEST_MESSAGE - 105]} ... {clean[-100:]}"
@@ -22,7 +22,7 @@ class MetateleError(Exception):
     """Base of all expected errors: one line; the command line prints it and exits with code 2."""
 
     def __str__(self) -> str:
-        return one_line(super().__str__())
+        return on_one_line(super().__str__())
 
 
 class ConfigError(MetateleError):

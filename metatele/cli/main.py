@@ -131,7 +131,10 @@ def _one_line_warning(message: Warning | str, category: type[Warning], *where: o
 
 
 def _refuse(message: str) -> int:
-    print(f"metatele: error: {printable(message)}", file=sys.stderr)
+    from metatele.support.ranks import first_to_say  # not at the top: it loads torch
+
+    if first_to_say("error"):
+        print(f"metatele: error: {printable(message)}", file=sys.stderr, flush=True)
     return BAD_INPUT
 
 

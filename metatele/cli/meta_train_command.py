@@ -16,7 +16,9 @@ from metatele.cli.command import Command
 from metatele.cli.exit_codes import INTERRUPTED
 from metatele.errors import CheckpointError, ConfigError
 from metatele.meta_training import MetaTraining, ProgressBar, meta_train
+from metatele.meta_training.state import STATE
 from metatele.optimizer import InnerOptimizer
+from metatele.support.ranks import restarted, speaks, under_torchrun
 
 
 class MetaTrain(Command):
@@ -51,7 +53,10 @@ class MetaTrain(Command):
         if config.resume is not None and config.output is not None:
             raise ConfigError(f"a resumed run stays in its folder {config.resume}; leave --output {config.output} out")
         output = Path(config.resume or config.output or default_output(config))
-        result = train(parser, config, output, resume=config.resume is not None)
+        resume = config.resume is not None or (restarted() and (output / STATE).is_file())
+        result = train(parser, config, output, resume)
+        if not speaks():
+            return 0 if result.finished else INTERRUPTED
         if not result.finished:
             print(
                 f"metatele: stopped after {len(result.history)} iterations; "
@@ -113,6 +118,9 @@ def _stop_on_interrupt() -> Iterator[threading.Event]:
     asked = threading.Event()
 
     def handle(number: int, frame: FrameType | None) -> None:
+        if under_torchrun():  # which hands the signal on, so that it comes twice, and kills processes that are slow
+            asked.set()
+            return
         if asked.is_set():
             raise KeyboardInterrupt
         asked.set()

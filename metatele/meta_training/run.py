@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from metatele.checkpoint import TRAINING, describe, load_checkpoint, save_checkpoint
 from metatele.errors import CheckpointError, ConfigError
@@ -26,6 +27,7 @@ from metatele.optimizer import InnerOptimizer
 from metatele.support.checks import plain_numbers
 from metatele.support.files import write_atomic
 from metatele.support.lock import locked
+from metatele.support.ranks import joined
 from metatele.task.family import TaskFamily
 from metatele.task.sampling import sample_meta_batch
 
@@ -66,6 +68,9 @@ def meta_train(
 ) -> MetaTraining:
     """Meta-train an inner optimizer on a task family, or on several in turn.
 
+    Processes that torchrun has started together, or that have a process group of torch.distributed, share the tasks of
+    each meta-batch; the results are those of one process, to rounding. The first of them reads and writes `output`.
+
     Args:
         optimizer: what to train; its learned weights are changed in place, to the last iteration's.
         family: where the tasks come from.
@@ -75,7 +80,7 @@ def meta_train(
             scalars; nothing is written when None.
         resume: continue from the state in `output`, with bit-identical results.
         initialise: draw the learned weights anew; False to start from those that `optimizer` has.
-        monitors: notified of every iteration.
+        monitors: notified of every iteration, in the first process.
         stop: called after every iteration; when it returns True, the run is saved and ends.
         device: where to compute.
         config: the configuration as YAML, to be kept beside the checkpoints.
@@ -90,17 +95,18 @@ def meta_train(
             raise ConfigError(f"{name} must be an object of {expected[name].__name__}, got {type(given).__name__}")
     if not isinstance(families, (list, tuple)):
         raise ConfigError(f"family must be an object of a class of TaskFamily, or a list of them, got {families!r}")
-    trainer = MetaTrainer(optimizer, list(families), unroll, meta, validation, seed, device)
-    run = _Run(trainer, None if output is None else Path(output), config)
     with ExitStack() as stack:
-        stack.enter_context(run.alone())
+        ranks, device = stack.enter_context(joined(device))
+        trainer = MetaTrainer(optimizer, list(families), unroll, meta, validation, seed, device, ranks)
+        run = _Run(trainer, None if output is None or not ranks.first else Path(output), config)
+        ranks.from_first(lambda: stack.enter_context(run.alone()))
         run.begin(resume, initialise)
         board = [] if run.folder is None else [TensorBoard(run.folder / "tensorboard")]
-        watching = [stack.enter_context(m) for m in (*board, *monitors)]
+        watching = [stack.enter_context(m) for m in (*board, *monitors)] if ranks.first else []
         for monitor in watching:
             monitor.start(trainer.done, trainer.meta.iterations)
         for iteration in trainer.iterations():
-            stopping = stop()
+            stopping = ranks.total(stop())[0] > 0
             run.after(iteration, stopping)
             for monitor in watching:
                 monitor.update(iteration)
@@ -108,6 +114,15 @@ def meta_train(
                 break
     budget = budget_of(families, unroll, replace(meta, iterations=trainer.done), trainer.seed)
     return MetaTraining(run.best(), run.history, trainer.done >= trainer.meta.iterations, budget)
+
+
+class _Saved(NamedTuple):
+    """What a run has saved: where, its record and tensors (see `read_state`), and the best weights."""
+
+    state: Path
+    record: dict[str, Any]
+    tensors: dict[str, Tensor]
+    best: dict[str, Tensor]
 
 
 class _Run:
@@ -131,28 +146,37 @@ class _Run:
 
     def begin(self, resume: bool, initialise: bool) -> None:
         """Start a new run, or restore the one in the folder. Raises: ConfigError, CheckpointError, OutputError."""
-        state = None if self.folder is None else self.folder / STATE
-        if resume:
-            if state is None or not state.is_file():
-                raise CheckpointError(f"there is no run to resume in {self.folder}: it holds no {STATE}")
-            self._restore(state)
-            return
-        if state is not None and state.exists():
-            raise ConfigError(
-                f"{self.folder} holds a run already; resume it (--resume {self.folder}) or choose another --output"
-            )
-        if initialise:
-            self.trainer.initialise()
-        self.trainer.make_adam()
+        saved = self.trainer.ranks.from_first(lambda: self._saved(resume))
+        if saved is not None:
+            self._restore(saved)
+        else:
+            if initialise:
+                self.trainer.initialise()
+            self.trainer.make_adam()
         self._write_config()
+
+    def _saved(self, resume: bool) -> "_Saved | None":
+        """What the run in the folder has saved; None for a new run."""
+        state = None if self.folder is None else self.folder / STATE
+        if not resume:
+            if state is not None and state.exists():
+                raise ConfigError(
+                    f"{self.folder} holds a run already; resume it (--resume {self.folder}) or choose another --output"
+                )
+            return None
+        if state is None or not state.is_file():
+            raise CheckpointError(f"there is no run to resume in {self.folder}: it holds no {STATE}")
+        record, tensors = read_state(state)
+        best = load_checkpoint(state.parent / "best").state_dict() if record.get("best_score") is not None else {}
+        return _Saved(state, record, tensors, best)
 
     def _write_config(self) -> None:
         if self.folder is not None and self.config:
             write_atomic(self.folder / TRAINING, self.config)
 
-    def _restore(self, state: Path) -> None:
+    def _restore(self, saved: "_Saved") -> None:
         """Go back to where the run was saved."""
-        record, tensors = read_state(state)
+        state, record, tensors, self.best_weights = saved
         try:
             recorded, history, best = dict(record["settings"]), record["history"], record["best_score"]
             # A setting that was introduced after the run was saved takes its default.
@@ -161,11 +185,8 @@ class _Run:
             self.best_score = math.inf if best is None else float(best)
         except (KeyError, TypeError, ValueError, ConfigError) as error:
             raise CheckpointError(f"{state} is damaged: its record cannot be used ({error})") from error
-        self._check_same(recorded)
+        self._check_same(recorded, state.parent)
         restore_state(state, self.trainer, record, tensors)
-        if math.isfinite(self.best_score):
-            self.best_weights = load_checkpoint(state.parent / "best").state_dict()
-        self._write_config()
 
     def after(self, iteration: Iteration, stopping: bool) -> None:
         """Take note of an iteration, and save if it is time to."""
@@ -215,7 +236,7 @@ class _Run:
         }
         return dict(json.loads(json.dumps(settings, default=str)))
 
-    def _check_same(self, recorded: dict[str, Any]) -> None:
+    def _check_same(self, recorded: dict[str, Any], folder: Path) -> None:
         before, now = _leaves(recorded), _leaves(self._settings())
         # Runs that were saved before there were fingerprints have none.
         unknown = {k for k in now.keys() - before.keys() if k.endswith(".tasks") and k.startswith("family.")}
@@ -223,7 +244,7 @@ class _Run:
         if changed:
             key = changed[0]
             raise ConfigError(
-                f"cannot resume {self.folder} with other settings: {key} was {before.get(key)!r}, now {now.get(key)!r}"
+                f"cannot resume {folder} with other settings: {key} was {before.get(key)!r}, now {now.get(key)!r}"
             )
 
 

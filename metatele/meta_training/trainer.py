@@ -15,6 +15,7 @@ from metatele.meta_training.settings import MetaSettings, UnrollSettings, Valida
 from metatele.optimizer import InnerOptimizer
 from metatele.support.checks import plain_numbers
 from metatele.support.device import check_device, multiplying
+from metatele.support.ranks import Ranks
 from metatele.support.seeding import derive_seed
 from metatele.task.batch import MetaBatch
 from metatele.task.family import Split, TaskFamily
@@ -63,6 +64,7 @@ class MetaTrainer:
     validation: ValidationSettings
     seed: int = 0
     device: str = "cpu"
+    ranks: Ranks = field(default_factory=Ranks)
     done: int = 0
     _makers: dict[tuple[int, Split | None], MakeEngine] = field(default_factory=dict, init=False, repr=False)
 
@@ -70,9 +72,14 @@ class MetaTrainer:
         if not self.families:
             raise ConfigError(f"meta-training needs at least one task family, got {self.families}")
         self.seed = plain_numbers(self.seed)
+        for name, tasks in (("meta.tasks", self.meta.tasks), ("validation.tasks", self.validation.tasks)):
+            if tasks < self.ranks.size:
+                raise ConfigError(f"{name} is {tasks}, fewer than the {self.ranks.size} processes; start fewer")
         self.inner.to(check_device(self.device), DTYPE)
         self.validation_batches = [
-            sample_meta_batch(f, "validation", range(self.validation.tasks), self.seed).to(DTYPE, self.device)
+            sample_meta_batch(f, "validation", self.ranks.share(range(self.validation.tasks)), self.seed).to(
+                DTYPE, self.device
+            )
             for f in self.families
         ]
         for batch in self.validation_batches:  # also reports now, not later, a family that does not fit
@@ -121,11 +128,13 @@ class MetaTrainer:
             losses = torch.where(end.alive, window.meta_losses, end.bar)
             scores.append(trajectory_score(losses, end.initial_loss, self.meta.loss, self.meta.normalise).mean())
             diverged += int((~end.alive).sum())
-        return float(torch.stack(scores).mean()), diverged
+        own, lost = float(torch.stack(scores).mean()), float(diverged)
+        score, lost = self.ranks.total(own * self._share(self.validation.tasks), lost)
+        return score, round(lost)
 
     def _batch(self, iteration: int) -> MetaBatch:
         family = self.families[iteration % len(self.families)]
-        indices = range(iteration * self.meta.tasks, (iteration + 1) * self.meta.tasks)
+        indices = self.ranks.share(range(iteration * self.meta.tasks, (iteration + 1) * self.meta.tasks))
         return sample_meta_batch(family, "train", indices, self.seed).to(DTYPE, self.device)
 
     def _iterate(self, batch: MetaBatch) -> tuple[float, float, int, int]:
@@ -141,12 +150,14 @@ class MetaTrainer:
             with multiplying(self.unroll.tf32):
                 scored = play.gradient(position, length, self._score, self.unroll.checkpoint)
             position = scored.window.end
+            loss = self._gather(scored.loss)
             norm = self._meta_update()
-            losses.append(scored.loss)
+            losses.append(loss)
             norms.append(norm)
             skipped += not math.isfinite(norm)
         finite = [n for n in norms if math.isfinite(n)]
-        return sum(losses) / len(losses), sum(finite) / max(len(finite), 1), int((~position.alive).sum()), skipped
+        diverged = round(self.ranks.total(int((~position.alive).sum()))[0])
+        return sum(losses) / len(losses), sum(finite) / max(len(finite), 1), diverged, skipped
 
     def _play(self, batch: MetaBatch, family: int, second_order: bool = False) -> Engine:
         """The engine that unrolls a meta-batch of family number `family`."""
@@ -157,6 +168,24 @@ class MetaTrainer:
 
     def _score(self, window: Window) -> Tensor:
         return meta_loss(window, self.meta.loss, self.meta.normalise)
+
+    def _share(self, tasks: int) -> float:
+        """The fraction of some tasks that are this process's."""
+        return len(self.ranks.share(range(tasks))) / tasks
+
+    def _gather(self, loss: float) -> float:
+        """Let the gradient of each learned weight be that of all processes' tasks; the loss, likewise. A weight has a
+        gradient if it has one anywhere."""
+        if self.ranks.size == 1:
+            return loss
+        weights = [p for p in self.inner.parameters() if p.requires_grad]
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in weights]
+        known = grads[0].new_tensor([loss, *(p.grad is not None for p in weights)])
+        flat = torch.cat([known, *(g.flatten() for g in grads)]) * self._share(self.meta.tasks)
+        known, *sums = self.ranks.add(flat).split([len(known), *(g.numel() for g in grads)])
+        for p, total, there in zip(weights, sums, known[1:].tolist(), strict=True):
+            p.grad = total.reshape(p.shape).clone() if there > 0 else None
+        return float(known[0])
 
     def _meta_update(self) -> float:
         """One step of Adam; returns the norm of the meta-gradient before clipping."""

@@ -1,0 +1,137 @@
+"""The processes that share one computation: torch.distributed, as torchrun starts it."""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from metatele.errors import ConfigError, MetateleError, OutputError
+from metatele.support.messages import first_line
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+PATIENCE = timedelta(minutes=30)  # how long one process waits for another, which may be compiling
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes, of which this is one.
+
+    Attributes:
+        number: of this process, from 0.
+        size: how many there are.
+    """
+
+    number: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and speaks for all."""
+        return self.number == 0
+
+    def share(self, items: Sequence[Item]) -> Sequence[Item]:
+        """This process's part of some items; the parts differ by at most one item."""
+        begin, end = (len(items) * k // self.size for k in (self.number, self.number + 1))
+        return items[begin:end]
+
+    def add(self, tensor: Tensor) -> Tensor:
+        """The sum of the processes' tensors, which are of one shape and type, on all of them. It may be in place."""
+        if self.size > 1:
+            with _all_there():
+                dist.all_reduce(tensor)
+        return tensor
+
+    def total(self, *numbers: float) -> list[float]:
+        """The sums of the processes' numbers, on all of them."""
+        device = "cuda" if self.size > 1 and dist.get_backend() == "nccl" else "cpu"
+        found: list[float] = self.add(torch.tensor(numbers, dtype=torch.float64, device=device)).tolist()
+        return found
+
+    def from_first(self, make: Callable[[], Made]) -> Made:
+        """What `make` gives in the first process, on all of them. Raises: what it raises there, likewise."""
+        if self.size == 1:
+            return make()
+        answer: list[object] = [None, None]
+        if self.first:
+            try:
+                answer = [make(), None]
+            except MetateleError as error:
+                answer = [None, error]
+        with _all_there():
+            dist.broadcast_object_list(answer)
+        made, refusal = answer
+        if isinstance(refusal, MetateleError):
+            raise refusal
+        return cast(Made, made)
+
+
+@contextmanager
+def _all_there() -> Iterator[None]:
+    """Raises: OutputError where torch.distributed finds that another process is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        time.sleep(1)  # it may have something to say, which is the cause
+        raise OutputError(f"another process has ended ({first_line(error)}); the run can be resumed") from error
+
+
+def under_torchrun() -> bool:
+    """Whether torchrun has started this process together with others."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def speaks() -> bool:
+    """Whether this is the process that writes to the terminal."""
+    return not under_torchrun() or os.environ.get("RANK") == "0"
+
+
+def restarted() -> bool:
+    """Whether torchrun has started the processes anew after one of them had failed."""
+    return under_torchrun() and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+
+
+def first_to_say(what: str) -> bool:
+    """Whether no other process has asked this before, since they were started; alone, always."""
+    if not under_torchrun():
+        return True
+    try:
+        where = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = dist.TCPStore(*where, is_master=False, timeout=timedelta(seconds=5))
+        return bool(store.add(f"metatele/{what}/{os.environ.get('TORCHELASTIC_RESTART_COUNT')}", 1) == 1)
+    except (KeyError, ValueError, RuntimeError):  # nobody to ask
+        return True
+
+
+@contextmanager
+def joined(device: str) -> Iterator[tuple[Ranks, str]]:
+    """Inside, this process is one of those that torchrun has started together, or of a process group that is there
+    already, or else alone.
+
+    Args:
+        device: where to compute; of several GPUs each process takes the one of its local rank.
+    Raises: ConfigError if the others cannot be reached.
+    """
+    if dist.is_available() and dist.is_initialized():
+        yield Ranks(dist.get_rank(), dist.get_world_size()), device
+        return
+    if not under_torchrun():
+        yield Ranks(), device
+        return
+    on_gpu = torch.device(device).type == "cuda"
+    if on_gpu:
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        torch.cuda.set_device(device)
+    try:
+        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(f"cannot join the other processes: {error}; start all of them by torchrun") from error
+    yield Ranks(dist.get_rank(), dist.get_world_size()), device
+    dist.destroy_process_group()  # not after an error: others would notice, and speak of that, before it has been told

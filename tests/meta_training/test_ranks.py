@@ -1,0 +1,195 @@
+"""Meta-training on several processes is meta-training on one, to rounding; no process waits for one that is gone."""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from metatele.tasks import GaussianMixture, TeacherStudent
+
+import metatele.meta_training.trainer as trainer
+from metatele import (
+    CoordinateUpdate,
+    GradientDescent,
+    InnerOptimizer,
+    MetaSettings,
+    NeuronTeleport,
+    UnrollSettings,
+    ValidationSettings,
+    meta_train,
+)
+from metatele.meta_training.state import read_state
+
+TORCHRUN = Path(sys.executable).with_name("torchrun")
+CONFIG = """
+family: {class_path: metatele.tasks.TeacherStudent, init_args: {inputs: 3, hidden: 4, outputs: 2, rows: 8}}
+optimizer:
+  update: {class_path: metatele.CoordinateUpdate, init_args: {hidden: 4}}
+  teleport: {class_path: metatele.NeuronTeleport, init_args: {hidden: 4}}
+unroll: {steps: 4, window: 2}
+meta: {iterations: 60, tasks: 5, lr: 1.0e-2}
+validation: {tasks: 3, every: 2}
+"""
+
+
+def run(case: str, output: Path, **more: Any) -> Any:
+    """Five tasks a meta-batch, so that two or three processes have unequal shares; in float64."""
+    torch.set_num_threads(1)
+    trainer.DTYPE = torch.float64
+    families = [TeacherStudent(3, 4, 2, rows=8, spread=3, batch_size=4), GaussianMixture(4, rows=16, hidden=[5])]
+    inner = InnerOptimizer(CoordinateUpdate(hidden=4), NeuronTeleport(hidden=3, last=1))
+    unroll = UnrollSettings(5, 2, checkpoint=1 if case == "pieces" else None)
+    meta, initialise = MetaSettings(iterations=4, tasks=5, lr=1e-2, loss="sum" if case == "sum" else "log"), True
+    if case == "diverging":  # so fast that some tasks, or all of one process, explode
+        inner, initialise = InnerOptimizer(GradientDescent(3.0, learn=True), NeuronTeleport(hidden=3)), False
+        inner.initialise(0)
+    validation = ValidationSettings(3, 2)
+    return meta_train(
+        inner, families, unroll, meta, validation, seed=2, output=output, initialise=initialise, **more
+    ).history
+
+
+def work(rank: int, size: int, port: int, case: str, folder: str, more: dict[str, Any]) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=size)
+    history = run(case, Path(folder), **more)
+    torch.save([tuple(i) for i in history], f"{folder}/history-{rank}.pt")
+    dist.destroy_process_group()
+
+
+def of_processes(size: int, case: str, folder: Path, **more: Any) -> list[list[tuple[Any, ...]]]:
+    """The histories that `size` processes have seen."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(work, (size, port, case, str(folder), more), nprocs=size)  # type: ignore[no-untyped-call]
+    return [torch.load(folder / f"history-{rank}.pt", weights_only=True) for rank in range(size)]
+
+
+def weights(folder: Path, which: str = "last") -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = safetensors.torch.load_file(folder / which / "model.safetensors")
+    return found
+
+
+def assert_same(folder: Path, other: Path, rtol: float = 1e-9) -> None:
+    for which in ("last", "best"):
+        expected, found = weights(folder, which), weights(other, which)
+        for key, value in expected.items():
+            torch.testing.assert_close(found[key], value, rtol=rtol, atol=rtol)
+
+
+@pytest.mark.parametrize(
+    ("case", "size"),
+    [("log", 2), *(pytest.param(c, 3, marks=pytest.mark.slow) for c in ("log", "sum", "pieces", "diverging"))],
+)
+def test_several_processes_are_one(case: str, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "DTYPE", torch.float64)
+    alone = run(case, tmp_path / "one")
+    (tmp_path / "many").mkdir()
+    histories = of_processes(size, case, tmp_path / "many")
+    assert case != "diverging" or 0 < alone[0].diverged < 5
+    for history in histories:
+        for one, many in zip(alone, history, strict=True):
+            *numbers, _ = one
+            assert many[:-1] == pytest.approx(tuple(numbers), rel=1e-9)
+    assert_same(tmp_path / "one", tmp_path / "many")
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "DTYPE", torch.float64)
+    run("log", tmp_path / "one")
+    (tmp_path / "many").mkdir()
+    of_processes(3, "log", tmp_path / "many", stop=stop_at_once)
+    assert len(read_state(tmp_path / "many" / "state.safetensors")[0]["history"]) == 1
+    of_processes(2, "log", tmp_path / "many", resume=True)
+    assert_same(tmp_path / "one", tmp_path / "many")
+
+
+def stop_at_once() -> bool:
+    """Asked of one process, it stops all."""
+    return dist.get_rank() == 1
+
+
+def torchrun(folder: Path, size: int, *arguments: str, **options: Any) -> "subprocess.Popen[str]":
+    (folder / "c.yaml").write_text(CONFIG)
+    command = [str(TORCHRUN), f"--nproc-per-node={size}", *arguments]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, **streams, **options)
+
+
+TRAIN = ("-m", "metatele", "meta-train", "--config=c.yaml", "--output=run")
+
+
+@pytest.mark.slow
+def test_a_killed_process_costs_the_iterations_since_the_last_checkpoint(tmp_path: Path) -> None:
+    """torchrun starts the processes anew, and they go on; the end is that of a run that nobody disturbed."""
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    done = torchrun(alone, 1, *TRAIN)
+    assert "best checkpoint" in done.communicate(timeout=300)[0]
+    rng, state = random.Random(0), tmp_path / "run" / "state.safetensors"
+    process = torchrun(tmp_path, 2, "--max-restarts=5", *TRAIN)
+    for victim in (1, 0):
+        while not state.is_file():
+            time.sleep(0.1)
+            assert process.poll() is None, process.communicate()[0]
+        ranks = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+        if len(ranks) == 2:
+            os.kill(int(ranks[victim]), signal.SIGKILL)
+        time.sleep(rng.uniform(5, 9))  # for the next ones to start
+    told, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, told
+    assert "Signal 9 (SIGKILL)" in told or "exitcode: -9" in told
+    assert "best checkpoint" in told
+    history = read_state(state)[0]["history"]
+    assert [row[0] for row in history] == list(range(1, 61))
+    expected = read_state(alone / "run" / "state.safetensors")[0]["history"]
+    assert [row[1] for row in history] == pytest.approx([row[1] for row in expected], rel=1e-2)
+    for key, value in weights(alone / "run").items():  # float32: rounding grows over 60 meta-updates
+        torch.testing.assert_close(weights(tmp_path / "run")[key], value, rtol=1e-2, atol=1e-2)
+
+
+UNLUCKY = """
+import os
+from metatele.tasks import TeacherStudent
+class Unlucky(TeacherStudent):
+    drawn = 0
+    def sample(self, generator):
+        Unlucky.drawn += 1
+        if os.environ["RANK"] == "1" and Unlucky.drawn > 20:
+            raise ValueError("bad luck of one process")
+        return super().sample(generator)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--meta.tasks=1"], "meta.tasks is 1, fewer than the 2 processes; start fewer"),
+        (["--validation.tasks=1"], "validation.tasks is 1, fewer than the 2 processes; start fewer"),
+        (["--meta.lr=-1"], "meta.lr must be above 0 and finite"),
+        (["--family=unlucky.Unlucky"], "ValueError: bad luck of one process"),
+    ],
+)
+def test_an_error_ends_all_processes_and_is_told_once(tmp_path: Path, more: list[str], said: str) -> None:
+    (tmp_path / "unlucky.py").write_text(UNLUCKY)
+    began = time.monotonic()
+    process = torchrun(tmp_path, 2, *TRAIN, *more)
+    told, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert time.monotonic() - began < 100  # it would hang for half an hour
+    (line,) = [line for line in told.splitlines() if line.startswith("metatele: error:")]
+    assert said in line
+    assert "meta-train: iteration 60" not in told
