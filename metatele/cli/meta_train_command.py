@@ -114,11 +114,12 @@ def train(
 
 @contextmanager
 def _stop_on_interrupt() -> Iterator[threading.Event]:
-    """The first Ctrl-C asks the run to stop after its iteration; the second one stops it at once."""
+    """The first Ctrl-C asks the run to stop after its iteration; the second one stops it at once. Under torchrun, which
+    hands Ctrl-C on, so that it comes twice, and ends processes by SIGTERM, the first one alone is heard."""
     asked = threading.Event()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if under_torchrun():  # which hands the signal on, so that it comes twice, and kills processes that are slow
+        if under_torchrun():
             asked.set()
             return
         if asked.is_set():
@@ -129,7 +130,8 @@ def _stop_on_interrupt() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield asked  # signals belong to the main thread
         return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = (signal.SIGINT,) if under_torchrun() else (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, handle) for number in heard}
     try:
         yield asked
     finally:

@@ -46,12 +46,12 @@ def run(case: str, output: Path, **more: Any) -> Any:
     """Five tasks a meta-batch, so that two or three processes have unequal shares; in float64."""
     torch.set_num_threads(1)
     trainer.DTYPE = torch.float64
-    families = [TeacherStudent(3, 4, 2, rows=8, spread=3, batch_size=4), GaussianMixture(4, rows=16, hidden=[5])]
+    families = [TeacherStudent(3, 4, 2, rows=8, spread=3, batch_size=4), GaussianMixture(4, rows=40, hidden=[5])]
     inner = InnerOptimizer(CoordinateUpdate(hidden=4), NeuronTeleport(hidden=3, last=1))
     unroll = UnrollSettings(5, 2, checkpoint=1 if case == "pieces" else None)
     meta, initialise = MetaSettings(iterations=4, tasks=5, lr=1e-2, loss="sum" if case == "sum" else "log"), True
     if case == "diverging":  # so fast that some tasks, or all of one process, explode
-        inner, initialise = InnerOptimizer(GradientDescent(3.0, learn=True), NeuronTeleport(hidden=3)), False
+        inner, initialise = InnerOptimizer(GradientDescent(0.8, learn=True), NeuronTeleport(hidden=3)), False
         inner.initialise(0)
     validation = ValidationSettings(3, 2)
     return meta_train(
@@ -100,8 +100,8 @@ def test_several_processes_are_one(case: str, size: int, tmp_path: Path, monkeyp
     assert case != "diverging" or 0 < alone[0].diverged < 5
     for history in histories:
         for one, many in zip(alone, history, strict=True):
-            *numbers, _ = one
-            assert many[:-1] == pytest.approx(tuple(numbers), rel=1e-9)
+            for expected, found in zip(one[:-1], many[:-1], strict=True):  # but for the seconds
+                assert found == (None if expected is None else pytest.approx(expected, rel=1e-9))
     assert_same(tmp_path / "one", tmp_path / "many")
 
 
