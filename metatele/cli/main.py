@@ -36,6 +36,8 @@ COMMANDS = {
 }
 
 
+SHARED = "meta-train"  # what processes that torchrun has started do together
+
 _format_warning = warnings.formatwarning
 
 
@@ -60,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not given or given[0] not in COMMANDS:
             return _without_command(given)
         command = load_command(given[0])
+        _check_processes(given[0])
         _set_up_parsing()
         parser = command.make_parser()
         parser.prog = f"metatele {command.name}"
@@ -108,6 +111,16 @@ def _find_users_modules() -> None:
         raise ConfigError(f"there is no working directory: {error.strerror}; change to another") from error
     if here not in sys.path:
         sys.path.append(here)
+
+
+def _check_processes(command: str) -> None:
+    """Raises: ConfigError for a command that would do everything once in each process."""
+    from metatele.support.ranks import under_torchrun  # not at the top: it loads torch
+
+    if under_torchrun() and command != SHARED:
+        raise ConfigError(
+            f"metatele {command} runs in one process, only {SHARED} in several; start it without torchrun"
+        )
 
 
 def _set_up_parsing() -> None:

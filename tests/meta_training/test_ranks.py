@@ -29,6 +29,7 @@ from metatele import (
     meta_train,
 )
 from metatele.meta_training.state import read_state
+from tests.conftest import heed_ctrl_c
 
 TORCHRUN = Path(sys.executable).with_name("torchrun")
 CONFIG = """
@@ -160,6 +161,23 @@ def test_a_killed_process_costs_the_iterations_since_the_last_checkpoint(tmp_pat
         torch.testing.assert_close(weights(tmp_path / "run")[key], value, rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.slow
+def test_ctrl_c_stops_all_processes_together_and_saves(tmp_path: Path) -> None:
+    process = torchrun(tmp_path, 2, *TRAIN, "--meta.iterations=100000", preexec_fn=heed_ctrl_c, start_new_session=True)
+    state = tmp_path / "run" / "state.safetensors"
+    while not state.is_file():
+        time.sleep(0.1)
+        assert process.poll() is None, process.communicate()[0]
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    told, _ = process.communicate(timeout=60)
+    (line,) = [line for line in told.splitlines() if line.startswith("metatele: stopped after")]
+    done = len(read_state(state)[0]["history"])
+    assert f"stopped after {done} iterations; continue with: metatele meta-train --resume run" in line
+    again = torchrun(tmp_path, 3, "-m", "metatele", "meta-train", "--resume=run", f"--meta.iterations={done + 2}")
+    assert "best checkpoint" in again.communicate(timeout=120)[0]
+    assert len(read_state(state)[0]["history"]) == done + 2
+
+
 UNLUCKY = """
 import os
 from metatele.tasks import TeacherStudent
@@ -181,12 +199,13 @@ class Unlucky(TeacherStudent):
         (["--validation.tasks=1"], "validation.tasks is 1, fewer than the 2 processes; start fewer"),
         (["--meta.lr=-1"], "meta.lr must be above 0 and finite"),
         (["--family=unlucky.Unlucky"], "ValueError: bad luck of one process"),
+        (["evaluate"], "evaluate runs in one process, only meta-train in several; start it without torchrun"),
     ],
 )
 def test_an_error_ends_all_processes_and_is_told_once(tmp_path: Path, more: list[str], said: str) -> None:
     (tmp_path / "unlucky.py").write_text(UNLUCKY)
     began = time.monotonic()
-    process = torchrun(tmp_path, 2, *TRAIN, *more)
+    process = torchrun(tmp_path, 2, *(TRAIN[:2] if more == ["evaluate"] else TRAIN), *more)
     told, _ = process.communicate(timeout=120)
     assert process.returncode != 0
     assert time.monotonic() - began < 100  # it would hang for half an hour
