@@ -129,6 +129,12 @@ def torchrun(folder: Path, size: int, *arguments: str, **options: Any) -> "subpr
     return subprocess.Popen(command, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, **streams, **options)
 
 
+def children_of(process: int) -> list[int]:
+    """The processes that a process has started; Linux."""
+    threads = Path(f"/proc/{process}/task").iterdir()
+    return [int(child) for thread in threads for child in (thread / "children").read_text().split()]
+
+
 TRAIN = ("-m", "metatele", "meta-train", "--config=c.yaml", "--output=run")
 
 
@@ -145,9 +151,9 @@ def test_a_killed_process_costs_the_iterations_since_the_last_checkpoint(tmp_pat
         while not state.is_file():
             time.sleep(0.1)
             assert process.poll() is None, process.communicate()[0]
-        ranks = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+        ranks = children_of(process.pid)
         if len(ranks) == 2:
-            os.kill(int(ranks[victim]), signal.SIGKILL)
+            os.kill(ranks[victim], signal.SIGKILL)
         time.sleep(rng.uniform(5, 9))  # for the next ones to start
     told, _ = process.communicate(timeout=300)
     assert process.returncode == 0, told
