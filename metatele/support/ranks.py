@@ -103,11 +103,20 @@ def first_to_say(what: str) -> bool:
     if not under_torchrun():
         return True
     try:
-        where = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = dist.TCPStore(*where, is_master=False, timeout=timedelta(seconds=5))
-        return bool(store.add(f"metatele/{what}/{os.environ.get('TORCHELASTIC_RESTART_COUNT')}", 1) == 1)
+        return bool(_store(timedelta(seconds=5)).add(what, 1) == 1)
     except (KeyError, ValueError, RuntimeError):  # nobody to ask
         return True
+
+
+def _store(patience: timedelta) -> dist.Store:
+    """Where torchrun lets the processes leave words for each other; those before a restart are not seen, for their
+    addresses are no longer true.
+
+    Raises: RuntimeError if it cannot be reached; KeyError or ValueError if there is none.
+    """
+    where = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(*where, is_master=False, timeout=patience)
+    return dist.PrefixStore(f"metatele/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 @contextmanager
@@ -129,9 +138,14 @@ def joined(device: str) -> Iterator[tuple[Ranks, str]]:
     if on_gpu:
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         torch.cuda.set_device(device)
+    backend = "nccl" if on_gpu else "gloo"
     try:
-        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
-    except (RuntimeError, ValueError) as error:
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+            dist.init_process_group(backend, timeout=PATIENCE, world_size=size, rank=rank, store=_store(PATIENCE))
+        else:
+            dist.init_process_group(backend, timeout=PATIENCE)
+    except (RuntimeError, ValueError, KeyError) as error:
         raise ConfigError(f"cannot join the other processes: {error}; start all of them by torchrun") from error
     yield Ranks(dist.get_rank(), dist.get_world_size()), device
     dist.destroy_process_group()  # not after an error: others would notice, and speak of that, before it has been told
