@@ -59,8 +59,8 @@ def save_checkpoint(inner: InnerOptimizer, folder: str | Path, card: str = "", t
     weights = safetensors.torch.save(tensors, {HELD: whole})  # under one name: several would be in any order
     config = _as_json({**description, OF_WEIGHTS: sha256(weights).hexdigest()})
     folder = make_folder(Path(folder))
-    files: dict[Path, bytes | str] = {folder / WEIGHTS: weights, folder / CONFIG: config}
-    files |= {folder / CARD: card, folder / TRAINING: training}
+    files: dict[Path, bytes | str] = {folder / CONFIG: config, folder / CARD: card, folder / TRAINING: training}
+    files[folder / WEIGHTS] = weights  # the last, because without them it is no checkpoint yet
     write_together({path: data for path, data in files.items() if data})
     return folder
 
