@@ -126,7 +126,9 @@ def run(kills: int, seed: int, say: Callable[[str], Any] = print) -> dict[str, A
             while sum(count.values()) < kills:
                 what = TURNS[runs % len(TURNS)]
                 folder = Path(f"run {runs}")
-                most = min(MOST, kills - sum(count.values()))
+                most = min(
+                    MOST, -(-kills // 3), kills - sum(count.values())
+                )  # in a short form each command has its turn
                 number, wrong = disturbed(what, folder, seconds[what], rng, most)
                 count[what] += number
                 runs += 1

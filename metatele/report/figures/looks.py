@@ -110,9 +110,10 @@ def _has_rule(entry: Entry) -> bool:
 
 
 def _rule_colour(entry: Entry) -> str:
-    """The colour of a closed-form rule, the same in every report."""
-    kinds = [kind.__name__ for kind in CanonicalTeleport.named.values()]
-    return RULE_COLOURS[kinds.index(str(entry.parts["teleport"]["class"])) % len(RULE_COLOURS)]
+    """The colour of a closed-form rule, the same in every report; of what has none, as a control without its source,
+    the first."""
+    kinds = {kind.__name__: i for i, kind in enumerate(CanonicalTeleport.named.values())}
+    return RULE_COLOURS[kinds.get(str(entry.parts["teleport"]["class"]), 0) % len(RULE_COLOURS)]
 
 
 def _new(looks: dict[str, Look], colour: str, dashes: Dashes, width: float, order: int, marker: str = "") -> Look:
