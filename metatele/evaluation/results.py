@@ -95,6 +95,7 @@ def _array(value: Any, dtype: Any) -> Any:
     """Nested lists as an array; nulls are NaN (and no list at all is an empty one)."""
     if issubclass(dtype, np.integer):
         return np.array(value, dtype)
-    return (
-        np.array(value, np.dtype(object)).astype(np.float64, copy=False).astype(dtype) if value else np.empty(0, dtype)
-    )
+    if not value:
+        return np.empty(0, dtype)
+    with np.errstate(over="ignore"):  # a number beyond the type is infinite
+        return np.array(value, np.dtype(object)).astype(np.float64, copy=False).astype(dtype)

@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 
 def run(module: str, count: int, seed: int) -> dict[str, Any]:
     """The figures of a run in a process of its own, which is forked again and again; no problem may be among them."""
-    command = [sys.executable, "-W", "ignore", "-m", f"tests.hostile.{module}", str(count), str(seed)]
+    command = [sys.executable, "-m", f"tests.hostile.{module}", str(count), str(seed)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
