@@ -18,11 +18,11 @@ from typing import Any, TypeVar
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
 
 from metatele.errors import CheckpointError, MetateleError
 from metatele.optimizer import InnerOptimizer
 from metatele.parts.base import OptimizerPart
+from metatele.support.digests import digest_of
 from metatele.support.files import make_folder, write_together
 from metatele.support.messages import first_line
 from metatele.support.modules import enter
@@ -55,7 +55,7 @@ def save_checkpoint(inner: InnerOptimizer, folder: str | Path, card: str = "", t
     description = describe(inner)
     # The weights hold the configuration, too: files are renamed one by one, and this one alone is a checkpoint.
     own = _as_json(description)
-    whole = json.dumps({WHOLE: _digest(own, tensors), CONFIG: own})
+    whole = json.dumps({WHOLE: digest_of(tensors, own), CONFIG: own})
     weights = safetensors.torch.save(tensors, {HELD: whole})  # under one name: several would be in any order
     config = _as_json({**description, OF_WEIGHTS: sha256(weights).hexdigest()})
     folder = make_folder(Path(folder))
@@ -229,15 +229,6 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _digest(config: str, tensors: Mapping[str, Tensor]) -> str:
-    """Of a configuration and the tensors that belong to it."""
-    digest = sha256(config.encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 def _digest_of_file(path: Path) -> str:
     try:
         return sha256(path.read_bytes()).hexdigest()
@@ -251,7 +242,7 @@ def _own_config(path: Path) -> dict[str, Any] | None:
         with safetensors.safe_open(path, "pt") as file:
             held = json.loads((file.metadata() or {})[HELD])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
-        if held[WHOLE] == _digest(held[CONFIG], tensors):
+        if held[WHOLE] == digest_of(tensors, held[CONFIG]):
             return dict(json.loads(held[CONFIG]))
     except (OSError, safetensors.SafetensorError, LookupError, TypeError, ValueError, RuntimeError, RecursionError):
         pass

@@ -1,5 +1,6 @@
 """metatele meta-train."""
 
+import os
 import signal
 import sys
 import threading
@@ -42,7 +43,7 @@ class MetaTrain(Command):
                 run = argument.removeprefix("--resume=")
             else:
                 continue
-            path = Path(run).expanduser() / TRAINING
+            path = Path(os.path.expanduser(run)) / TRAINING
             if not path.is_file():
                 raise CheckpointError(f"there is no run to resume in {run}: it holds no {TRAINING}")
             return ["--config", str(path), *arguments]

@@ -24,13 +24,12 @@ def meta_loss(window: Window, name: MetaLossName, normalise: bool) -> Tensor:
         name, normalise: see `MetaSettings`.
     Raises: TaskError if the loss is "log" and a loss is not positive.
     """
-    scale, in_order = _scale(window.end.initial_loss), window.in_order
-    losses = window.meta_losses
-    if not bool(in_order.all()):
+    losses, scale, in_order = window.meta_losses, _scale(window.end.initial_loss), window.in_order
+    if bool(in_order.all()):
+        scores = _scores(losses, scale, name, normalise)
+    else:
         losses = torch.where(in_order, losses, window.end.bar)
-    scores = _scores(losses, scale, name, normalise)
-    if not bool(in_order.all()):
-        scores = _with_price(scores, losses, scale, in_order, name, normalise)
+        scores = _with_price(_scores(losses, scale, name, normalise), losses, scale, in_order, name, normalise)
     return scores[-1].mean() if name == "final" else scores.mean() if name == "log" else scores.sum(0).mean()
 
 

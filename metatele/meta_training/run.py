@@ -25,6 +25,7 @@ from metatele.meta_training.state import STATE, read_state, restore_state, save_
 from metatele.meta_training.trainer import Iteration, MetaTrainer
 from metatele.optimizer import InnerOptimizer
 from metatele.support.checks import plain_numbers
+from metatele.support.digests import digest_of
 from metatele.support.files import write_atomic
 from metatele.support.lock import locked
 from metatele.support.ranks import joined
@@ -153,7 +154,20 @@ class _Run:
             if initialise:
                 self.trainer.initialise()
             self.trainer.make_adam()
+        self._check_shared()
         self._write_config()
+
+    def _check_shared(self) -> None:
+        """Raises: ConfigError if the processes that share the tasks are not about to do the same."""
+        trainer = self.trainer
+        if trainer.ranks.size == 1:
+            return
+        given = [trainer.seed, trainer.done, self._families, trainer.unroll, trainer.meta, trainer.validation]
+        if not trainer.ranks.agree(digest_of(trainer.inner.state_dict(), str(given))):
+            raise ConfigError(
+                f"the {trainer.ranks.size} processes share the tasks of each meta-batch, but were given different "
+                "seeds, families, settings or weights to start from; give all the same, or end the process group first"
+            )
 
     def _saved(self, resume: bool) -> "_Saved | None":
         """What the run in the folder has saved; None for a new run."""

@@ -28,9 +28,8 @@ def locked(folder: Path) -> Iterator[Path]:
         folder: made where it does not exist, and removed again if it is left empty.
     Raises: OutputError, which names the other process, or says that the folder cannot be written to.
     """
-    folder = folder.expanduser()
-    new = not os.path.exists(folder)
-    make_folder(folder)
+    new = not os.path.exists(os.path.expanduser(folder))
+    folder = make_folder(folder)
     try:
         with _locked(folder):
             yield folder

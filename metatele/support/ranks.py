@@ -55,6 +55,14 @@ class Ranks:
         found: list[float] = self.add(torch.tensor(numbers, dtype=torch.float64, device=device)).tolist()
         return found
 
+    def agree(self, word: str) -> bool:
+        """Whether all processes say the same."""
+        words = [word] * self.size
+        if self.size > 1:
+            with _all_there():
+                dist.all_gather_object(words, word)
+        return len(set(words)) == 1
+
     def from_first(self, make: Callable[[], Made]) -> Made:
         """What `make` gives in the first process, on all of them. Raises: what it raises there, likewise."""
         if self.size == 1:
@@ -119,6 +127,15 @@ def _store(patience: timedelta) -> dist.Store:
     return dist.PrefixStore(f"metatele/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
+def present() -> Ranks:
+    """The processes of the process group that is there; this one alone if there is none."""
+    return Ranks(dist.get_rank(), dist.get_world_size()) if _grouped() else Ranks()
+
+
+def _grouped() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
 @contextmanager
 def joined(device: str) -> Iterator[tuple[Ranks, str]]:
     """Inside, this process is one of those that torchrun has started together, or of a process group that is there
@@ -128,11 +145,8 @@ def joined(device: str) -> Iterator[tuple[Ranks, str]]:
         device: where to compute; of several GPUs each process takes the one of its local rank.
     Raises: ConfigError if the others cannot be reached.
     """
-    if dist.is_available() and dist.is_initialized():
-        yield Ranks(dist.get_rank(), dist.get_world_size()), device
-        return
-    if not under_torchrun():
-        yield Ranks(), device
+    if _grouped() or not under_torchrun():
+        yield present(), device
         return
     on_gpu = torch.device(device).type == "cuda"
     if on_gpu:
@@ -147,5 +161,5 @@ def joined(device: str) -> Iterator[tuple[Ranks, str]]:
             dist.init_process_group(backend, timeout=PATIENCE)
     except (RuntimeError, ValueError, KeyError) as error:
         raise ConfigError(f"cannot join the other processes: {error}; start all of them by torchrun") from error
-    yield Ranks(dist.get_rank(), dist.get_world_size()), device
+    yield present(), device
     dist.destroy_process_group()  # not after an error: others would notice, and speak of that, before it has been told

@@ -1,15 +1,13 @@
 """Teleporting the replicas of data-parallel training: all go where the first one goes."""
 
 from collections.abc import Callable
-from hashlib import sha256
-from typing import TypeVar, cast
+from typing import TypeVar
 
-import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from metatele.errors import MetateleError
+from metatele.support.digests import digest_of
+from metatele.support.ranks import present
 
 Reached = TypeVar("Reached")
 
@@ -25,30 +23,10 @@ def found_by_first(model: nn.Module, find: Callable[[], Reached]) -> Reached:
         find: looks for where to go, and changes nothing.
     Raises: what `find` raises, in the first process, in all of them.
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return find()
-    digests: list[str] = [""] * dist.get_world_size()
-    dist.all_gather_object(digests, _digest(model))
-    if len(set(digests)) > 1:
+    ranks = present()
+    if ranks.size == 1 or not ranks.agree(digest_of(dict(model.named_parameters()))):
         return find()  # models of their own
-    answer: list[object] = [None, None]
-    if dist.get_rank() == 0:
-        try:
-            answer = [tree_map(_on_cpu, find()), None]
-        except MetateleError as error:
-            answer = [None, error]
-    dist.broadcast_object_list(answer)
-    found, refusal = answer
-    if isinstance(refusal, MetateleError):
-        raise refusal
-    return cast(Reached, found)
-
-
-def _digest(model: nn.Module) -> str:
-    digest = sha256()
-    for name, p in model.named_parameters():
-        digest.update(name.encode() + p.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return ranks.from_first(lambda: tree_map(_on_cpu, find()))
 
 
 def _on_cpu(value: object) -> object:

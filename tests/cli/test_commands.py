@@ -344,6 +344,11 @@ def test_home_in_a_path(capsys, monkeypatch, tmp_path) -> None:
     assert not Path("~").exists()
 
 
+def test_a_home_that_there_is_not(capsys) -> None:
+    assert "cannot write to the folder" in refused(capsys, "meta-train", *SMALL, "--output=~nobody-of-this-name/run")
+    assert "no run to resume" in refused(capsys, "meta-train", "--resume=~nobody-of-this-name/run")
+
+
 def test_home_deep_inside_a_configuration(capsys, monkeypatch, tmp_path) -> None:
     """In the arguments of a family, also of one in a list."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

@@ -19,6 +19,7 @@ from metatele.tasks import GaussianMixture, TeacherStudent
 
 import metatele.meta_training.trainer as trainer
 from metatele import (
+    ConfigError,
     CoordinateUpdate,
     GradientDescent,
     InnerOptimizer,
@@ -68,12 +69,16 @@ def work(rank: int, size: int, port: int, case: str, folder: str, more: dict[str
     dist.destroy_process_group()
 
 
-def of_processes(size: int, case: str, folder: Path, **more: Any) -> list[list[tuple[Any, ...]]]:
-    """The histories that `size` processes have seen."""
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(work, (size, port, case, str(folder), more), nprocs=size)  # type: ignore[no-untyped-call]
+        port: int = free.getsockname()[1]
+    return port
+
+
+def of_processes(size: int, case: str, folder: Path, **more: Any) -> list[list[tuple[Any, ...]]]:
+    """The histories that `size` processes have seen."""
+    mp.spawn(work, (size, free_port(), case, str(folder), more), nprocs=size)  # type: ignore[no-untyped-call]
     return [torch.load(folder / f"history-{rank}.pt", weights_only=True) for rank in range(size)]
 
 
@@ -120,6 +125,23 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, monkeypa
 def stop_at_once() -> bool:
     """Asked of one process, it stops all."""
     return dist.get_rank() == 1
+
+
+def differ(rank: int, port: int, folder: str) -> None:
+    """Each process wants a run of its own."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    small = UnrollSettings(2, 1), MetaSettings(1, 2), ValidationSettings(2)
+    with pytest.raises(ConfigError, match="2 processes share the tasks of each meta-batch, but were given different"):
+        meta_train(InnerOptimizer(CoordinateUpdate(hidden=2)), TeacherStudent(rows=4), *small, seed=rank)
+    (Path(folder) / str(rank)).touch()
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_processes_that_want_different_runs_are_refused(tmp_path: Path) -> None:
+    mp.spawn(differ, (free_port(), str(tmp_path)), nprocs=2)  # type: ignore[no-untyped-call]
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def torchrun(folder: Path, size: int, *arguments: str, **options: Any) -> "subprocess.Popen[str]":

@@ -46,7 +46,7 @@ class Journal:
         except (OSError, RecursionError, *DAMAGE):
             pass  # damaged, or of another version
         result = work()
-        make_folder(self.folder)  # another evaluation with the same output folder may have deleted it
+        make_folder(self.folder)  # another evaluation that shares it may have deleted it
         if path.is_dir():
             shutil.rmtree(path)
         piece = _dump(plain(result))
