@@ -88,7 +88,7 @@ def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
 def _of_users_code(error: BaseException) -> str | None:
     """What the constructor of a class that a configuration names has raised, and where; None if it is the parser that
     complains."""
-    while error.__cause__ is not None:
+    while error.__cause__ is not None and error.__cause__.__traceback__ is not None:
         error = error.__cause__
     last = traceback.extract_tb(error.__traceback__)[-1]
     if Path(last.filename).parent.name == "jsonargparse" or isinstance(error, (MetateleError, ArgumentError)):

@@ -2,7 +2,10 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
@@ -67,13 +70,23 @@ def check_recorded(family: object, arguments: object, what: str, hint: str) -> N
 
 def _check_sizes(arguments: object, what: str, hint: str) -> None:
     """Raises: ConfigError for a number that would take all memory, in a record that anybody may have written."""
+    for key, value in _named_values(arguments):
+        most = MOST_LAYERS if key == "depth" else MOST_OF_ANYTHING
+        with suppress(TypeError, ValueError):  # the parser takes a text of digits for a number
+            if abs(float(value)) > most:
+                raise ConfigError(f"{what} with {key}: {value}, more than {most}; {hint}")
+
+
+def _named_values(arguments: object, name: str = "") -> Iterator[tuple[str, Any]]:
+    """All values inside mappings and lists, each with the last name above it."""
     if isinstance(arguments, dict):
         for key, value in arguments.items():
-            most = MOST_LAYERS if key == "depth" else MOST_OF_ANYTHING
-            for one in value if isinstance(value, list) else [value]:
-                if isinstance(one, int) and abs(one) > most:
-                    raise ConfigError(f"{what} with {key}: {one}, more than {most}; {hint}")
-                _check_sizes(one, what, hint)
+            yield from _named_values(value, str(key))
+    elif isinstance(arguments, list):
+        for value in arguments:
+            yield from _named_values(value, name)
+    else:
+        yield name, arguments
 
 
 def family_of_training(parser: ArgumentParser, source: str) -> Namespace:

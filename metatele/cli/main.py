@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from metatele.cli.exit_codes import BAD_INPUT, INTERRUPTED
 from metatele.errors import ConfigError, MetateleError, printable
+from metatele.support.messages import lacks_memory
 from metatele.version import __version__
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UnicodeDecodeError, RecursionError) as error:  # from reading a configuration file
         return _refuse(f"a file cannot be read as YAML: {_one_line(error)}")
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "allocate" not in str(error) and "out of memory" not in str(error):
+        if not lacks_memory(error):
             raise
         return _refuse(f"not enough memory ({_one_line(error)}); use smaller sizes")
     except KeyboardInterrupt:

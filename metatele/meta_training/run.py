@@ -8,29 +8,25 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from metatele.checkpoint import TRAINING, describe, load_checkpoint, save_checkpoint
 from metatele.errors import CheckpointError, ConfigError
 from metatele.meta_training.budget import Budget, budget_of
 from metatele.meta_training.card import training_card
+from metatele.meta_training.identity import alike, difference, identity_of, sketch_of
 from metatele.meta_training.monitor import Monitor, TensorBoard
 from metatele.meta_training.settings import MetaSettings, UnrollSettings, ValidationSettings
 from metatele.meta_training.state import STATE, read_state, restore_state, save_state
 from metatele.meta_training.trainer import Iteration, MetaTrainer
 from metatele.optimizer import InnerOptimizer
-from metatele.support.checks import plain_numbers
-from metatele.support.digests import digest_of
 from metatele.support.files import write_atomic
 from metatele.support.lock import locked
 from metatele.support.ranks import joined
 from metatele.task.family import TaskFamily
-from metatele.task.sampling import sample_meta_batch
 
 SAVE_SECONDS = 60.0
 
@@ -162,8 +158,9 @@ class _Run:
         trainer = self.trainer
         if trainer.ranks.size == 1:
             return
-        given = [trainer.seed, trainer.done, self._families, trainer.unroll, trainer.meta, trainer.validation]
-        if not trainer.ranks.agree(digest_of(trainer.inner.state_dict(), str(given))):
+        mine = trainer.done, trainer.meta.iterations, self._settings(), sketch_of(trainer.inner.state_dict().values())
+        others = trainer.ranks.gather(mine)
+        if not all(o[:2] == mine[:2] and difference(o[2], mine[2]) is None and alike(o[3], mine[3]) for o in others):
             raise ConfigError(
                 f"the {trainer.ranks.size} processes share the tasks of each meta-batch, but were given different "
                 "seeds, families, settings or weights to start from; give all the same, or end the process group first"
@@ -229,7 +226,7 @@ class _Run:
 
     @cached_property
     def _families(self) -> list[dict[str, Any]]:
-        return [_identity(f, self.trainer.seed) for f in self.trainer.families]
+        return [identity_of(f, self.trainer.seed) for f in self.trainer.families]
 
     def _record(self) -> dict[str, Any]:
         best = self.best_score if math.isfinite(self.best_score) else None
@@ -251,34 +248,6 @@ class _Run:
         return dict(json.loads(json.dumps(settings, default=str)))
 
     def _check_same(self, recorded: dict[str, Any], folder: Path) -> None:
-        before, now = _leaves(recorded), _leaves(self._settings())
-        # Runs that were saved before there were fingerprints have none.
-        unknown = {k for k in now.keys() - before.keys() if k.endswith(".tasks") and k.startswith("family.")}
-        changed = sorted(k for k in (before.keys() | now.keys()) - unknown if before.get(k) != now.get(k))
-        if changed:
-            key = changed[0]
-            raise ConfigError(
-                f"cannot resume {folder} with other settings: {key} was {before.get(key)!r}, now {now.get(key)!r}"
-            )
-
-
-def _identity(family: TaskFamily, seed: int) -> dict[str, Any]:
-    """A family's class, its plain attributes, as far as JSON can hold them, and a fingerprint of its first tasks, on
-    which all of its arguments have a say."""
-    batch = sample_meta_batch(family, "train", range(2), seed)
-    digest = sha256()
-    for t in (*batch.params.values(), *batch.buffers.values(), *batch.inputs.values(), *batch.targets.values()):
-        digest.update(str((t.dtype, tuple(t.shape))).encode())
-        digest.update(t.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    values = {k: plain_numbers(v) for k, v in vars(family).items()}
-    plain = {k: v for k, v in values.items() if isinstance(v, (bool, int, float, str, list, tuple, type(None)))}
-    name = f"{type(family).__module__}.{type(family).__qualname__}"
-    return {"class": name, **plain, "tasks": digest.hexdigest()[:16]}
-
-
-def _leaves(value: Any, name: str = "") -> dict[str, Any]:
-    """{dotted name: value} of everything inside nested mappings and lists."""
-    if not isinstance(value, (dict, list)):
-        return {name: value}
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    return {k: v for key, inner in items for k, v in _leaves(inner, f"{name}.{key}" if name else str(key)).items()}
+        changed = difference(recorded, self._settings())
+        if changed is not None:
+            raise ConfigError(f"cannot resume {folder} with other settings: {changed}")

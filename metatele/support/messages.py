@@ -5,6 +5,11 @@ import math
 DASH = "-"  # stands for a missing number
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: Python's own, that of a GPU, or torch's on a CPU."""
+    return isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error)
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message; the error's class if it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

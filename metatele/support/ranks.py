@@ -1,5 +1,6 @@
 """The processes that share one computation: torch.distributed, as torchrun starts it."""
 
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -55,13 +56,13 @@ class Ranks:
         found: list[float] = self.add(torch.tensor(numbers, dtype=torch.float64, device=device)).tolist()
         return found
 
-    def agree(self, word: str) -> bool:
-        """Whether all processes say the same."""
-        words = [word] * self.size
+    def gather(self, own: Made) -> list[Made]:
+        """What all processes give, on all of them."""
+        given = [own] * self.size
         if self.size > 1:
             with _all_there():
-                dist.all_gather_object(words, word)
-        return len(set(words)) == 1
+                dist.all_gather_object(given, own)
+        return given
 
     def from_first(self, make: Callable[[], Made]) -> Made:
         """What `make` gives in the first process, on all of them. Raises: what it raises there, likewise."""
@@ -83,12 +84,15 @@ class Ranks:
 
 @contextmanager
 def _all_there() -> Iterator[None]:
-    """Raises: OutputError where torch.distributed finds that another process is gone."""
+    """Raises: OutputError where torch.distributed fails, as it does when another process is gone."""
     try:
         yield
     except RuntimeError as error:
         time.sleep(1)  # it may have something to say, which is the cause
-        raise OutputError(f"another process has ended ({first_line(error)}); the run can be resumed") from error
+        raise OutputError(
+            f"the other processes cannot be reached ({first_line(error)}): one has ended, or their process group does "
+            "not fit the device; the run can be resumed"
+        ) from error
 
 
 def under_torchrun() -> bool:
@@ -127,6 +131,9 @@ def _store(patience: timedelta) -> dist.Store:
     return dist.PrefixStore(f"metatele/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
+_groups = itertools.count()  # each group has addresses of its own, which the next one must not read
+
+
 def present() -> Ranks:
     """The processes of the process group that is there; this one alone if there is none."""
     return Ranks(dist.get_rank(), dist.get_world_size()) if _grouped() else Ranks()
@@ -142,7 +149,7 @@ def joined(device: str) -> Iterator[tuple[Ranks, str]]:
     already, or else alone.
 
     Args:
-        device: where to compute; of several GPUs each process takes the one of its local rank.
+        device: where to compute; if a process group is made here, each process takes the GPU of its local rank.
     Raises: ConfigError if the others cannot be reached.
     """
     if _grouped() or not under_torchrun():
@@ -156,7 +163,8 @@ def joined(device: str) -> Iterator[tuple[Ranks, str]]:
     try:
         if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
             rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-            dist.init_process_group(backend, timeout=PATIENCE, world_size=size, rank=rank, store=_store(PATIENCE))
+            store = dist.PrefixStore(f"group {next(_groups)}", _store(PATIENCE))
+            dist.init_process_group(backend, timeout=PATIENCE, world_size=size, rank=rank, store=store)
         else:
             dist.init_process_group(backend, timeout=PATIENCE)
     except (RuntimeError, ValueError, KeyError) as error:

@@ -134,16 +134,16 @@ def _warn_of_unseen_labels(batch: MetaBatch, part: Part, numbers: Sequence[int])
     labels = inner.dim() == 2 and not (inner.is_floating_point() or inner.is_complex() or inner.dtype == torch.bool)
     if part == "inner" or not labels or name in _warned:
         return
-    apart = int(max(inner.max(), here.max()) - min(inner.min(), here.min())) + 1
+    apart = max(int(inner.max()), int(here.max())) - min(int(inner.min()), int(here.min())) + 1
     offset = apart * torch.arange(batch.tasks, device=inner.device).unsqueeze(1)  # so that tasks share no label
     unseen = ~torch.isin(here.long() + offset, inner.long() + offset)
     if bool(unseen.any()):
         _warned.add(name)
         task, row = unseen.nonzero()[0].tolist()
-        order = "" if batch.family.shuffle else f"; {name}.shuffle is False, so that rows are cut in their own order"
+        cut = "" if batch.family.shuffle else f"; {name}.shuffle is False, with True rows are mixed before they are cut"
         warnings.warn(
             f"{name}: the {part} rows of task {numbers[task]} of the {batch.split} split hold the label "
-            f"{int(here[task, row])}, which its inner rows, the ones that are trained on, do not hold{order}",
+            f"{int(here[task, row])}, which its inner rows, the ones that are trained on, do not hold{cut}",
             stacklevel=4,
         )
 

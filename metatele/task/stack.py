@@ -12,6 +12,7 @@ from torch.func import functional_call, vmap
 from torch.optim.swa_utils import AveragedModel
 from torch.utils._pytree import tree_leaves, tree_map
 
+from metatele.support.messages import lacks_memory
 from metatele.task.params import Params
 
 # Activations that apply one function to every entry, without parameters or randomness; so no PReLU and no RReLU.
@@ -119,7 +120,7 @@ def over_tasks(one: Callable[..., Any], what: object, *arguments: Any, alone: Ca
         try:
             return vmap(one)(*arguments)
         except (RuntimeError, ValueError, NotImplementedError, TypeError) as error:
-            if "random" in str(error):
+            if "random" in str(error) or lacks_memory(error):
                 raise
             result = _one_by_one(alone or one, *arguments)
         _looped.add(what)

@@ -373,6 +373,7 @@ class Failing(TeacherStudent):
     [
         ("open(table)", "FileNotFoundError: [Errno 2] No such file or directory: 'none.csv'"),
         ("{}[table]", "KeyError: 'none.csv'"),
+        ("raise TypeError('told') from ValueError('never raised')", "TypeError: told"),
         ("raise ValueError('first line\\nsecond')", "ValueError: first line"),
     ],
 )

@@ -38,6 +38,8 @@ from metatele import (
     sample_meta_batch,
     teleport,
 )
+from metatele.task import stack
+from metatele.task.stack import stacked_forward
 
 
 class Last(nn.Module):
@@ -134,6 +136,18 @@ def test_it_is_told_once_and_random_draws_are_still_refused():
         end(family(lambda: nn.Sequential(mlp(), nn.Dropout(0.5))))
     with pytest.raises(TaskError, match="changes its buffer"):
         end(family(lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))))
+
+
+def test_a_lack_of_memory_is_no_matter_of_batching():
+    class Greedy(nn.Sequential):
+        def forward(self, x):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    network = Greedy(*mlp())
+    params = {k: p.detach().expand(2, *p.shape) for k, p in network.named_parameters()}
+    with pytest.raises(torch.OutOfMemoryError):
+        stacked_forward(network, params, torch.zeros(2, 5, 3))
+    assert network not in stack._looped
 
 
 @pytest.mark.parametrize("kind", [tuple, dict])

@@ -13,7 +13,7 @@ from torch.func import functionalize
 from torch.fx import GraphModule, Node
 
 from metatele.errors import ConfigError, MetateleError
-from metatele.support.messages import named_line
+from metatele.support.messages import lacks_memory, named_line
 from metatele.unroll.compiled.memory import keep_freed_memory
 
 Tensors = Sequence[Tensor]
@@ -109,10 +109,10 @@ def following() -> Iterator[None]:
     """
     try:
         yield
-    except (MetateleError, MemoryError, torch.OutOfMemoryError):
+    except MetateleError:
         raise
     except Exception as error:
-        if "can't allocate memory" in str(error):  # how torch reports a lack of memory on a CPU
+        if lacks_memory(error):
             raise
         raise CannotFollowError(f"steps seem to depend on the values of tensors ({named_line(error)})") from error
 

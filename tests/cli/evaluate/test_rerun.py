@@ -118,6 +118,7 @@ def test_rerun_imports_no_module_of_its_record(capsys, first):
     assert not Path("IMPORTED").exists()
     assert main(["evaluate", "--rerun=first", "--output=second", "--modules=[own_of_rerun]"]) == 0
     assert "the losses are equal, bit for bit" in capsys.readouterr().out
-    spec = {"class_path": "metatele.tasks.TeacherStudent", "init_args": {"rows": 10**12}}
-    Path("first/results.json").write_text(json.dumps({**stored, "family_spec": spec}))
-    assert "rows: 1000000000000, more than 100000" in refused(capsys, "--rerun=first", "--output=third")
+    for rows in (10**12, str(10**12), [[10**12]]):
+        spec = {"class_path": "metatele.tasks.TeacherStudent", "init_args": {"rows": rows}}
+        Path("first/results.json").write_text(json.dumps({**stored, "family_spec": spec}))
+        assert "rows: 1000000000000, more than 100000" in refused(capsys, "--rerun=first", "--output=third")
