@@ -87,7 +87,7 @@ def run(plan: Plan, tell: Callable[[str], None], keep: Callable[[Record], None])
         where = f"{i + 1}/{len(cells)} {cell['workload']}, {cell['order']} order, {cell['tasks']} tasks"
         records = measure(jobs, plan.repeats, plan.budget, partial(_tell, tell, where))
         for name, job in jobs.items():
-            records[name]["steps"] = job.changes.get("steps", WORKLOADS[job.workload].unroll.steps)
+            records[name]["steps"] = job.changes.get("steps", WORKLOADS[job.workload].unroll.longest)
         results["cells"].append(cell | {"contestants": records})
         keep(results)
     return results

@@ -77,7 +77,7 @@ def jax_run(workload: Workload, tasks: int, precision: str) -> Callable[[], obje
 def measure(tasks: int, repeats: int) -> list[dict[str, Any]]:
     """One record per precision and contestant."""
     workload = WORKLOADS["dense"].ordered(False)
-    windows, work = workload.unroll.steps / workload.unroll.window, flops(workload, tasks)
+    windows, work = workload.unroll.longest / workload.unroll.window, flops(workload, tasks)
     makers: dict[str, Callable[[str], Callable[[], object]]] = {
         "compiled": lambda precision: own_run(workload, tasks, "compiled", precision),
         "higher": lambda precision: own_run(workload, tasks, "higher", precision),

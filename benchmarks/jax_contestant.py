@@ -97,8 +97,10 @@ def _iteration(
     loop: InnerLoop, unroll: UnrollSettings, meta: MetaSettings
 ) -> Callable[[Learner, Tree], tuple[Learner, Array]]:
     """One trajectory with a meta-update after every window, to be compiled."""
-    if unroll.steps % unroll.window:
-        raise ValueError(f"a trajectory must be whole windows, got {unroll.steps} steps in windows of {unroll.window}")
+    if unroll.longest % unroll.window:
+        raise ValueError(
+            f"a trajectory must be whole windows, got {unroll.longest} steps in windows of {unroll.window}"
+        )
 
     def iteration(learner: Learner, data: Tree) -> tuple[Learner, Array]:
         def window(carry: tuple[Learner, Tree], first: Array) -> tuple[tuple[Learner, Tree], Array]:
@@ -106,9 +108,9 @@ def _iteration(
             gradient, losses, state = loop.window(learner.weights, data, state, first)
             return (_meta_update(learner, gradient, meta), state), losses
 
-        firsts = jnp.arange(0, unroll.steps, unroll.window)
+        firsts = jnp.arange(0, unroll.longest, unroll.window)
         (learner, _), losses = lax.scan(window, (learner, loop.start(data)), firsts)
-        return learner, losses.reshape(unroll.steps, -1)
+        return learner, losses.reshape(unroll.longest, -1)
 
     return iteration
 

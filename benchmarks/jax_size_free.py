@@ -79,7 +79,7 @@ class SizeFree:
         self.data = self._data(batch)
 
     def _data(self, batch: MetaBatch) -> Data:
-        steps, betas = self.unroll.steps, self.update.BETAS
+        steps, betas = self.unroll.longest, self.update.BETAS
         params = jnp.concatenate([to_jax(p.flatten(1)) for p in batch.params.values()], 1)
         rows: dict[Part, Rows] = {}
         minibatches: dict[Part, Array] = {}

@@ -78,7 +78,7 @@ def flops(workload: Workload, tasks: int) -> int:
 
 def prepare(workload: Workload, tasks: int) -> Run:
     """The products of one iteration."""
-    window, steps = workload.unroll.window, workload.unroll.steps
+    window, steps = workload.unroll.window, workload.unroll.longest
     runs = [
         (times, fastest(size)) for core in cores(workload, tasks) for times, size in core.products(window) if all(size)
     ]

@@ -27,11 +27,13 @@ class OwnTraining:
         settings = (workload.unroll, workload.meta(tasks), ValidationSettings(1, 1))
         self.trainer = MetaTrainer(inner, [workload.family], *settings, device=device)
         inner.to(dtype)  # the trainer has made it float32
-        self.trainer.make_adam()
+        self.trainer.enter()
         self.batch = batch.to(dtype, device)
 
     def __call__(self) -> None:
-        self.trainer._iterate(self.batch)
+        flight = self.trainer.begin(0, self.batch)
+        while not flight.done:
+            self.trainer.advance(flight)
 
 
 def prepare(workload: Workload, tasks: int) -> OwnTraining:
@@ -44,7 +46,7 @@ def prepare_evaluation(workload: Workload, tasks: int) -> Callable[[], None]:
     from metatele.unroll import engine_maker  # not at the top: another checkout may not have it
 
     inner, batch = workload.problem(tasks)
-    steps, make = workload.unroll.steps, engine_maker(workload.unroll.engine)
+    steps, make = workload.unroll.longest, engine_maker(workload.unroll.engine)
 
     def run() -> None:
         play = make(inner, batch, steps, False)

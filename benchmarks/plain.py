@@ -238,7 +238,7 @@ class PlainTraining:
         self.clip, self.tasks = meta.clip or math.inf, tasks
 
     def __call__(self) -> None:
-        steps, window, second = self.unroll.steps, self.unroll.window, self.unroll.second_order
+        steps, window, second = self.unroll.longest, self.unroll.window, self.unroll.second_order
         rules = (self.update, self.teleport)
         tasks = [self.kind(self.batch, b, *rules, steps, second) for b in range(self.batch.tasks)]
         for _ in range(0, steps, window):

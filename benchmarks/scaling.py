@@ -60,7 +60,7 @@ def point(workload: str, variable: str, value: int, repeats: int) -> Record:
     (record,) = measure({job.contestant: job}, repeats, float("inf"), lambda text: None).values()
     problem = varied(WORKLOADS[workload].ordered(False), changes)
     window = flops(problem, tasks)
-    total = window * problem.unroll.steps / problem.unroll.window
+    total = window * problem.unroll.longest / problem.unroll.window
     return {"workload": workload, "variable": variable, "value": value, "window": window, "iteration": total} | record
 
 

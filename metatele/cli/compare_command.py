@@ -50,7 +50,9 @@ class Compare(Command):
         )
         parser.add_argument("--output", type=str | None, help="folder (default: runs/NAME of the config)")
         parser.add_argument("--evaluation.tasks", type=int, default=64, help="held-out tasks")
-        parser.add_argument("--evaluation.steps", type=int | None, help="inner steps (default: unroll.steps)")
+        parser.add_argument(
+            "--evaluation.steps", type=int | None, help="inner steps (default: the longest unroll.steps)"
+        )
         return parser
 
     def run(self, parser: ArgumentParser, config: Namespace) -> int:
@@ -59,7 +61,7 @@ class Compare(Command):
         made = instantiate(parser, config)
         families = made.family if isinstance(made.family, list) else [made.family]
         specs = config.family if isinstance(config.family, list) else [config.family]
-        steps = made.unroll.steps if config.evaluation.steps is None else config.evaluation.steps
+        steps = made.unroll.longest if config.evaluation.steps is None else config.evaluation.steps
         at_least(1, **{"seeds": config.seeds, "evaluation.tasks": config.evaluation.tasks, "evaluation.steps": steps})
         output = Path(config.output or default_output(config))
         known = {rule.name: rule for rule in rules()}

@@ -106,7 +106,7 @@ def train(
             seed=made.seed,
             output=output,
             resume=resume,
-            monitors=[ProgressBar(title, made.meta.loss == "log")],
+            monitors=[ProgressBar(title, made.meta.logarithmic)],
             stop=stop.is_set,
             device=made.device,
             config=dump(parser, config, drop=("output", "resume", "evaluation")),

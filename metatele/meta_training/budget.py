@@ -11,7 +11,8 @@ import yaml
 
 from metatele.checkpoint import TRAINING, find_checkpoint
 from metatele.errors import CheckpointError, ConfigError
-from metatele.meta_training.settings import MetaSettings, UnrollSettings
+from metatele.meta_training.settings import COPIES, MetaSettings, UnrollSettings
+from metatele.meta_training.stages import stages_of
 from metatele.meta_training.state import STATE, read_state
 from metatele.support.plain_yaml import read_yaml
 from metatele.task.family import TaskFamily
@@ -22,8 +23,8 @@ class Budget:
     """What a run of meta-training spends, and on what.
 
     Attributes:
-        tasks: trajectories played: iterations x meta-batch.
-        steps: inner steps of each.
+        tasks: trajectories played: iterations x meta-batch, each as often as the estimator plays it.
+        steps: inner steps of each, on average.
         families: the names of the task families; and their arguments, where they are known.
         seed: of the learned weights and of the tasks.
     """
@@ -46,9 +47,23 @@ class Budget:
         return None
 
 
-def budget_of(families: Sequence[TaskFamily], unroll: UnrollSettings, meta: MetaSettings, seed: int) -> Budget:
-    """The budget of a run with these settings."""
-    return Budget(meta.iterations * meta.tasks, unroll.steps, tuple((type(f).__name__, "") for f in families), seed)
+def budget_of(
+    families: Sequence[TaskFamily], unroll: UnrollSettings, meta: MetaSettings, seed: int, done: float = math.inf
+) -> Budget:
+    """The budget of a run with these settings, of which so many iterations are done."""
+    return Budget(*_spent(unroll, meta, done), tuple((type(f).__name__, "") for f in families), seed)
+
+
+def _spent(unroll: UnrollSettings, meta: MetaSettings, done: float) -> tuple[int, int]:
+    """Trajectories, and the mean of the steps that are to be expected of each."""
+    trajectories, steps = 0, 0.0
+    for stage in stages_of(unroll, meta):
+        iterations = int(min(stage.end, done)) - stage.begin
+        if iterations > 0:
+            played = iterations * meta.tasks * COPIES[stage.meta.estimator]
+            trajectories += played
+            steps += played * stage.mean_horizon(iterations)
+    return trajectories, round(steps / max(trajectories, 1))
 
 
 def read_budget(source: str | Path) -> Budget | None:
@@ -67,9 +82,8 @@ def read_budget(source: str | Path) -> Budget | None:
             (str(f["class_path"]).rpartition(".")[2], json.dumps(f.get("init_args") or {}, sort_keys=True, default=str))
             for f in named
         )
-        meta, unroll = record["meta"], record["unroll"]
-        iterations = int(min(int(meta["iterations"]), _done(path.parent.parent)))
-        return Budget(iterations * int(meta["tasks"]), int(unroll["steps"]), families, int(record.get("seed", 0)))
+        unroll, meta = UnrollSettings(**record["unroll"]), MetaSettings(**record["meta"])
+        return Budget(*_spent(unroll, meta, _done(path.parent.parent)), families, int(record.get("seed", 0)))
     except (
         CheckpointError,
         ConfigError,

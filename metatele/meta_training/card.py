@@ -10,8 +10,11 @@ def training_card(trainer: MetaTrainer, best_score: float) -> str:
     inner = trainer.inner
     families = ", ".join(type(f).__name__ for f in trainer.families)
     unroll, meta = trainer.unroll, trainer.meta
-    kind = "geometric mean" if meta.loss == "log" else "mean"
-    value = math.exp(best_score) if meta.loss == "log" and math.isfinite(best_score) else best_score
+    kind = "geometric mean" if meta.logarithmic else "mean"
+    value = math.exp(best_score) if meta.logarithmic and math.isfinite(best_score) else best_score
+    steps = " to ".join(map(str, dict.fromkeys((unroll.shortest, unroll.longest))))
+    order = f", {'second' if unroll.second_order else 'first'} order" if meta.estimator == "bptt" else ""
+    phases = f", in {len(trainer.stages)} phases" if len(trainer.stages) > 1 else ""
     score = f"{value:.4g}" if math.isfinite(best_score) else "not validated"
     return f"""---
 library_name: metatele
@@ -23,9 +26,9 @@ tags: [learned-optimizer, parameter-symmetry, teleportation]
 - teleport: {type(inner.teleport).__name__} {inner.teleport.arguments()}, {inner.order} the update
 - state of the update at a teleport: {inner.moments}
 - meta-trained on: {families}, seed {trainer.seed}
-- unroll: {unroll.steps} steps in windows of {unroll.window}, {"second" if unroll.second_order else "first"} order
-- meta-training: {trainer.done} of {meta.iterations} iterations of {meta.tasks} tasks, meta-loss {meta.loss},
-  lr {meta.lr}, clip {meta.clip}, {meta.schedule} schedule
+- unroll: {steps} steps in windows of {unroll.window}{order}
+- meta-training: {trainer.done} of {meta.iterations} iterations of {meta.tasks} tasks{phases}, meta-loss {meta.loss},
+  estimator {meta.estimator}, lr {meta.lr}, clip {meta.clip}, {meta.schedule} schedule
 - best validation loss ({kind} over held-out tasks and steps): {score}
 
     from metatele import load_checkpoint

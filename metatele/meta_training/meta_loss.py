@@ -5,10 +5,13 @@ from torch import Tensor
 
 from metatele.errors import TaskError
 from metatele.meta_training.settings import MetaLossName
+from metatele.task.batch import MetaBatch
 from metatele.unroll.trajectory import Window
 
 BEGINS_SOLVED = 1e-12  # an initial loss up to which a task has nothing to learn, and gives no scale
 SOLVED = 1e-8  # of the initial loss; keeps the logarithm finite when a task is solved exactly
+LOGARITHMIC: tuple[MetaLossName, ...] = ("log", "end")
+LAST: tuple[MetaLossName, ...] = ("final", "end")  # of the window's losses only the last one counts
 
 
 def meta_loss(window: Window, name: MetaLossName, normalise: bool) -> Tensor:
@@ -20,9 +23,9 @@ def meta_loss(window: Window, name: MetaLossName, normalise: bool) -> Tensor:
     drown the others.
 
     Args:
-        window: its meta-losses are [K, B].
+        window: its meta-losses are [K, B]; for "end", the trajectory's last one.
         name, normalise: see `MetaSettings`.
-    Raises: TaskError if the loss is "log" and a loss is not positive.
+    Raises: TaskError if the loss is "log" or "end" and a loss is not positive.
     """
     losses, scale, in_order = window.meta_losses, _scale(window.end.initial_loss), window.in_order
     if bool(in_order.all()):
@@ -30,18 +33,51 @@ def meta_loss(window: Window, name: MetaLossName, normalise: bool) -> Tensor:
     else:
         losses = torch.where(in_order, losses, window.end.bar)
         scores = _with_price(_scores(losses, scale, name, normalise), losses, scale, in_order, name, normalise)
-    return scores[-1].mean() if name == "final" else scores.mean() if name == "log" else scores.sum(0).mean()
+    return scores[-1].mean() if name in LAST else scores.mean() if name == "log" else scores.sum(0).mean()
+
+
+@torch.no_grad()
+def task_losses(window: Window, name: MetaLossName, normalise: bool, batch: MetaBatch) -> Tensor:
+    """The meta-loss of each task, [B], where it is compared and not differentiated.
+
+    The losses of a task that diverges in the window, or has before, count by their logarithm where they are above the
+    initial one.
+
+    Args:
+        window, name, normalise: see `meta_loss`.
+        batch: the tasks, to measure their accuracy.
+    Raises: as `meta_loss`; NotImplementedError if the loss is "error" and the family measures no accuracy.
+    """
+    if name == "error":
+        return error_rates(window, batch)
+    scale, in_order = _scale(window.end.initial_loss), window.in_order
+    losses = torch.where(in_order, window.meta_losses, window.end.bar)
+    if name not in LOGARITHMIC:
+        losses = torch.where(in_order.all(0), losses, _tamed(losses, scale))
+    scores = _scores(losses, scale, name, normalise)
+    return scores[-1] if name in LAST else scores.mean(0) if name == "log" else scores.sum(0)
+
+
+@torch.no_grad()
+def error_rates(window: Window, batch: MetaBatch) -> Tensor:
+    """The fraction of each task's meta rows that are predicted wrong where the window ends, [B]; 1 for a task that has
+    diverged."""
+    x, y = batch.rows("meta")
+    right = batch.accuracies(batch.predict(batch.trained(window.end.params), x), y)
+    return torch.where(window.end.alive, 1 - right, 1.0).to(window.meta_losses.dtype)
 
 
 def trajectory_score(losses: Tensor, initial: Tensor, name: MetaLossName, normalise: bool) -> Tensor:
     """The score that validation compares: each task's mean over the steps of a trajectory, [T, B] -> [B], of its
-    log losses if the meta-loss is "log", otherwise of its losses, normalised if `normalise` is set."""
-    return _scores(losses, _scale(initial), name, normalise).mean(0)
+    log losses if the meta-loss is "log", otherwise of its losses, normalised if `normalise` is set; if it is "end", the
+    log of its last loss."""
+    scores = _scores(losses, _scale(initial), name, normalise)
+    return scores[-1] if name == "end" else scores.mean(0)
 
 
 def _scores(losses: Tensor, scale: Tensor, name: MetaLossName, normalise: bool) -> Tensor:
     """What each loss counts, [K, B]."""
-    if name == "log":
+    if name in LOGARITHMIC:
         _check_positive(losses, scale)
         return (losses + SOLVED * scale).log()
     return losses / (scale + torch.finfo(scale.dtype).tiny) if normalise else losses
@@ -51,15 +87,19 @@ def _with_price(
     scores: Tensor, losses: Tensor, scale: Tensor, in_order: Tensor, name: MetaLossName, normalise: bool
 ) -> Tensor:
     """The scores [K, B] of which some are not in order, with the gradient of those before them."""
-    if name != "log":
-        above = losses > scale
-        logarithm = scale * (1 + (torch.where(above, losses, scale) / scale).log())
-        tamed = _scores(torch.where(above, logarithm, losses), scale, name, normalise)
+    if name not in LOGARITHMIC:
+        tamed = _scores(_tamed(losses, scale), scale, name, normalise)
         scores = torch.where(in_order.all(0), scores, scores.detach() + tamed - tamed.detach())
     count = in_order.sum(0)
     last = scores.gather(0, (count - 1).clamp_min(0).unsqueeze(0))
     held = torch.where(count > 0, last - last.detach(), 0.0)
     return torch.where(in_order, scores, scores.detach() + held)
+
+
+def _tamed(losses: Tensor, scale: Tensor) -> Tensor:
+    """Losses of which those above the scale are logarithms."""
+    above = losses > scale
+    return torch.where(above, scale * (1 + (torch.where(above, losses, scale) / scale).log()), losses)
 
 
 def _scale(initial: Tensor) -> Tensor:

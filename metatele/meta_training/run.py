@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -103,13 +103,14 @@ def meta_train(
         for monitor in watching:
             monitor.start(trainer.done, trainer.meta.iterations)
         for iteration in trainer.iterations():
-            stopping = ranks.total(stop())[0] > 0
-            run.after(iteration, stopping)
+            stopping, saving = (total > 0 for total in ranks.total(stop(), run.is_due(iteration)))
+            run.after(iteration, stopping or saving)
             for monitor in watching:
                 monitor.update(iteration)
             if stopping:
                 break
-    budget = budget_of(families, unroll, replace(meta, iterations=trainer.done), trainer.seed)
+    trainer.learning.let("both")
+    budget = budget_of(families, unroll, meta, trainer.seed, trainer.done)
     return MetaTraining(run.best(), run.history, trainer.done >= trainer.meta.iterations, budget)
 
 
@@ -149,7 +150,7 @@ class _Run:
         else:
             if initialise:
                 self.trainer.initialise()
-            self.trainer.make_adam()
+            self.trainer.enter()
         self._check_shared()
         self._write_config()
 
@@ -192,6 +193,7 @@ class _Run:
             recorded, history, best = dict(record["settings"]), record["history"], record["best_score"]
             # A setting that was introduced after the run was saved takes its default.
             recorded["unroll"] = asdict(UnrollSettings(**recorded["unroll"]))
+            recorded["meta"] = _without_iterations(MetaSettings(**recorded["meta"]))
             self.history = [Iteration(*row) for row in history]
             self.best_score = math.inf if best is None else float(best)
         except (KeyError, TypeError, ValueError, ConfigError) as error:
@@ -199,27 +201,34 @@ class _Run:
         self._check_same(recorded, state.parent)
         restore_state(state, self.trainer, record, tensors)
 
-    def after(self, iteration: Iteration, stopping: bool) -> None:
-        """Take note of an iteration, and save if it is time to."""
+    def is_due(self, iteration: Iteration) -> bool:
+        """Whether it is time to save, which the process that writes decides."""
+        late = time.monotonic() - self.saved_at > SAVE_SECONDS
+        return self.folder is not None and (iteration.validation is not None or late)
+
+    def after(self, iteration: Iteration, saving: bool) -> None:
+        """Take note of an iteration, and save if it is time to. All processes are asked together."""
         self.history.append(iteration)
+        trainer = self.trainer
         better = iteration.validation is not None and iteration.validation < self.best_score
         if better:
             assert iteration.validation is not None
             self.best_score = iteration.validation
-            self.best_weights = {k: v.detach().clone() for k, v in self.trainer.inner.state_dict().items()}
+            self.best_weights = {k: v.detach().clone() for k, v in trainer.current.state_dict().items()}
+        flights = [f.gather(trainer.ranks, trainer.estimator.units) for f in trainer.flights] if saving else []
         if self.folder is None:
             return
-        card = training_card(self.trainer, self.best_score)
+        card = training_card(trainer, self.best_score)
         if better:
-            save_checkpoint(self.trainer.inner, self.folder / "best", card, self.config)
-        if iteration.validation is not None or stopping or time.monotonic() - self.saved_at > SAVE_SECONDS:
-            save_checkpoint(self.trainer.inner, self.folder / "last", card, self.config)
-            save_state(self.folder / STATE, self.trainer, self._record())
+            save_checkpoint(trainer.current, self.folder / "best", card, self.config)
+        if saving:
+            save_checkpoint(trainer.current, self.folder / "last", card, self.config)
+            save_state(self.folder / STATE, trainer, self._record(), flights)
             self.saved_at = time.monotonic()
 
     def best(self) -> InnerOptimizer:
         """A copy of the optimizer with the best weights, or with the latest ones if there was no validation."""
-        best = copy.deepcopy(self.trainer.inner)
+        best = copy.deepcopy(self.trainer.current)
         if self.best_weights:
             best.load_state_dict(self.best_weights)
         return best
@@ -236,13 +245,12 @@ class _Run:
         """What must be the same for a resumed run to give the same results."""
         trainer = self.trainer
         optimizer = {k: v for k, v in describe(trainer.inner).items() if k != "metatele"}
-        meta = {k: v for k, v in asdict(trainer.meta).items() if k != "iterations"}  # a run may be made longer
         settings = {
             "seed": trainer.seed,
             "family": self._families,
             "optimizer": optimizer,
             "unroll": asdict(trainer.unroll),
-            "meta": meta,
+            "meta": _without_iterations(trainer.meta),
             "validation": asdict(trainer.validation),
         }
         return dict(json.loads(json.dumps(settings, default=str)))
@@ -251,3 +259,8 @@ class _Run:
         changed = difference(recorded, self._settings())
         if changed is not None:
             raise ConfigError(f"cannot resume {folder} with other settings: {changed}")
+
+
+def _without_iterations(meta: MetaSettings) -> dict[str, Any]:
+    """What a resumed run must have in common with before: it may be made longer, if it has no phases."""
+    return {k: v for k, v in asdict(meta).items() if k != "iterations"}

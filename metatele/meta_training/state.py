@@ -1,6 +1,7 @@
 """The state of an unfinished run, in one file that is written whole or not at all."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +19,25 @@ STATE = "state.safetensors"
 FORMAT, VERSION = "metatele.run", "1"
 
 
-def save_state(path: Path, trainer: MetaTrainer, record: dict[str, Any]) -> None:
+def save_state(path: Path, trainer: MetaTrainer, record: dict[str, Any], flights: Sequence[Sequence[Tensor]]) -> None:
     """Write everything that the rest of the run depends on.
 
     Args:
         path: the file.
         trainer: between two iterations.
         record: further values to keep, as JSON.
+        flights: where the meta-batches in flight stand, of all processes (see `Flight.gather`).
     Raises: OutputError.
     """
     tensors = {f"weights/{k}": v.detach().cpu().contiguous() for k, v in trainer.inner.state_dict().items()}
-    for index, moments in trainer.adam.state_dict()["state"].items():
+    if trainer.average is not None:
+        tensors |= {f"average/{k}": v.detach().cpu().contiguous() for k, v in trainer.average.state_dict().items()}
+    for index, moments in trainer.meta_optimizer.adam.state_dict()["state"].items():
         tensors.update({f"adam/{index}/{k}": torch.as_tensor(v).cpu().contiguous() for k, v in moments.items()})
-    metadata = {
-        "format": FORMAT,
-        "version": VERSION,
-        "record": json.dumps({"done": trainer.done, **record}),
-    }
+    for i, own in enumerate(flights):
+        tensors |= {f"flight/{i}/{k}": t.contiguous() for k, t in enumerate(own)}
+    counts = {"done": trainer.done, "begun": trainer.begun, "flights": [f.record() for f in trainer.flights]}
+    metadata = {"format": FORMAT, "version": VERSION, "record": json.dumps({**counts, **record})}
     write_atomic(path, safetensors.torch.save(tensors, metadata))
 
 
@@ -47,22 +50,43 @@ def restore_state(path: Path, trainer: MetaTrainer, record: dict[str, Any], tens
         record, tensors: from `read_state`.
     Raises: CheckpointError if they are damaged or belong to another run.
     """
-    done = record.get("done")
-    if not isinstance(done, int) or done < 0:
-        raise CheckpointError(f"{path} is damaged: it says that {done!r} iterations are done")
-    if not all(bool(v.isfinite().all()) for v in tensors.values()):
+    done: Any = record.get("done")
+    begun: Any = record.get("begun", done)  # runs from before there were several in flight have none
+    if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in (done, begun)):
+        raise CheckpointError(f"{path} is damaged: it says that {done!r} iterations are done, and {begun!r} begun")
+    floating = (v for k, v in tensors.items() if not k.startswith("flight/"))
+    if not all(bool(v.isfinite().all()) for v in floating):
         raise CheckpointError(f"{path} is damaged: it holds values that are NaN or infinite")
-    weights = {k.removeprefix("weights/"): v for k, v in tensors.items() if k.startswith("weights/")}
     try:
-        trainer.inner.load_state_dict(weights)
-        adam = trainer.make_adam()
+        trainer.inner.load_state_dict(_under("weights/", tensors))
+        trainer.done, trainer.begun = done, begun
+        trainer.enter()
+        if trainer.average is not None:
+            trainer.average.load_state_dict(_under("average/", tensors))
+        adam = trainer.meta_optimizer.adam
         moments = _adam_state(tensors)
         _check_moments(adam, moments)
         adam.load_state_dict({"state": moments, "param_groups": adam.state_dict()["param_groups"]})
-    except (RuntimeError, ValueError, KeyError) as error:
+        _restore_flights(trainer, record.get("flights", []), tensors)
+    except (RuntimeError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{path} does not belong to a run with these settings: {reason}") from error
-    trainer.done = done
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _restore_flights(trainer: MetaTrainer, records: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor]) -> None:
+    """Let the meta-batches in flight go on. Raises: ValueError, TypeError, KeyError."""
+    numbers = [record["number"] for record in records]
+    known = range(trainer.stage.begin, min(trainer.begun, trainer.stage.end))
+    if trainer.begun - trainer.done != len(numbers) or len(set(numbers) & set(known)) != len(numbers):
+        raise ValueError(f"of {trainer.begun!r} meta-batches {trainer.done!r} are done, and {numbers!r} in flight")
+    for i, record in enumerate(records):
+        flight, own = trainer.begin(record["number"]), _under(f"flight/{i}/", tensors)
+        flight.restore(record, [own[str(k)] for k in range(len(own))], trainer.ranks, trainer.estimator.units)
+        trainer.flights.append(flight)
 
 
 def _check_moments(adam: torch.optim.Adam, moments: dict[int, dict[str, Tensor]]) -> None:

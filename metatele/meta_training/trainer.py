@@ -1,17 +1,22 @@
-"""The meta-training loop: windows of trajectories, meta-gradients, validation."""
+"""The meta-training loop: meta-batches in flight, meta-updates, validation."""
 
 import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from metatele.errors import ConfigError
-from metatele.meta_training.meta_loss import meta_loss, trajectory_score
+from metatele.meta_training.estimators import Backpropagation, Estimator, EvolutionStrategy
+from metatele.meta_training.flight import Flight
+from metatele.meta_training.learns import Learning
+from metatele.meta_training.meta_loss import error_rates, trajectory_score
+from metatele.meta_training.meta_optimizer import MetaOptimizer
 from metatele.meta_training.settings import MetaSettings, UnrollSettings, ValidationSettings
+from metatele.meta_training.stages import Stage, stages_of
 from metatele.optimizer import InnerOptimizer
 from metatele.support.checks import plain_numbers
 from metatele.support.device import check_device, multiplying
@@ -20,7 +25,7 @@ from metatele.support.seeding import derive_seed
 from metatele.task.batch import MetaBatch
 from metatele.task.family import Split, TaskFamily
 from metatele.task.sampling import sample_meta_batch
-from metatele.unroll import Engine, MakeEngine, Window, engine_maker
+from metatele.unroll import Engine, MakeEngine, engine_maker
 
 DTYPE = torch.float32  # of meta-training
 
@@ -51,10 +56,15 @@ class Iteration(NamedTuple):
 
 @dataclass
 class MetaTrainer:
-    """Meta-trains an inner optimizer; between iterations its whole state is three things: the
-    learned weights, Adam's state, and the number of iterations done.
+    """Meta-trains an inner optimizer; between iterations its whole state is the learned weights (and their average),
+    Adam's state, the number of iterations done, and where the meta-batches in flight stand.
 
-    Tasks, initial weights and minibatches of iteration i depend on (seed, i) only.
+    Tasks, initial weights and minibatches of meta-batch i depend on (seed, i) only.
+
+    Attributes:
+        begun: meta-batches that have been begun.
+        flights: those that have not ended, in the order of their next windows.
+        stage: the stage of the run that the next iteration belongs to.
     """
 
     inner: InnerOptimizer
@@ -66,7 +76,9 @@ class MetaTrainer:
     device: str = "cpu"
     ranks: Ranks = field(default_factory=Ranks)
     done: int = 0
-    _makers: dict[tuple[int, Split | None], MakeEngine] = field(default_factory=dict, init=False, repr=False)
+    begun: int = 0
+    flights: list[Flight] = field(default_factory=list, init=False, repr=False)
+    _makers: dict[tuple[bool, int, Split | None], MakeEngine] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.families:
@@ -75,6 +87,7 @@ class MetaTrainer:
         for name, tasks in (("meta.tasks", self.meta.tasks), ("validation.tasks", self.validation.tasks)):
             if tasks < self.ranks.size:
                 raise ConfigError(f"{name} is {tasks}, fewer than the {self.ranks.size} processes; start fewer")
+        self.stages = stages_of(self.unroll, self.meta)
         self.inner.to(check_device(self.device), DTYPE)
         self.validation_batches = [
             sample_meta_batch(f, "validation", self.ranks.share(range(self.validation.tasks)), self.seed).to(
@@ -84,126 +97,131 @@ class MetaTrainer:
         ]
         for batch in self.validation_batches:  # also reports now, not later, a family that does not fit
             self.inner.bind(batch.network, batch.params)
-        if not self.inner.learned:
-            raise ConfigError(
-                f"there is nothing to meta-train: {type(self.inner.update).__name__} and "
-                f"{type(self.inner.teleport).__name__} have no learned weights"
-            )
+        self.learning = Learning(self.inner)
+        self.learning.check(self.stages, self.validation_batches)
+        self.average: AveragedModel | None = None
+
+    @property
+    def current(self) -> InnerOptimizer:
+        """What is validated and saved: the inner optimizer, or the one with the average of its weights."""
+        if self.average is None:
+            return self.inner
+        return cast(InnerOptimizer, self.average.module)
+
+    @property
+    def horizon(self) -> int:
+        """The length of the longest trajectory, on which all validations are."""
+        return max(stage.unroll.longest for stage in self.stages)
 
     def initialise(self) -> None:
         """Draw the learned weights from the seed."""
         self.inner.initialise(derive_seed("learned weights", self.seed))
 
-    def make_adam(self) -> torch.optim.Adam:
-        """The meta-optimizer, to be made when the learned weights are in place."""
-        teleport_lr = self.meta.lr if self.meta.teleport_lr is None else self.meta.teleport_lr
-        parts = ((self.inner.update, self.meta.lr), (self.inner.teleport, teleport_lr))
-        groups = [
-            {"params": [p for p in part.parameters() if p.requires_grad], "lr": lr, "base_lr": lr} for part, lr in parts
-        ]
-        self.adam = torch.optim.Adam([g for g in groups if g["params"]], fused=True)
-        return self.adam
+    def enter(self) -> None:
+        """Make ready for the next iteration's stage, when the learned weights are in place."""
+        self.stage = next((s for s in self.stages if self.done < s.end), self.stages[-1])
+        self.learning.let(self.stage.learn)
+        self.meta_optimizer = MetaOptimizer(self.inner, self.stage, self.ranks)
+        self.estimator = self._estimator(self.stage)
+        if self.meta.average is not None and self.average is None:
+            self.average = AveragedModel(self.inner, multi_avg_fn=get_ema_multi_avg_fn(self.meta.average))
+
+    def _estimator(self, stage: Stage) -> Estimator:
+        if stage.meta.estimator == "bptt":
+            return Backpropagation(stage.unroll, stage.meta, self._play)
+        return EvolutionStrategy(self.inner, stage.meta, self.seed, self.ranks)
 
     def iterations(self) -> Iterator[Iteration]:
         """Run the iterations that are left, yielding after each."""
         while self.done < self.meta.iterations:
             began = time.perf_counter()
-            meta_loss, norm, diverged, skipped = self._iterate(self._batch(self.done))
+            if self.done >= self.stage.end:
+                self.enter()
+            ended = self._until_one_ends()
             self.done += 1
+            lost = round(self.ranks.total(int((~ended.position.alive).sum()))[0] / self.estimator.copies)
             due = self.done % self.validation.every == 0 or self.done == self.meta.iterations
-            score, lost = self.validate() if due else (None, None)
-            seconds = time.perf_counter() - began
-            yield Iteration(self.done, meta_loss, norm, diverged, skipped, score, lost, seconds)
+            score, invalid = self.validate() if due else (None, None)
+            finite = [n for n in ended.norms if math.isfinite(n)]
+            yield Iteration(
+                self.done,
+                sum(ended.losses) / len(ended.losses),
+                sum(finite) / max(len(finite), 1),
+                lost,
+                len(ended.norms) - len(finite),
+                score,
+                invalid,
+                time.perf_counter() - began,
+            )
 
     def validate(self) -> tuple[float, int]:
-        """Mean over validation tasks of `trajectory_score` on the meta part, and how many diverged; a
-        diverged task counts with the loss at which it would have been stopped."""
+        """Mean over validation tasks of `trajectory_score` on the meta part, or of their error rates if the meta-loss
+        is "error", and how many diverged; a diverged task counts with the loss at which it would have been stopped."""
         scores, diverged = [], 0
         for i, batch in enumerate(self.validation_batches):
-            play, steps = self._play(batch, i), self.unroll.steps
+            play = self._maker(i, batch)(self.current, batch, self.horizon, False)
             with multiplying(self.unroll.tf32):
                 begin = play.start()
-                window = play.window(begin, steps, differentiable=False)
+                window = play.window(begin, self.horizon, differentiable=False)
             end = window.end
-            losses = torch.where(end.alive, window.meta_losses, end.bar)
-            scores.append(trajectory_score(losses, end.initial_loss, self.meta.loss, self.meta.normalise).mean())
+            if self.meta.loss == "error":
+                scores.append(error_rates(window, batch).mean())
+            else:
+                losses = torch.where(end.alive, window.meta_losses, end.bar)
+                scores.append(trajectory_score(losses, end.initial_loss, self.meta.loss, self.meta.normalise).mean())
             diverged += int((~end.alive).sum())
         own, lost = float(torch.stack(scores).mean()), float(diverged)
-        score, lost = self.ranks.total(own * self._share(self.validation.tasks), lost)
+        share = len(self.ranks.share(range(self.validation.tasks))) / self.validation.tasks
+        score, lost = self.ranks.total(own * share, lost)
         return score, round(lost)
 
-    def _batch(self, iteration: int) -> MetaBatch:
-        family = self.families[iteration % len(self.families)]
-        indices = self.ranks.share(range(iteration * self.meta.tasks, (iteration + 1) * self.meta.tasks))
-        return sample_meta_batch(family, "train", indices, self.seed).to(DTYPE, self.device)
+    def begin(self, number: int, batch: MetaBatch | None = None) -> Flight:
+        """A meta-batch at the start of its trajectory; its tasks are drawn when they are not given."""
+        stage, tasks = self.stage, self.meta.tasks
+        family = number % len(self.families)
+        if batch is None:
+            indices = [number * tasks + i for i in self.estimator.tasks(self.ranks, tasks)]
+            batch = sample_meta_batch(self.families[family], "train", indices, self.seed).to(DTYPE, self.device)
+        horizon, first = stage.horizon(number, self.seed), stage.first_window(number, self.seed)
+        flight = Flight(number, family, batch, horizon, first, stage.unroll.window)
+        with multiplying(stage.unroll.tf32):
+            flight.play = self.estimator.engine(flight)
+            flight.position = flight.play.start()
+        return flight
 
-    def _iterate(self, batch: MetaBatch) -> tuple[float, float, int, int]:
-        """One trajectory of one meta-batch, with a meta-update after every window."""
-        self._set_lr()
-        play = self._play(batch, self.done % len(self.families), self.unroll.second_order)
-        with multiplying(self.unroll.tf32):
-            position = play.start()
-        losses, norms, skipped = [], [], 0
-        while position.step < self.unroll.steps:
-            length = min(self.unroll.window, self.unroll.steps - position.step)
-            self.adam.zero_grad()
-            with multiplying(self.unroll.tf32):
-                scored = play.gradient(position, length, self._score, self.unroll.checkpoint)
-            position = scored.window.end
-            loss = self._gather(scored.loss)
-            norm = self._meta_update()
-            losses.append(loss)
-            norms.append(norm)
-            skipped += not math.isfinite(norm)
-        finite = [n for n in norms if math.isfinite(n)]
-        diverged = round(self.ranks.total(int((~position.alive).sum()))[0])
-        return sum(losses) / len(losses), sum(finite) / max(len(finite), 1), diverged, skipped
+    def _until_one_ends(self) -> Flight:
+        """Play windows of the meta-batches in flight in turn, with a meta-update after each, until one has ended."""
+        while True:
+            while len(self.flights) < self.stage.unroll.in_flight and self.begun < self.stage.end:
+                self.flights.append(self.begin(self.begun))
+                self.begun += 1
+            flight = self.flights.pop(0)
+            self.advance(flight)
+            if flight.done:
+                return flight
+            self.flights.append(flight)
 
-    def _play(self, batch: MetaBatch, family: int, second_order: bool = False) -> Engine:
-        """The engine that unrolls a meta-batch of family number `family`."""
+    def advance(self, flight: Flight) -> None:
+        """Play the next window of a meta-batch, and make a meta-update of it."""
+        self.meta_optimizer.adam.zero_grad()
+        with multiplying(self.stage.unroll.tf32):
+            loss = self.estimator.gradient(flight, flight.length)
+        if loss is None:
+            return
+        share = len(self.estimator.tasks(self.ranks, self.meta.tasks)) / self.meta.tasks
+        flight.losses.append(self.meta_optimizer.gather(loss, share))
+        flight.norms.append(self.meta_optimizer.update(self.done))
+        if self.average is not None:
+            self.average.update_parameters(self.inner)
+
+    def _play(self, flight: Flight) -> Engine:
+        """The engine that backpropagates through a meta-batch."""
+        make = self._maker(flight.family, flight.batch)
+        return make(self.inner, flight.batch, flight.horizon, self.stage.unroll.second_order)
+
+    def _maker(self, family: int, batch: MetaBatch) -> MakeEngine:
+        """What makes engines for tasks of family number `family`."""
         # `for_split` may return a new family for each meta-batch; it gives equal families for equal splits.
         split = None if batch.family is self.families[family] else batch.split
-        make = self._makers.setdefault((family, split), engine_maker(self.unroll.engine))
-        return make(self.inner, batch, self.unroll.steps, second_order)
-
-    def _score(self, window: Window) -> Tensor:
-        return meta_loss(window, self.meta.loss, self.meta.normalise)
-
-    def _share(self, tasks: int) -> float:
-        """The fraction of some tasks that are this process's."""
-        return len(self.ranks.share(range(tasks))) / tasks
-
-    def _gather(self, loss: float) -> float:
-        """Let the gradient of each learned weight be that of all processes' tasks; the loss, likewise. A weight has a
-        gradient if it has one anywhere."""
-        if self.ranks.size == 1:
-            return loss
-        weights = [p for p in self.inner.parameters() if p.requires_grad]
-        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in weights]
-        known = grads[0].new_tensor([loss, *(p.grad is not None for p in weights)])
-        flat = torch.cat([known, *(g.flatten() for g in grads)]) * self._share(self.meta.tasks)
-        known, *sums = self.ranks.add(flat).split([len(known), *(g.numel() for g in grads)])
-        for p, total, there in zip(weights, sums, known[1:].tolist(), strict=True):
-            p.grad = total.reshape(p.shape).clone() if there > 0 else None
-        return float(known[0])
-
-    def _meta_update(self) -> float:
-        """One step of Adam; returns the norm of the meta-gradient before clipping."""
-        gradients = [p.grad for p in self.inner.parameters() if p.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(gradients))
-        # Where no task is left to learn from, Adam's momentum must not carry the weights on.
-        if norm > 0 and math.isfinite(norm):
-            excess = 1.0 if self.meta.clip is None else (norm + 1e-6) / self.meta.clip  # as in clip_grad_norm_
-            if excess > 1:
-                for gradient in gradients:
-                    gradient.div_(excess)
-            self.adam.step()
-        return norm
-
-    def _set_lr(self) -> None:
-        """Set the step sizes by the schedule, which depends only on the number of iterations done."""
-        factor = 1.0
-        if self.meta.schedule == "cosine":
-            factor = 0.5 * (1 + math.cos(math.pi * self.done / self.meta.iterations))
-        for group in self.adam.param_groups:
-            group["lr"] = factor * group["base_lr"]
+        averaged = batch.split != "train" and self.average is not None
+        return self._makers.setdefault((averaged, family, split), engine_maker(self.unroll.engine))

@@ -80,11 +80,11 @@ class RecurrentCore(nn.Module):
     @contextmanager
     def played_by(self, player: CorePlayer) -> Iterator[None]:
         """Inside, the player computes `forward`."""
-        self._player = player
+        before, self._player = self._player, player
         try:
             yield
         finally:
-            self._player = None
+            self._player = before
 
 
 def check_size(hidden: int, layers: int) -> None:

@@ -105,7 +105,14 @@ _looped: WeakSet[Any] = WeakSet()  # networks and functions that vmap cannot bat
 _told: set[str] = set()
 
 
-def over_tasks(one: Callable[..., Any], what: object, *arguments: Any, alone: Callable[..., Any] | None = None) -> Any:
+def over_tasks(
+    one: Callable[..., Any],
+    what: object,
+    *arguments: Any,
+    alone: Callable[..., Any] | None = None,
+    many: str = "tasks",
+    instead: str = ", or override TaskFamily.losses",
+) -> Any:
     """A function of one task, on trees of tensors [B, ...] of all of them: by vmap, or what vmap cannot batch task by
     task, with a warning, once.
 
@@ -114,6 +121,7 @@ def over_tasks(one: Callable[..., Any], what: object, *arguments: Any, alone: Ca
         what: which function or network it stands for, to be remembered if vmap cannot batch it.
         arguments: what it takes, stacked.
         alone: the function where tasks are computed one by one, if it differs.
+        many, instead: what the B are, and what else a user can do, for the warning.
     Raises: what the function raises; vmap's own error for what draws random numbers.
     """
     if what not in _looped:
@@ -128,8 +136,8 @@ def over_tasks(one: Callable[..., Any], what: object, *arguments: Any, alone: Ca
         if name not in _told:
             _told.add(name)
             warnings.warn(
-                f"{name} cannot be batched over tasks by vmap, so tasks are computed one after the other, which takes "
-                "longer; use operations that vmap knows, or override TaskFamily.losses",
+                f"{name} cannot be batched over {many} by vmap, so {many} are computed one after the other, which "
+                f"takes longer; use operations that vmap knows{instead}",
                 stacklevel=3,
             )
         return result

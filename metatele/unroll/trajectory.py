@@ -46,6 +46,21 @@ class Position:
         """The loss above which each task has diverged, [B]."""
         return DIVERGENCE * (self.initial_loss.abs() + 1)
 
+    def tensors(self) -> list[Tensor]:
+        """All tensors, always in the same order."""
+        return [*self.params.values(), *self.state.tensors(), self.alive, self.stopped_at, self.initial_loss]
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> "Position":
+        """Apply fn to every tensor, in the order of `tensors`."""
+        return replace(
+            self,
+            params={k: fn(p) for k, p in self.params.items()},
+            state=self.state.map(fn),
+            alive=fn(self.alive),
+            stopped_at=fn(self.stopped_at),
+            initial_loss=fn(self.initial_loss),
+        )
+
     @property
     def all_diverged(self) -> bool:
         """Whether every task has diverged."""

@@ -79,11 +79,11 @@ def test_the_cosine_schedule_ends_near_zero_and_parts_have_their_own_step_sizes(
         MetaSettings(iterations=100, lr=0.1, teleport_lr=0.01),
         ValidationSettings(tasks=2),
     )
-    trainer.make_adam()
+    trainer.enter()
     lrs = []
     for trainer.done in (0, 50, 99):
-        trainer._set_lr()
-        lrs.append([g["lr"] for g in trainer.adam.param_groups])
+        trainer.meta_optimizer.update(trainer.done)
+        lrs.append([g["lr"] for g in trainer.meta_optimizer.adam.param_groups])
     torch.testing.assert_close(torch.tensor(lrs[0]), torch.tensor([0.1, 0.01]))
     torch.testing.assert_close(torch.tensor(lrs[1]), torch.tensor([0.05, 0.005]))
     assert max(lrs[2]) < 1e-4

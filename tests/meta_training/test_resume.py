@@ -86,7 +86,7 @@ def edit(state: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 def test_a_run_that_was_stopped_has_the_budget_that_it_has_spent(tmp_path: Path) -> None:
     """Its record tells how many iterations were planned."""
     family = {"class_path": "metatele.tasks.TeacherStudent"}
-    plan = {"family": family, "meta": {"iterations": ITERATIONS, "tasks": 3}, "unroll": {"steps": 7}}
+    plan = {"family": family, "meta": {"iterations": ITERATIONS, "tasks": 3}, "unroll": {"steps": 7, "window": 7}}
     whole, part = (
         train(tmp_path / name, stop_after=after, config=json.dumps(plan))
         for name, after in (("whole", None), ("part", 5))

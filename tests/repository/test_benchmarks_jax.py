@@ -80,9 +80,11 @@ def test_learned_weights_after_two_iterations(workload):
     other = contestant.compile_for(inner, batch, workload.unroll, meta)
     trainer = MetaTrainer(inner, [workload.family], workload.unroll, meta, ValidationSettings(1, 1))
     inner.double()  # the trainer trains in float32; the weights came from there
-    trainer.make_adam()
+    trainer.enter()
     for _ in range(2):
-        trainer._iterate(batch)
+        flight = trainer.begin(0, batch)
+        while not flight.done:
+            trainer.advance(flight)
         other()
     assert_close(other.weights, {name: p.detach().numpy() for name, p in inner.named_parameters()})
 

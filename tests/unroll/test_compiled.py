@@ -140,7 +140,7 @@ def meta_trained(case: str, second_order: bool, engine: str, checkpoint: int | N
     training = trainer.MetaTrainer(make(), [family], unroll, meta, ValidationSettings(tasks=2, every=1))
     training.inner.double()
     training.initialise()
-    training.make_adam()
+    training.enter()
     told = [(i.meta_loss, i.gradient_norm, i.validation) for i in training.iterations()]
     learned = [p.detach() for p in training.inner.parameters()]
     return [*(n for row in told for n in row), *learned]

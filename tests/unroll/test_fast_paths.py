@@ -185,7 +185,7 @@ def meta_train(case, second_order):
     )
     training.inner.double()
     training.initialise()
-    training.make_adam()
+    training.enter()
     before = [p.detach().clone() for p in training.inner.parameters()]
     numbers, gradients = [], []
     for iteration in training.iterations():

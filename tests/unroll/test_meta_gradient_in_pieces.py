@@ -130,7 +130,7 @@ def test_meta_training_gives_the_same_weights(name, monkeypatch):
         meta = MetaSettings(iterations=3, tasks=3)
         trainer = MetaTrainer(inner, [family(name)], unroll, meta, ValidationSettings(1, 3))
         trainer.initialise()
-        trainer.make_adam()
+        trainer.enter()
         iterations = list(trainer.iterations())
         found.append((inner.state_dict(), [i.meta_loss for i in iterations]))
     (weights, losses), (others, other_losses) = found
