@@ -86,10 +86,10 @@ class SizeFree:
         starts: dict[Part, int] = {"inner": 0, "meta": 1}  # a step is scored on the minibatch after it
         for part, first in starts.items():
             x, y = batch.rows(part)
-            drawn = batch.minibatches(part, steps + 1)
+            drawn = batch.minibatches(part)
             assert drawn is not None
             rows[part] = to_jax(x), jax.nn.one_hot(to_jax(y), self.outputs, dtype=params.dtype)
-            minibatches[part] = to_jax(drawn[first : first + steps].transpose(0, 1).int())
+            minibatches[part] = to_jax(drawn.first(first + steps)[first:].transpose(0, 1).int())
         k = np.arange(steps)
         clock = np.log1p(k) / 3, 1 - betas[0] ** (k + 1.0), 1 - betas[1] ** (k + 1.0)
         time, first_correction, second_correction = (jnp.asarray(c, params.dtype) for c in clock)

@@ -200,9 +200,9 @@ class SizeFreeTrajectory(Trajectory):
 
 
 def _minibatches(batch: MetaBatch, part: str, steps: int, task: int) -> Tensor:
-    rows = batch.minibatches(part, steps)  # type: ignore[arg-type]
+    rows = batch.minibatches(part)  # type: ignore[arg-type]
     assert rows is not None
-    return rows[:, task]
+    return rows.first(steps)[:, task]
 
 
 def _flat(tensors: list[Tensor]) -> Tensor:

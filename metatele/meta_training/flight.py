@@ -95,7 +95,7 @@ class Flight:
         """
         step, since, losses, norms = (record[key] for key in ("step", "since", "losses", "norms"))
         good = all(isinstance(n, int) and not isinstance(n, bool) for n in (step, since))
-        if not good or not 0 <= since <= step < self.horizon or step == 0:
+        if not good or not 0 <= since <= step < self.horizon:
             raise ValueError(f"meta-batch {self.number} stands at step {step!r} of {self.horizon}")
         if not all(map(is_number, losses)) or not all(n is None or is_number(n) for n in norms):
             raise ValueError(f"meta-batch {self.number} has losses that are no numbers")

@@ -35,8 +35,11 @@ class Learning:
         return learn == "both" or name.startswith(f"{learn}.")
 
     def check(self, stages: Sequence[Stage], batches: Sequence[MetaBatch]) -> None:
-        """Raises: ConfigError for a stage in which nothing learns, or whose estimator would differentiate through an
-        update that passes no gradient."""
+        """Raises: ConfigError for a stage in which nothing learns, whose meta-loss a family does not measure, or whose
+        estimator would differentiate through an update that passes no gradient."""
+        for batch in batches:
+            if any(stage.meta.loss == "error" for stage in stages) and not batch.family.measures_accuracy:
+                raise ConfigError(f"meta.loss 'error': {type(batch.family).__name__} measures no accuracy")
         update, teleport = (type(part).__name__ for part in (self.inner.update, self.inner.teleport))
         for i, stage in enumerate(stages):
             if not any(self._learns(name, stage.learn) for name, _ in self._able):

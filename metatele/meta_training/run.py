@@ -192,8 +192,8 @@ class _Run:
         try:
             recorded, history, best = dict(record["settings"]), record["history"], record["best_score"]
             # A setting that was introduced after the run was saved takes its default.
-            recorded["unroll"] = asdict(UnrollSettings(**recorded["unroll"]))
-            recorded["meta"] = _without_iterations(MetaSettings(**recorded["meta"]))
+            recorded["unroll"] = _plain(asdict(UnrollSettings(**recorded["unroll"])))
+            recorded["meta"] = _plain(_without_iterations(MetaSettings(**recorded["meta"])))
             self.history = [Iteration(*row) for row in history]
             self.best_score = math.inf if best is None else float(best)
         except (KeyError, TypeError, ValueError, ConfigError) as error:
@@ -253,7 +253,7 @@ class _Run:
             "meta": _without_iterations(trainer.meta),
             "validation": asdict(trainer.validation),
         }
-        return dict(json.loads(json.dumps(settings, default=str)))
+        return _plain(settings)
 
     def _check_same(self, recorded: dict[str, Any], folder: Path) -> None:
         changed = difference(recorded, self._settings())
@@ -264,3 +264,8 @@ class _Run:
 def _without_iterations(meta: MetaSettings) -> dict[str, Any]:
     """What a resumed run must have in common with before: it may be made longer, if it has no phases."""
     return {k: v for k, v in asdict(meta).items() if k != "iterations"}
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as JSON gives them back."""
+    return dict(json.loads(json.dumps(settings, default=str)))

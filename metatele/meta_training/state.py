@@ -35,7 +35,7 @@ def save_state(path: Path, trainer: MetaTrainer, record: dict[str, Any], flights
     for index, moments in trainer.meta_optimizer.adam.state_dict()["state"].items():
         tensors.update({f"adam/{index}/{k}": torch.as_tensor(v).cpu().contiguous() for k, v in moments.items()})
     for i, own in enumerate(flights):
-        tensors |= {f"flight/{i}/{k}": t.contiguous() for k, t in enumerate(own)}
+        tensors |= {f"flight/{i}/{k}": t.clone(memory_format=torch.contiguous_format) for k, t in enumerate(own)}
     counts = {"done": trainer.done, "begun": trainer.begun, "flights": [f.record() for f in trainer.flights]}
     metadata = {"format": FORMAT, "version": VERSION, "record": json.dumps({**counts, **record})}
     write_atomic(path, safetensors.torch.save(tensors, metadata))

@@ -88,7 +88,7 @@ class MetaTrainer:
             if tasks < self.ranks.size:
                 raise ConfigError(f"{name} is {tasks}, fewer than the {self.ranks.size} processes; start fewer")
         self.stages = stages_of(self.unroll, self.meta)
-        self.inner.to(check_device(self.device), DTYPE)
+        check_device(self.device)
         self.validation_batches = [
             sample_meta_batch(f, "validation", self.ranks.share(range(self.validation.tasks)), self.seed).to(
                 DTYPE, self.device
@@ -97,6 +97,7 @@ class MetaTrainer:
         ]
         for batch in self.validation_batches:  # also reports now, not later, a family that does not fit
             self.inner.bind(batch.network, batch.params)
+        self.inner.to(self.device, DTYPE)
         self.learning = Learning(self.inner)
         self.learning.check(self.stages, self.validation_batches)
         self.average: AveragedModel | None = None

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from metatele.support.seeding import generator
 from metatele.task.family import PARTS, Part, Split, TaskFamily
+from metatele.task.minibatches import Minibatches
 from metatele.task.params import Params
 from metatele.task.stack import over_tasks, stacked_forward
 
@@ -113,20 +113,12 @@ class MetaBatch:
         """The family's accuracy on each task, [B]. Raises: NotImplementedError if it measures none."""
         return over_tasks(self.family.accuracy, type(self.family).accuracy, predictions, targets)
 
-    def minibatches(self, part: Part, steps: int) -> Tensor | None:
-        """Row numbers [steps, B, batch_size] for each step, epoch by epoch without replacement, or
-        None for the full batch. Depends on each task's own seed only."""
+    def minibatches(self, part: Part) -> Minibatches | None:
+        """The row numbers of each step's minibatch of a part; None for the full batch."""
         size, rows = self.family.batch_size, self.inputs[part].shape[1]
         if size is None or size >= rows:
             return None
-        each = rows // size  # whole minibatches in an epoch; the rows left over are dropped
-
-        def draw(seed: int) -> Tensor:
-            stream = generator("minibatch", part, seed)
-            epochs = [torch.randperm(rows, generator=stream)[: each * size] for _ in range(-(-steps // each))]
-            return torch.cat(epochs).reshape(-1, size)[:steps]
-
-        return torch.stack([draw(int(s)) for s in self.seeds], dim=1)
+        return Minibatches(part, self.seeds, rows, size, self.inputs[part].device)
 
     def rows(self, part: Part, index: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Inputs and targets of a part, or of its rows index [B, batch_size]."""

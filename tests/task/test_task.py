@@ -89,9 +89,14 @@ def test_a_part_without_rows_is_the_inner_part(parts, shared):
     assert not sample_meta_batch(Family(parts=parts, batch_size=3), "train", range(2)).shares_meta
 
 
+def minibatches(batch, part, steps):
+    """The row numbers of the first steps, [steps, B, rows]."""
+    return batch.minibatches(part).first(steps)
+
+
 def test_a_minibatch_epoch_sees_no_row_twice():
     batch = sample_meta_batch(Family(batch_size=5), "train", range(3))
-    index = batch.minibatches("inner", 12)
+    index = minibatches(batch, "inner", 12)
     assert index.shape == (12, 3, 5)
     for task in range(3):
         seen = index[:, task].flatten()
@@ -100,16 +105,24 @@ def test_a_minibatch_epoch_sees_no_row_twice():
         assert set(seen.tolist()) == set(range(12))
         assert not torch.equal(seen[:10], seen[10:20])
     assert not torch.equal(index[:, 0], index[:, 1])
-    assert torch.equal(index, batch.minibatches("inner", 12))
-    assert torch.equal(index[:7], batch.minibatches("inner", 7)), "a longer trajectory begins like a shorter one"
+    assert torch.equal(index, minibatches(batch, "inner", 12))
+    assert torch.equal(index[:7], minibatches(batch, "inner", 7)), "a longer trajectory begins like a shorter one"
     alone = sample_meta_batch(Family(batch_size=5), "train", [2])
-    assert torch.equal(alone.minibatches("inner", 12)[:, 0], index[:, 2])
-    assert not torch.equal(batch.minibatches("meta", 12), index)
+    assert torch.equal(minibatches(alone, "inner", 12)[:, 0], index[:, 2])
+    assert not torch.equal(minibatches(batch, "meta", 12), index)
+
+
+def test_minibatches_may_be_asked_for_in_any_order_and_few_are_held():
+    batch = sample_meta_batch(Family(batch_size=5), "train", range(2))
+    expected, drawn = minibatches(batch, "inner", 1000), batch.minibatches("inner")
+    for step in (999, 3, 255, 256, 300, 255, 0, 700):
+        assert torch.equal(drawn[step], expected[step])
+        assert sum(len(block) for block in drawn._blocks.values()) <= 2 * 256
 
 
 def test_rows_picks_the_rows_of_each_task():
     batch = sample_meta_batch(Family(batch_size=5), "train", range(2))
-    index = batch.minibatches("inner", 1)[0]
+    index = minibatches(batch, "inner", 1)[0]
     x, y = batch.rows("inner", index)
     for task in range(2):
         assert torch.equal(x[task], batch.inputs["inner"][task, index[task]])
@@ -118,7 +131,7 @@ def test_rows_picks_the_rows_of_each_task():
 
 @pytest.mark.parametrize("size", [12, 100, None])
 def test_a_minibatch_of_all_rows_is_the_full_batch(size):
-    assert sample_meta_batch(Family(batch_size=size), "train", [0]).minibatches("inner", 3) is None
+    assert sample_meta_batch(Family(batch_size=size), "train", [0]).minibatches("inner") is None
 
 
 def test_the_stack_is_a_loop_over_networks():

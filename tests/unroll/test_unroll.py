@@ -57,11 +57,11 @@ def play_torch(optimizer, batch: MetaBatch, task: int, steps: int) -> tuple[torc
     network = batch.family.network().double()
     network.load_state_dict({k: p[task] for k, p in batch.params.items()})
     x, y = batch.inputs["inner"][task], batch.targets["inner"][task]
-    index = batch.minibatches("inner", steps + 1)
+    index = batch.minibatches("inner")
     start = nn.utils.parameters_to_vector(network.parameters()).detach().clone()
     opt, losses = optimizer(network.parameters()), []
     for k in range(steps):
-        rows = slice(None) if index is None else index[k, task]
+        rows = slice(None) if index is None else index[k][task]
         loss = batch.family.loss(network(x[rows]), y[rows])
         losses.append(loss.item())
         opt.zero_grad()
@@ -415,7 +415,7 @@ def test_a_point_knows_the_losses_on_its_batch_and_on_all_rows(make_batch, tasks
     window = unroll.window(begin, 2)
     x, y = batch.rows("inner")
     assert [p.step for p in watch.points] == [0, 1, 2, 3]
-    index = batch.minibatches("inner", 5)
+    index = batch.minibatches("inner")
     for k, point in enumerate(watch.points):
         assert point.whole.inputs is x
         assert point.whole.targets is y

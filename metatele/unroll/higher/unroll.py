@@ -44,21 +44,20 @@ class Unroll:
     Args:
         inner: the inner optimizer; it is bound to the meta-batch's network.
         batch: the tasks.
-        steps: length of the trajectory (minibatches are drawn for this many steps).
+        steps: length of the trajectory.
         second_order: whether the meta-gradient passes through the inner gradients.
 
     Attributes:
         group: the network's group; on the data of the inner part, if all steps see them.
-        index: row numbers [steps + 1, B, rows] of the minibatches of each part; None for the full batch.
+        index: row numbers [B, rows] of each part's minibatch at each step; None for the full batch.
     Raises: what `InnerOptimizer.bind` raises; ConfigError if steps is below 1.
     """
 
     def __init__(self, inner: InnerOptimizer, batch: MetaBatch, steps: int, second_order: bool = False) -> None:
         at_least(1, steps=steps)
         self.inner, self.batch, self.steps, self.second_order = inner, batch, steps, second_order
-        drawn = {part: batch.minibatches(part, steps + 1) for part in ("inner", "meta")}
-        device = batch.inputs["inner"].device
-        self.index = {part: None if rows is None else rows.to(device) for part, rows in drawn.items()}
+        parts: tuple[Part, ...] = ("inner", "meta")
+        self.index = {part: batch.minibatches(part) for part in parts}
         group: ProductGroup = inner.bind(batch.network, batch.trained(batch.params))
         self.group = group.on(batch.inputs["inner"]) if self.index["inner"] is None else group
 

@@ -1,0 +1,397 @@
+"""Estimators of the meta-gradient: what they estimate, how widely they scatter, and that nothing else changes."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from metatele.tasks import GaussianMixture, TeacherStudent
+from torch import Tensor, nn
+
+import metatele.meta_training.trainer as trainer
+from metatele import (
+    Adam,
+    ConfigError,
+    CoordinateUpdate,
+    DenseTeleport,
+    DenseUpdate,
+    GlobalStepSize,
+    GradientDescent,
+    InnerOptimizer,
+    MetaSettings,
+    MetaSGD,
+    NeuronTeleport,
+    Stay,
+    TaskFamily,
+    TorchUpdate,
+    UnrollSettings,
+    Update,
+    ValidationSettings,
+    meta_train,
+    sample_meta_batch,
+)
+from metatele.meta_training.estimators.particles import Particles
+from metatele.meta_training.trainer import MetaTrainer
+from metatele.parts.point import Point, State
+from metatele.task.params import Params, flatten, map_params
+from metatele.unroll import Unroll
+
+ES = ("es", "pes", "nres")
+
+
+class Line(TaskFamily):
+    """One weight w that starts at 0, and the loss w: without curvature."""
+
+    def network(self) -> nn.Module:
+        return nn.Linear(1, 1, bias=False)
+
+    def sample(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        return torch.ones(1, 1), torch.zeros(1, 1)
+
+    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return (prediction - target).sum()
+
+    def initialise(self, network: nn.Module, generator: torch.Generator) -> None:
+        for p in network.parameters():
+            p.data.zero_()
+
+
+class Bowl(Line):
+    """One weight w that starts at 1, and the loss w^2 / 2."""
+
+    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return (prediction - target).square().sum() / 2
+
+    def initialise(self, network: nn.Module, generator: torch.Generator) -> None:
+        for p in network.parameters():
+            p.data.fill_(1)
+
+
+class Drift(Update):
+    """w <- w + a: after k steps w = k a, and sum_k w = a T (T + 1) / 2, of which truncation sees less."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor(0.3))
+
+    def initialise(self) -> None:
+        self.a.data.fill_(0.3)
+
+    def start(self, params: Params) -> State:
+        return State()
+
+    def propose(self, point: Point, state: State) -> tuple[Params, State]:
+        return map_params(lambda p: self.a.expand_as(p), point.params), state
+
+
+class Shrink(Drift):
+    """w <- (1 - a) w."""
+
+    def propose(self, point: Point, state: State) -> tuple[Params, State]:
+        return map_params(lambda p: -self.a * p, point.params), state
+
+
+STEPS, WINDOW, SIGMA = 6, 2, 0.1
+
+
+def sums(case: str, a: float) -> float:
+    """The mean over a trajectory's windows of the sum of each window's losses, by hand."""
+    losses = [k * a if case == "line" else (1 - a) ** (2 * k) / 2 for k in range(1, STEPS + 1)]
+    return sum(losses) * WINDOW / STEPS
+
+
+def smoothed(case: str, estimator: str) -> float:
+    """The gradient in a of the expectation of `sums` over the perturbations, by hand: by finite differences of Gaussian
+    averages, which for these polynomials are exact up to their rounding."""
+    if case == "line":
+        return STEPS * (STEPS + 1) / 2 * WINDOW / STEPS
+    shift, total = 1e-4, 0.0
+    for sign in (1, -1):
+        # With one perturbation for all steps, E (1-a-e)^2k; with one a window, the product over the windows so far.
+        for k in range(1, STEPS + 1):
+            before, own = divmod(k - 1, WINDOW)
+            groups = [2 * k] if estimator == "nres" else [2 * WINDOW] * before + [2 * (own + 1)]
+            total += sign * math.prod(moment(1 - 0.3 - sign * shift, n) for n in groups) / 2
+    return total / (2 * shift) * WINDOW / STEPS
+
+
+def moment(mean: float, n: int) -> float:
+    """E (mean + SIGMA e)^n for a standard normal e."""
+    return sum(
+        math.comb(n, 2 * j) * mean ** (n - 2 * j) * SIGMA ** (2 * j) * math.prod(range(1, 2 * j, 2))
+        for j in range(n // 2 + 1)
+    )
+
+
+def training(update: Update, family: TaskFamily, estimator: str, tasks: int, pairs: int | None = None, **unroll: Any):
+    settings = UnrollSettings(STEPS, WINDOW, second_order=estimator == "bptt", **unroll)
+    meta = MetaSettings(1, tasks, "sum", False, lr=1e-30, clip=None, estimator=estimator, sigma=SIGMA, pairs=pairs)
+    made = MetaTrainer(InnerOptimizer(update), [family], settings, meta, ValidationSettings(1, 1))
+    made.initialise()
+    made.enter()
+    return made
+
+
+def estimates(case: str, estimator: str, draws: int, number: int = 0) -> Tensor:
+    """Estimates of the meta-gradient from one pair each, summed over the windows of a trajectory, in the mean over them,
+    [draws]. The pairs of one meta-batch are independent draws."""
+    update, family = (Drift(), Line()) if case == "line" else (Shrink(), Bowl())
+    made = training(update, family, estimator, draws)
+    flight, found = made.begin(number), []
+    wanted: dict[str, Tensor] = {}
+    original = torch.Tensor.__matmul__
+
+    def noted(slopes: Tensor, xi: Tensor) -> Tensor:
+        wanted["each"] = slopes * xi[:, 0] * draws
+        return original(slopes, xi)
+
+    while not flight.done:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.Tensor, "__matmul__", noted)
+            made.estimator.gradient(flight, flight.length)
+        (weight,) = made.inner.parameters()
+        torch.testing.assert_close(weight.grad, wanted["each"].mean())
+        found.append(wanted["each"])
+    return torch.stack(found).mean(0)
+
+
+@pytest.fixture(autouse=True)
+def in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "DTYPE", torch.float64)
+
+
+@pytest.mark.parametrize("estimator", ["pes", "nres"])
+@pytest.mark.parametrize("case", ["line", "bowl"])
+def test_they_are_unbiased(case: str, estimator: str) -> None:
+    found = estimates(case, estimator, 20000)
+    error = found.std() / len(found) ** 0.5
+    assert abs(float(found.mean()) - smoothed(case, estimator)) < 4 * error
+    assert float(error) < abs(smoothed(case, estimator)) / 20  # so that a bias could be seen
+
+
+def test_without_persistence_it_is_biased_as_truncated_backpropagation_is() -> None:
+    """Each window of 2 steps sees a + 2a of its sum, whatever came before."""
+    found = estimates("line", "es", 20000)
+    error = float(found.std() / len(found) ** 0.5)
+    truncated = 1 + 2
+    assert abs(float(found.mean()) - truncated) < 4 * error
+    assert abs(float(found.mean()) - smoothed("line", "es")) > 40 * error
+    made = training(Drift(), Line(), "bptt", 1)
+    flight = made.begin(0)
+    while not flight.done:
+        made.meta_optimizer.adam.zero_grad()
+        made.estimator.gradient(flight, flight.length)
+        (weight,) = made.inner.parameters()
+        assert float(weight.grad) == pytest.approx(truncated)
+
+
+@pytest.mark.parametrize("estimator", ES)
+def test_the_variance_falls_with_the_number_of_pairs(estimator: str) -> None:
+    """Means of 25 pairs scatter a fifth as widely as single ones; to 4 standard errors of a standard deviation."""
+    single = estimates("bowl", estimator, 10000)
+    means = single.reshape(400, 25).mean(1)
+    ratio = float(means.std() / single.std())
+    assert abs(ratio - 1 / 5) < 4 * 0.2 / (2 * 400) ** 0.5
+
+
+PARTS: dict[str, Callable[[], InnerOptimizer]] = {
+    "size-free": lambda: InnerOptimizer(CoordinateUpdate(hidden=3), NeuronTeleport(hidden=3, last=2)),
+    "two layers, after": lambda: InnerOptimizer(GlobalStepSize(3, 2), NeuronTeleport(3, 2), order="after"),
+    "dense": lambda: InnerOptimizer(DenseUpdate(3, 1), DenseTeleport(3, 1)),
+    "torch": lambda: InnerOptimizer(TorchUpdate("AdamW", {"lr": 0.01}), NeuronTeleport(hidden=3)),
+    "meta-sgd": lambda: InnerOptimizer(MetaSGD(0.05), Stay()),
+    "reset": lambda: InnerOptimizer(CoordinateUpdate(hidden=3), NeuronTeleport(hidden=3), moments="reset"),
+}
+
+
+@pytest.mark.parametrize("case", PARTS)
+def test_particles_are_inner_optimizers_with_other_weights(case: str) -> None:
+    """The batch of all particles' tasks gives what each particle gives by itself, in a loop."""
+    inner, family = PARTS[case](), TeacherStudent(3, 4, 2, rows=8, batch_size=4)
+    batch = sample_meta_batch(family, "train", range(3)).to(torch.float64)
+    inner.bind(batch.network, batch.params)
+    inner.double()
+    names = [name for name, p in inner.named_parameters() if p.requires_grad]
+    stream = torch.Generator().manual_seed(0)
+    particles = Particles(inner, 4)
+    particles.weights = {
+        name: p.detach() + 0.1 * torch.randn(4, *p.shape, generator=stream, dtype=torch.float64)
+        for name, p in inner.named_parameters()
+        if name in names
+    }
+    each = batch.take([task for _ in range(4) for task in range(3)])
+    play = Unroll(particles.optimizer, each, 6)
+    position = play.start()
+    for length in (2, 4):
+        window = play.window(position, length, differentiable=False)
+        position = window.end
+    for k in range(4):
+        alone = PARTS[case]()
+        alone.bind(batch.network, batch.params)
+        alone.double()
+        alone.load_state_dict({**inner.state_dict(), **{n: w[k] for n, w in particles.weights.items()}})
+        own = Unroll(alone, batch, 6)
+        expected = own.window(own.window(own.start(), 2, differentiable=False).end, 4, differentiable=False)
+        torch.testing.assert_close(window.meta_losses[:, 3 * k : 3 * k + 3], expected.meta_losses, rtol=1e-9, atol=0)
+        found = {name: p[3 * k : 3 * k + 3] for name, p in position.params.items()}
+        torch.testing.assert_close(flatten(found), flatten(expected.end.params), rtol=1e-8, atol=1e-10)
+    assert not torch.equal(window.meta_losses[:, :3], window.meta_losses[:, 3:6])
+
+
+class Branching(CoordinateUpdate):
+    """A learned update that branches on a number, which vmap cannot batch."""
+
+    def propose(self, point: Point, state: State) -> tuple[Params, State]:
+        step, state = super().propose(point, state)
+        return (step if float(flatten(point.gradient).sum()) < 1e9 else point.params), state
+
+
+def test_what_vmap_cannot_batch_is_played_one_after_the_other() -> None:
+    family = TeacherStudent(3, 4, 2, rows=8)
+    losses = []
+    for update in (CoordinateUpdate(hidden=3), Branching(hidden=3)):
+        settings = UnrollSettings(4, 2, second_order=False), MetaSettings(2, 3, estimator="pes")
+        history = meta_train(InnerOptimizer(update), family, *settings, ValidationSettings(2, 2)).history
+        losses += [[i.meta_loss for i in history]]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+
+
+@pytest.mark.parametrize("estimator", ES)
+def test_they_learn_on_minibatches_of_a_custom_family(estimator: str) -> None:
+    class Mine(TeacherStudent):
+        parts = (0.5, 0.5, 0.0)
+
+    inner = InnerOptimizer(GradientDescent(1e-3, learn=True))
+    unroll = UnrollSettings(20, 5, second_order=False, in_flight=3, random_start=True)
+    meta = MetaSettings(12, 8, lr=0.1, estimator=estimator, sigma=0.1, schedule="constant")
+    history = meta_train(inner, Mine(batch_size=8), unroll, meta, ValidationSettings(8, 4)).history
+    scores = [i.validation for i in history if i.validation is not None]
+    assert scores[-1] < scores[0] - 0.1
+
+
+class Halves(TaskFamily):
+    """Which side of a line through the origin a point lies on."""
+
+    parts = (0.5, 0.5, 0.0)
+
+    def network(self) -> nn.Module:
+        return nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2))
+
+    def sample(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        x = torch.randn(40, 2, generator=generator)
+        return x, (x @ torch.randn(2, generator=generator) > 0).long()
+
+    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(prediction, target)
+
+    def accuracy(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return (prediction.argmax(1) == target).double().mean()
+
+
+@pytest.mark.parametrize(("loss", "estimator"), [("final", "pes"), ("end", "nres"), ("error", "es"), ("end", "bptt")])
+def test_meta_losses_at_the_end_and_errors(loss: str, estimator: str) -> None:
+    unroll = UnrollSettings(12, 4, second_order=estimator == "bptt")
+    meta = MetaSettings(15, 8, loss, lr=0.3, estimator=estimator, sigma=0.5, schedule="constant")
+    inner = InnerOptimizer(GradientDescent(1e-2, learn=True))
+    history = meta_train(inner, Halves(), unroll, meta, ValidationSettings(8, 5)).history
+    scores = [i.validation for i in history if i.validation is not None]
+    assert scores[-1] < scores[0]
+    assert inner.update.log_lr.exp().item() > 3e-2
+    assert loss != "error" or all(0 <= i.meta_loss <= 1 for i in history)
+    assert loss != "end" or all(i.gradient_norm > 0 for i in history)  # only of windows that count
+
+
+def weights(inner: InnerOptimizer) -> list[Tensor]:
+    return [p.detach().clone() for p in inner.parameters()]
+
+
+@pytest.mark.parametrize("estimator", ["bptt", *ES])
+def test_a_run_that_is_stopped_in_the_air_goes_on_bit_by_bit(estimator: str, tmp_path: Path) -> None:
+    def run(folder: str, stop: Callable[[], bool] = lambda: False, resume: bool = False) -> list[Any]:
+        inner = InnerOptimizer(CoordinateUpdate(hidden=3), NeuronTeleport(hidden=3), moments="reset")
+        families = [TeacherStudent(3, 4, 2, rows=8, batch_size=4), GaussianMixture(4, rows=40, hidden=[5])]
+        unroll = UnrollSettings(
+            (4, 12), 3, second_order=estimator == "bptt", in_flight=3, random_start=True, curriculum=4
+        )
+        meta = MetaSettings(9, 4, lr=1e-2, estimator=estimator, pairs=2, average=0.9)
+        done = meta_train(
+            inner, families, unroll, meta, ValidationSettings(2, 3), 3, tmp_path / folder, resume=resume, stop=stop
+        )
+        assert done.finished or not stop()
+        return [*([*i][:-1] for i in done.history), *weights(inner), *weights(done.optimizer)]
+
+    whole = run("whole")
+    for k in range(1, 6):
+        asked = iter(range(1, 100))
+        run(f"part {k}", stop=lambda: next(asked) == k)  # noqa: B023 - called before k changes
+        assert len(whole) == len(parts := run(f"part {k}", resume=True))
+        for a, b in zip(whole, parts, strict=True):
+            assert torch.equal(a, b) if isinstance(a, Tensor) else a == b
+
+
+def test_memory_does_not_grow_with_the_horizon() -> None:
+    """What is alive after a window is as large at step 2000 as at step 20."""
+    made = training(GlobalStepSize(3), TeacherStudent(3, 4, 2, rows=8, batch_size=4), "pes", 4)
+    flight = made.begin(0)
+    flight.horizon = 2000
+    flight.window = flight.first = 20
+    sizes = []
+    while not flight.done:
+        made.estimator.gradient(flight, flight.length)
+        held = [
+            *flight.position.tensors(),
+            flight.noise,
+            *(b for i in flight.play.index.values() for b in i._blocks.values()),
+        ]
+        sizes.append(sum(t.nbytes for t in held))
+    assert max(sizes[50:]) <= max(sizes[:50])
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"meta": {"sigma": 0.0}}, "meta.sigma must be above 0"),
+        ({"unroll": {"steps": (9, 4)}}, r"shortest length and then the longest, got \[9, 4\]; write \[4, 9\]"),
+        ({"unroll": {"steps": (1, 2, 3)}}, "one length, or the shortest and the longest"),
+        ({"unroll": {"second_order": True}}, "unroll.second_order is of no use to estimator 'pes'"),
+        ({"unroll": {"checkpoint": 2}}, "unroll.checkpoint is of no use to estimator 'pes'"),
+        ({"unroll": {"engine": "compiled"}}, "'compiled' does not play the particles of estimator 'pes'"),
+        ({"unroll": {"curriculum": 3}}, "unroll.curriculum lets the longest trajectory grow"),
+        ({"unroll": {"in_flight": 0}}, "unroll.in_flight must be a whole number of at least 1"),
+        ({"meta": {"pairs": 3}}, "meta.pairs must divide meta.tasks, got 3 and 4"),
+        ({"meta": {"average": 1.0}}, r"meta.average must be in \[0, 1\)"),
+        ({"meta": {"estimator": "reinforce"}}, "meta.estimator must be one of bptt, es, pes, nres"),
+        ({"meta": {"phases": []}}, "meta.phases must be a list of at least one phase"),
+        ({"meta": {"phases": [{"iterations": 2, "learn": "teleport"}]}}, "nothing to meta-train: the teleport has no"),
+        ({"meta": {"phases": [{"iterations": 2}, {"iterations": 2, "learn": "teleport"}]}}, "phase 2 trains nothing"),
+        ({"meta": {"phases": [{"iterations": 0}]}}, "meta.phases.iterations must be a whole number of at least 1"),
+        ({"meta": {"phases": [{"iterations": 2, "steps": 1}]}}, "phase 1: unroll.window must not be longer"),
+        ({"meta": {"phases": [{"iterations": 2, "rate": 1}]}}, "meta.phases: .*'rate'"),
+        ({"meta": {"loss": "error", "estimator": "bptt"}}, "meta.loss 'error' has no derivative"),
+        ({"meta": {"loss": "error"}}, "measures no accuracy"),
+    ],
+)
+def test_bad_settings_are_refused(settings: dict[str, dict[str, Any]], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        unroll = UnrollSettings(**{"steps": 4, "window": 2, "second_order": False, **settings.get("unroll", {})})
+        meta = MetaSettings(**{"iterations": 2, "tasks": 4, "estimator": "pes", **settings.get("meta", {})})
+        meta_train(InnerOptimizer(GlobalStepSize()), TeacherStudent(rows=4), unroll, meta, ValidationSettings(2))
+
+
+class Rounded(Adam):
+    """An update of a user's, which no gradient passes."""
+
+    def propose(self, point: Point, state: State) -> tuple[Params, State]:
+        step, state = super().propose(point, state)
+        return map_params(lambda f: f.detach().sign() * 1e-2, step), state
+
+
+@pytest.mark.parametrize("update", [TorchUpdate("AdamW", {"lr": 0.01}), Rounded(0.01)])
+def test_backpropagation_does_not_pass_through_everything(update: Update) -> None:
+    inner, family = InnerOptimizer(update, NeuronTeleport(hidden=3)), TeacherStudent(3, 4, 2, rows=8)
+    with pytest.raises(ConfigError, match=f"'bptt' differentiates through the steps of {type(update).__name__}"):
+        meta_train(inner, family, UnrollSettings(4, 2))
+    settings = UnrollSettings(4, 2, second_order=False), MetaSettings(2, 4, estimator="pes")
+    assert meta_train(inner, family, *settings, ValidationSettings(2, 2)).finished
