@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from metatele import (
 from metatele.meta_training.state import read_state
 from tests.conftest import heed_ctrl_c
 
+CASES = ("log", "sum", "pieces", "diverging", "es", "pes", "flights")
 TORCHRUN = Path(sys.executable).with_name("torchrun")
 CONFIG = """
 family: {class_path: metatele.tasks.TeacherStudent, init_args: {inputs: 3, hidden: 4, outputs: 2, rows: 8}}
@@ -52,6 +54,9 @@ def run(case: str, output: Path, **more: Any) -> Any:
     inner = InnerOptimizer(CoordinateUpdate(hidden=4), NeuronTeleport(hidden=3, last=1))
     unroll = UnrollSettings(5, 2, checkpoint=1 if case == "pieces" else None)
     meta, initialise = MetaSettings(iterations=4, tasks=5, lr=1e-2, loss="sum" if case == "sum" else "log"), True
+    if case in ("es", "pes", "flights"):
+        unroll = replace(unroll, steps=(5, 7), second_order=case == "flights", in_flight=3, random_start=True)
+        meta = replace(meta, estimator="bptt" if case == "flights" else case, average=0.5)
     if case == "diverging":  # so fast that some tasks, or all of one process, explode
         inner, initialise = InnerOptimizer(GradientDescent(0.8, learn=True), NeuronTeleport(hidden=3)), False
         inner.initialise(0)
@@ -96,7 +101,7 @@ def assert_same(folder: Path, other: Path, rtol: float = 1e-9) -> None:
 
 @pytest.mark.parametrize(
     ("case", "size"),
-    [("log", 2), *(pytest.param(c, 3, marks=pytest.mark.slow) for c in ("log", "sum", "pieces", "diverging"))],
+    [("log", 2), ("pes", 2), *(pytest.param(c, 3, marks=pytest.mark.slow) for c in CASES)],
 )
 def test_several_processes_are_one(case: str, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer, "DTYPE", torch.float64)
@@ -112,13 +117,18 @@ def test_several_processes_are_one(case: str, size: int, tmp_path: Path, monkeyp
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("case", ["log", "es", "pes", "flights"])
+def test_a_run_goes_on_with_another_number_of_processes(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(trainer, "DTYPE", torch.float64)
-    run("log", tmp_path / "one")
+    run(case, tmp_path / "one")
     (tmp_path / "many").mkdir()
-    of_processes(3, "log", tmp_path / "many", stop=stop_at_once)
-    assert len(read_state(tmp_path / "many" / "state.safetensors")[0]["history"]) == 1
-    of_processes(2, "log", tmp_path / "many", resume=True)
+    of_processes(3, case, tmp_path / "many", stop=stop_at_once)
+    record, _ = read_state(tmp_path / "many" / "state.safetensors")
+    assert len(record["history"]) == 1
+    assert len(record["flights"]) == (0 if case == "log" else 2)
+    of_processes(2, case, tmp_path / "many", resume=True)
     assert_same(tmp_path / "one", tmp_path / "many")
 
 
