@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from metatele.errors import ConfigError, TaskError
-from metatele.support.parallel import one_thread, run_all
+from metatele.support.parallel import limited_threads, run_all
 
 
 def square(x: torch.Tensor) -> tuple[torch.Tensor, int]:
@@ -48,13 +48,13 @@ def test_errors_of_a_run_are_raised(jobs):
 
 
 def test_a_process_that_dies_is_one_clear_error():
-    with pytest.raises(ConfigError, match=r"one of jobs=2 processes died.*use fewer"):
+    with pytest.raises(ConfigError, match=r"one of jobs=2 processes died.*run it again with fewer"):
         run_all(die, range(3), 2, nothing)
     assert run_all(fail, [0, 1], 2, nothing) == [0, 1], "the next run is not the worse for it"
 
 
-def test_one_thread_is_for_a_while_only():
+def test_threads_are_limited_for_a_while_only():
     before = torch.get_num_threads()
-    with one_thread():
+    with limited_threads(1):
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == before
