@@ -87,7 +87,8 @@ class FarLine(Line):
         self._ear = threading.Thread(target=self._listen, args=(self._connection,), daemon=True)
         self._ear.start()
         self._show = warnings.showwarning
-        warnings.showwarning = self._warn  # type: ignore[assignment]
+        if os.getpid() != self._home:
+            warnings.showwarning = self._warn  # type: ignore[assignment]
         return self
 
     def __exit__(self, *raised: object) -> None:

@@ -5,6 +5,7 @@ import pickle
 import platform
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -82,21 +83,22 @@ def _started(jobs: int, tasks: Sequence[Any]) -> Iterator[bytes]:
         batch_size=1,
         max_nbytes=None,
     )
-    with _ctrl_c_blocked():  # in the processes that start here for as long as they live
+    with _deaf_to_ctrl_c():
         results: Iterator[bytes] = iter(parallel(tasks))
     return results
 
 
 @contextmanager
-def _ctrl_c_blocked() -> Iterator[None]:
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Processes that start inside ignore Ctrl-C as long as they live. (A mask would not do: loky takes it away.)"""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals belong to the main thread
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, before)
 
 
 class _Place(NamedTuple):
