@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -16,7 +16,8 @@ from metatele.cli.arguments import default_output, dump, instantiate, make_train
 from metatele.cli.command import Command
 from metatele.cli.exit_codes import INTERRUPTED
 from metatele.errors import CheckpointError, ConfigError
-from metatele.meta_training import MetaTraining, ProgressBar, meta_train
+from metatele.meta_training import MetaTraining, Monitor, ProgressBar, meta_train
+from metatele.meta_training.settings import LOGARITHMIC
 from metatele.meta_training.state import STATE
 from metatele.optimizer import InnerOptimizer
 from metatele.support.ranks import restarted, speaks, under_torchrun
@@ -55,7 +56,9 @@ class MetaTrain(Command):
             raise ConfigError(f"a resumed run stays in its folder {config.resume}; leave --output {config.output} out")
         output = Path(config.resume or config.output or default_output(config))
         resume = config.resume is not None or (restarted() and (output / STATE).is_file())
-        result = train(parser, config, output, resume)
+        with stop_on_interrupt() as stop:
+            bar = ProgressBar("meta-train", config.meta.loss in LOGARITHMIC)
+            result = train(parser, config, output, resume, [bar], stop.is_set)
         if not speaks():
             return 0 if result.finished else INTERRUPTED
         if not result.finished:
@@ -82,7 +85,8 @@ def train(
     config: Namespace,
     output: Path,
     resume: bool,
-    title: str = "meta-train",
+    monitors: Sequence[Monitor],
+    stop: Callable[[], bool],
     change: Callable[[InnerOptimizer], InnerOptimizer] = lambda inner: inner,
 ) -> MetaTraining:
     """Meta-train what a configuration describes.
@@ -91,32 +95,32 @@ def train(
         parser, config: of the command.
         output: folder of the run.
         resume: whether to go on with the run that is there.
-        title: what stands before the progress bar.
+        monitors: notified of every iteration.
+        stop: called after every iteration; when it returns True, the run is saved and ends.
         change: what to do to the configuration's own optimizer first.
     """
     require(config, "family", "optimizer.update")
     made = instantiate(parser, config)
-    with _stop_on_interrupt() as stop:
-        return meta_train(
-            change(made.optimizer),
-            made.family,
-            made.unroll,
-            made.meta,
-            made.validation,
-            seed=made.seed,
-            output=output,
-            resume=resume,
-            monitors=[ProgressBar(title, made.meta.logarithmic)],
-            stop=stop.is_set,
-            device=made.device,
-            config=dump(parser, config, drop=("output", "resume", "evaluation")),
-        )
+    return meta_train(
+        change(made.optimizer),
+        made.family,
+        made.unroll,
+        made.meta,
+        made.validation,
+        seed=made.seed,
+        output=output,
+        resume=resume,
+        monitors=monitors,
+        stop=stop,
+        device=made.device,
+        config=dump(parser, config, drop=("output", "resume")),
+    )
 
 
 @contextmanager
-def _stop_on_interrupt() -> Iterator[threading.Event]:
-    """The first Ctrl-C asks the run to stop after its iteration; the second one stops it at once. Under torchrun, which
-    hands Ctrl-C on, so that it comes twice, and ends processes by SIGTERM, the first one alone is heard."""
+def stop_on_interrupt() -> Iterator[threading.Event]:
+    """The first Ctrl-C asks for runs to stop after their iteration; the second one stops them at once. Under torchrun,
+    which hands Ctrl-C on, so that it comes twice, and ends processes by SIGTERM, the first one alone is heard."""
     asked = threading.Event()
 
     def handle(number: int, frame: FrameType | None) -> None:

@@ -26,7 +26,7 @@ from metatele.optimizer import InnerOptimizer
 from metatele.pictures.style import new_figure, tidy
 from metatele.support.checks import above_zero, at_least
 from metatele.support.messages import number
-from metatele.support.parallel import one_thread
+from metatele.support.parallel import limited_threads
 from metatele.support.seeding import generator
 from metatele.symmetry import Kind, symmetries_of
 from metatele.task.params import Params
@@ -130,7 +130,7 @@ class RegressionTeleports(Experiment):
         for i, (name, outcomes) in enumerate(found.items()):
             for k, variant in enumerate(self.variants):
                 progress(f"{name}, {variant}", i * len(self.variants) + k, total)
-                with one_thread():
+                with limited_threads(1):
                     outcomes[variant] = self._run(name, variant, others, held_out)
         numbers = {o: {v: self._numbers(x, xs[NO_TELEPORT]) for v, x in xs.items()} for o, xs in found.items()}
         return Findings([self._table(found)], {"regression_teleports": self._figure(found)}, {"optimizers": numbers})

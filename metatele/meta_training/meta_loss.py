@@ -4,13 +4,12 @@ import torch
 from torch import Tensor
 
 from metatele.errors import TaskError
-from metatele.meta_training.settings import MetaLossName
+from metatele.meta_training.settings import LOGARITHMIC, MetaLossName
 from metatele.task.batch import MetaBatch
 from metatele.unroll.trajectory import Window
 
 BEGINS_SOLVED = 1e-12  # an initial loss up to which a task has nothing to learn, and gives no scale
 SOLVED = 1e-8  # of the initial loss; keeps the logarithm finite when a task is solved exactly
-LOGARITHMIC: tuple[MetaLossName, ...] = ("log", "end")
 LAST: tuple[MetaLossName, ...] = ("final", "end")  # of the window's losses only the last one counts
 
 

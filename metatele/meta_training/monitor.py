@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from metatele.errors import OutputError
 from metatele.meta_training.trainer import Iteration
@@ -31,36 +31,51 @@ class Monitor:
         """Meta-training ends."""
 
 
+def make_bars(console: Console | None = None) -> Progress:
+    """Where the bars of several runs are shown together; to be started by whoever makes it."""
+    console = console or Console(stderr=True, highlight=False)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=10),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[status]}"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("left"),
+        console=console,
+        disable=not console.is_terminal,  # a log gets the lines of the validations only
+    )
+
+
 class ProgressBar(Monitor):
-    """A bar with meta-loss, validation loss, speed and time left; a line for each validation.
+    """A bar with meta-loss, validation loss, speed and time left; a line for each validation. At its end the bar stays
+    where it is, as a line above those that go on.
 
     Losses are shown as geometric means where they are means of logarithms.
 
     Args:
         title: what stands before the bar.
         log_loss: whether the meta-loss and the validation score are means of logarithms.
+        console: where to show them; stderr when None.
+        bars: where other runs have theirs (see `make_bars`), instead; this one alone when None.
     """
 
-    def __init__(self, title: str, log_loss: bool, console: Console | None = None) -> None:
+    def __init__(
+        self, title: str, log_loss: bool, console: Console | None = None, bars: Progress | None = None
+    ) -> None:
         self.title, self.log_loss = title, log_loss
-        self.console = console or Console(stderr=True, highlight=False)
+        self.alone = bars is None
+        self.progress = bars or make_bars(console)
+        self.console = self.progress.console
         self.validation = "-"
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=10),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[status]}"),
-            TimeRemainingColumn(compact=True),
-            TextColumn("left"),
-            console=self.console,
-            disable=not self.console.is_terminal,  # a log gets the lines of the validations only
-        )
+        self.bar: TaskID | None = None
 
     def start(self, done: int, total: int) -> None:
         self.bar = self.progress.add_task(self.title, completed=done, total=total, status="")
-        self.progress.start()
+        if self.alone:
+            self.progress.start()
 
     def update(self, iteration: Iteration) -> None:
+        assert self.bar is not None
         meta_loss = _show(iteration.meta_loss, self.log_loss)
         if iteration.validation is not None:
             self.validation = _show(iteration.validation, self.log_loss)
@@ -78,7 +93,13 @@ class ProgressBar(Monitor):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.progress.stop()
+        if self.alone:
+            self.progress.stop()
+        elif self.bar is not None:
+            ended = [task for task in self.progress.tasks if task.id == self.bar]
+            self.progress.remove_task(self.bar)
+            if self.console.is_terminal:
+                self.console.print(self.progress.make_tasks_table(ended))
 
 
 class TensorBoard(Monitor):

@@ -12,6 +12,7 @@ MetaLossName = Literal["log", "sum", "final", "end", "error"]
 Schedule = Literal["constant", "cosine"]
 EstimatorName = Literal["bptt", "es", "pes", "nres"]
 Learns = Literal["both", "update", "teleport"]
+LOGARITHMIC: tuple[MetaLossName, ...] = ("log", "end")
 COPIES: dict[EstimatorName, int] = {"bptt": 1, "es": 3, "pes": 2, "nres": 2}  # trajectories that are played of a task
 
 
@@ -192,7 +193,7 @@ class MetaSettings:
     @property
     def logarithmic(self) -> bool:
         """Whether the meta-loss is a mean of logarithms."""
-        return self.loss in ("log", "end")
+        return self.loss in LOGARITHMIC
 
 
 def _phases(given: Any) -> list[Phase]:

@@ -1,5 +1,7 @@
 """metatele compare: which contestants are meta-trained, on which groups, with which seeds, and where they go."""
 
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import torch
 import yaml
 
 from metatele import InnerOptimizer, load_checkpoint
-from metatele.cli import compare_command, main
+from metatele.cli import compare_command, main, side_by_side
 from metatele.teleports import CanonicalTeleport
 
 BUDGET = ["--unroll.steps=2", "--unroll.window=2", "--meta.iterations=1", "--meta.tasks=2", "--validation.tasks=2",
@@ -147,16 +149,18 @@ def test_a_run_can_be_resumed_by_meta_train(reported) -> None:
 
 
 def test_an_interrupted_comparison_goes_on(reported, monkeypatch, capsys) -> None:
-    original, calls = compare_command.train, []
+    original, calls = side_by_side.train, []
 
-    def interrupted(*arguments: Any) -> Any:
-        calls.append(arguments[4])
-        result = original(*arguments)
+    def interrupted(parser: Any, config: Any, folder: Path, *rest: Any) -> Any:
+        calls.append(str(folder))
+        result = original(parser, config, folder, *rest)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
         return result if len(calls) < 2 else replace(result, finished=False)
 
-    monkeypatch.setattr(compare_command, "train", interrupted)
+    monkeypatch.setattr(side_by_side, "train", interrupted)
     assert compare(*RELU, "--seeds=2") == compare_command.INTERRUPTED
-    assert calls == ["teleport 0", "no-teleport 0"]
+    assert calls == ["out/teleport/seed-0", "out/no-teleport/seed-0"]
     assert "run the same command again to continue" in capsys.readouterr().err
     assert not reported
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import crew
+from benchmarks import compare, crew
 from benchmarks.cells import Plan
 from benchmarks.limit import Core, cores, flops, prepare
 from benchmarks.own import OwnTraining, prepare_evaluation
@@ -236,3 +236,10 @@ def test_compiled_steps_are_timed_and_leave_nothing_behind(tmp_path: Path) -> No
         assert "error" not in record
         assert len(record["seconds"]) == 1
     assert not list((tmp_path / "temporary").iterdir())
+
+
+@pytest.mark.slow
+def test_comparisons_with_several_jobs_and_with_one_take_turns() -> None:
+    small = ["--unroll.steps=2", "--unroll.window=2", "--meta.iterations=1", "--evaluation.tasks=2"]
+    out = run("benchmarks.compare", "--", *small)
+    assert [line.split("│")[1].strip() for line in out.splitlines() if line.startswith("│")] == list(compare.STAGES)

@@ -1,5 +1,6 @@
 """Runs on several processes: in order, on one thread each, with their errors."""
 
+import importlib
 import os
 import signal
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from metatele.errors import ConfigError, TaskError
-from metatele.support.parallel import one_thread, run_all
+from metatele.support.parallel import limited_threads, run_all
 
 
 def square(x: torch.Tensor) -> tuple[torch.Tensor, int]:
@@ -26,10 +27,6 @@ def die(x: int) -> int:
     return x
 
 
-def nothing(done: int) -> None:
-    """Shows no progress."""
-
-
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_results_are_in_order_and_threads_are_one(jobs):
     before, seen = torch.get_num_threads(), []
@@ -42,19 +39,36 @@ def test_results_are_in_order_and_threads_are_one(jobs):
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
+def test_threads_are_as_many_as_asked_for(jobs):
+    assert {threads for _, threads in run_all(square, [torch.ones(2)] * 3, jobs, threads=2)} == {2}
+
+
+def here(name: str) -> tuple[str, str]:
+    return os.getcwd(), importlib.import_module(name).WORD
+
+
+def test_processes_find_files_and_modules_where_this_one_does(tmp_path, monkeypatch):
+    run_all(fail, [0, 1], 2)  # the processes are there already, elsewhere
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "mine_alone.py").write_text("WORD = 'mine'")
+    assert run_all(here, ["mine_alone"] * 2, 2) == [(str(tmp_path), "mine")] * 2
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
 def test_errors_of_a_run_are_raised(jobs):
     with pytest.raises(TaskError, match="bad item 2"):
-        run_all(fail, range(4), jobs, nothing)
+        run_all(fail, range(4), jobs)
 
 
 def test_a_process_that_dies_is_one_clear_error():
-    with pytest.raises(ConfigError, match=r"one of jobs=2 processes died.*use fewer"):
-        run_all(die, range(3), 2, nothing)
-    assert run_all(fail, [0, 1], 2, nothing) == [0, 1], "the next run is not the worse for it"
+    with pytest.raises(ConfigError, match=r"one of jobs=2 processes died.*run it again with fewer"):
+        run_all(die, range(3), 2)
+    assert run_all(fail, [0, 1], 2) == [0, 1], "the next run is not the worse for it"
 
 
-def test_one_thread_is_for_a_while_only():
+def test_threads_are_limited_for_a_while_only():
     before = torch.get_num_threads()
-    with one_thread():
+    with limited_threads(1):
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == before

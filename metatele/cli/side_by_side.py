@@ -1,0 +1,103 @@
+"""The runs of a comparison: one after the other, or several at a time in processes of joblib."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import torch
+
+from metatele.cli.arguments import make_training_parser, set_up_parsing
+from metatele.cli.meta_train_command import stop_on_interrupt, train
+from metatele.cli.recipes import WITH, WITHOUT, Recipe
+from metatele.errors import ConfigError
+from metatele.meta_training import Monitor, ProgressBar
+from metatele.meta_training.monitor import make_bars
+from metatele.meta_training.state import STATE
+from metatele.meta_training.trainer import Iteration
+from metatele.support.exchange import Exchange, Line
+from metatele.support.parallel import run_all
+
+
+class Plan(NamedTuple):
+    """One run, as plain data, which another process can be sent.
+
+    Attributes:
+        title: what stands before its progress.
+        recipe: how its optimizer is made of the configured one.
+        config: the settings of its meta-training, as YAML.
+        folder: of the run; one that has begun is gone on with.
+        log_loss: whether its losses are means of logarithms.
+    """
+
+    title: str
+    recipe: Recipe
+    config: str
+    folder: Path
+    log_loss: bool
+
+
+def train_all(plans: Sequence[Plan], jobs: int) -> bool:
+    """Meta-train what is planned, with the progress of all in one display.
+
+    Args:
+        plans: the runs. Several at a time begin with those that take longest.
+        jobs: how many at a time. They share the threads of this process, at least one each.
+    Returns: whether all runs are finished; if not, the user has stopped them.
+    Raises: what a run raises; ConfigError if a process dies.
+    """
+    jobs = min(jobs, len(plans))
+    if jobs > 1:
+        plans = sorted(plans, key=_by_length)
+    with make_bars() as bars, stop_on_interrupt() as stop:
+        shown = [ProgressBar(plan.title, plan.log_loss, bars=bars) for plan in plans]
+
+        def hear(number: int, message: tuple[Callable[..., None], tuple[Any, ...]]) -> None:
+            method, arguments = message
+            method(shown[number], *arguments)
+
+        with Exchange(hear, stop.is_set, jobs > 1) as exchange:
+            items = [(plan, exchange.line(number)) for number, plan in enumerate(plans)]
+            try:
+                return all(run_all(_train, items, jobs, threads=max(1, torch.get_num_threads() // jobs)))
+            except ConfigError as error:
+                if stop.is_set() and isinstance(error.__cause__, BrokenProcessPool):
+                    return False  # who stops them may have stopped the processes, too
+                raise
+
+
+def _by_length(plan: Plan) -> int:
+    """In which order runs begin: a teleport that is learned takes longest, none the least."""
+    return {WITH: 0, WITHOUT: 2}.get(plan.recipe.name, 1)
+
+
+def _train(item: tuple[Plan, Line]) -> bool:
+    """One run, in whatever process; whether it is finished."""
+    plan, line = item
+    with line:
+        if line.stopping():
+            return False
+        set_up_parsing()
+        parser = make_training_parser("")
+        resume = (plan.folder / STATE).is_file()
+        config = parser.parse_string(plan.config)
+        return train(parser, config, plan.folder, resume, [_Relay(line)], line.stopping, plan.recipe.change).finished
+
+
+class _Relay(Monitor):
+    """Lets a progress bar at the other end of a line know."""
+
+    def __init__(self, line: Line) -> None:
+        self.line = line
+
+    def start(self, done: int, total: int) -> None:
+        self.line.say((ProgressBar.start, (done, total)))
+
+    def update(self, iteration: Iteration) -> None:
+        self.line.say((ProgressBar.update, (iteration,)))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.line.say((ProgressBar.__exit__, (None, None, None)))
