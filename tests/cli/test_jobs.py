@@ -17,7 +17,7 @@ from tests.conftest import heed_ctrl_c
 
 NAMES = ("teleport", "no-teleport", "balance")
 SMALL = ["--unroll.steps=2", "--unroll.window=2", "--meta.iterations=3", "--meta.tasks=2", "--validation.tasks=2",
-         "--validation.every=1", "--family=families.Mine", "--optimizer.update=CoordinateUpdate",
+         "--validation.every=1", "--family=jobs_families.Mine", "--optimizer.update=CoordinateUpdate",
          "--optimizer.update.hidden=3", "--optimizer.teleport=NeuronTeleport"]  # fmt: skip
 FAMILY = """
 import warnings
@@ -38,7 +38,7 @@ class Mine(ExampleFamily):
 def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(compare_command, "report", lambda *arguments, **settings: None)
-    Path("families.py").write_text(FAMILY)
+    Path("jobs_families.py").write_text(FAMILY)
 
 
 def files_of(folder: str) -> dict[str, bytes]:
@@ -128,7 +128,7 @@ def workers_of(process: "subprocess.Popen[str]") -> list[int]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("undisturbed")
-    (folder / "families.py").write_text(FAMILY)
+    (folder / "jobs_families.py").write_text(FAMILY)
     before = Path.cwd()
     os.chdir(folder)
     try:
