@@ -2,7 +2,6 @@
 
 from metatele.evaluation.contestants.contestant import Contestant
 from metatele.evaluation.contestants.learned import Learned
-from metatele.evaluation.contestants.tuning import Tuning, tune
 from metatele.evaluation.entry import Entry
 from metatele.evaluation.evaluation import Evaluation
 from metatele.evaluation.evaluator import evaluate
@@ -13,6 +12,7 @@ from metatele.evaluation.play.run import Run
 from metatele.evaluation.play.watch import Moves
 from metatele.evaluation.settings import Options, Settings
 from metatele.evaluation.statistics import Comparison, Interval, Summary
+from metatele.tuning.tune import Tuning, tune
 
 __all__ = [
     "Claim",

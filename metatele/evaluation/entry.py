@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metatele.evaluation.contestants.contestant import ContestantKind, Control, Origin
-from metatele.evaluation.contestants.tuning import Tuning
 from metatele.evaluation.play.run import Run
 from metatele.evaluation.play.timing import Cost
 from metatele.evaluation.play.watch import Moves
 from metatele.evaluation.statistics import Summary, summarise
 from metatele.meta_training import Budget
 from metatele.task.family import Part
+from metatele.tuning.tune import Tuning
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from metatele.checkpoint import describe
 from metatele.errors import OutputError
 from metatele.evaluation.contestants.contestant import Contestant
-from metatele.evaluation.contestants.tuning import Tuning, tune
 from metatele.evaluation.entry import Entry
 from metatele.evaluation.environment import hardware, versions
 from metatele.evaluation.play.journal import Journal, code_of, fingerprint
@@ -21,6 +20,7 @@ from metatele.evaluation.settings import Progress, Settings
 from metatele.optimizer import InnerOptimizer
 from metatele.support.messages import first_line
 from metatele.task.batch import MetaBatch
+from metatele.tuning.tune import Tuning, tune
 from metatele.update import HandDesigned
 
 Work = TypeVar("Work")

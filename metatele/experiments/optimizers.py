@@ -9,7 +9,6 @@ import numpy as np
 from rich.table import Table
 
 from metatele.errors import ConfigError
-from metatele.evaluation.contestants.search import Cell, RateSearch
 from metatele.evaluation.statistics import Interval
 from metatele.experiments.harness.base import NO_TELEPORT, Findings, Progress
 from metatele.experiments.harness.drawing import plain_table, spread
@@ -21,6 +20,7 @@ from metatele.support.checks import above_zero, at_least, within
 from metatele.support.messages import number
 from metatele.support.seeding import derive_seed
 from metatele.teleports import Teleport
+from metatele.tuning.search import Cell, RateSearch
 from metatele.update import TorchUpdate
 
 Pair = tuple[str, str]  # optimizer and variant

@@ -31,12 +31,12 @@ from metatele import (
 from metatele.evaluation import Entry, Evaluation, Learned, Run, Settings, Tuning, evaluate, statistics
 from metatele.evaluation.contestants.controls import with_controls
 from metatele.evaluation.contestants.learned import learned_contestants
-from metatele.evaluation.contestants.tuning import Trial
 from metatele.evaluation.judge.claims import claims_of
 from metatele.meta_training import Budget
 from metatele.parts.point import Point, State
 from metatele.task.params import map_params
 from metatele.teleports import CanonicalTeleport
+from metatele.tuning.tune import Trial
 from metatele.update.hand_designed import UpdateRule
 
 FAMILY = TeacherStudent(4, 5, 2, rows=12, spread=10)

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-import metatele.evaluation.contestants.tuning as tuning
 import metatele.evaluation.evaluator as evaluator
 import metatele.evaluation.stages as stages
+import metatele.tuning.tune as tuning
 from metatele import (
     ConfigError,
     GradientDescent,
@@ -41,7 +41,7 @@ import torch
 from torch import nn
 
 import metatele.evaluation.evaluator as evaluator
-import metatele.evaluation.contestants.tuning as tuning
+import metatele.tuning.tune as tuning
 from metatele import CoordinateUpdate, GradientDescent, InnerOptimizer, LevelSetTeleport, NeuronTeleport
 from metatele import RandomTeleport, TaskFamily, evaluate
 

@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 from metatele.checkpoint import describe
 from metatele.errors import ConfigError, MetateleError
-from metatele.evaluation.contestants.tuning import Tuning
 from metatele.meta_training import Budget
 from metatele.optimizer import InnerOptimizer
 from metatele.task import MetaBatch
+from metatele.tuning.tune import Tuning
 from metatele.unroll import Unroll
 
 ContestantKind = Literal["checkpoint", "control", "baseline"]

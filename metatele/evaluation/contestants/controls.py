@@ -8,11 +8,11 @@ from metatele.checkpoint import describe
 from metatele.errors import SymmetryError
 from metatele.evaluation.contestants.contestant import Contestant, Control
 from metatele.evaluation.contestants.learned import same_weights
-from metatele.evaluation.contestants.tuning import WINDOW
 from metatele.optimizer import InnerOptimizer
 from metatele.symmetry import group_of, only_scales
 from metatele.task.batch import MetaBatch
 from metatele.teleports import Balance, CanonicalTeleport, Recording
+from metatele.tuning.tune import WINDOW
 from metatele.unroll.higher.unroll import Unroll
 
 WITH_THE_UPDATE = "with the checkpoint's update, which was meta-trained together with the learned teleport"

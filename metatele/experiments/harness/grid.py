@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metatele.errors import ConfigError
-from metatele.evaluation.contestants.search import Cell, RateSearch
 from metatele.experiments.harness.training import Curves, Problem, train_stack
 from metatele.optimizer import InnerOptimizer
 from metatele.support.checks import above_zero
 from metatele.task.params import Params
+from metatele.tuning.search import Cell, RateSearch
 
 PER_DECADE = 8  # learning rates tried
 FLOOR = 1e-20  # losses below it count as this: what is left of them is rounding

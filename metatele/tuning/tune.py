@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from metatele.errors import ConfigError
-from metatele.evaluation.contestants.search import Cell, RateSearch
 from metatele.optimizer import InnerOptimizer
 from metatele.task.batch import MetaBatch
 from metatele.task.family import judged_part
 from metatele.teleports import Stay, Teleport
+from metatele.tuning.search import Cell, RateSearch
 from metatele.unroll.higher.unroll import Unroll
 from metatele.update import HandDesigned
 from metatele.update.hand_designed import SCHEDULES, StepSizeSchedule, UpdateRule

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from metatele.evaluation.contestants.search import RateSearch
+from metatele.tuning.search import RateSearch
 
 GROWTH = 6
 
