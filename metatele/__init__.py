@@ -17,6 +17,7 @@ from metatele.landscape import Curvature, Landscape, Objective, Place, Sharpness
 from metatele.meta_training import (
     MetaSettings,
     MetaTraining,
+    Phase,
     ProgressBar,
     UnrollSettings,
     ValidationSettings,
@@ -109,6 +110,7 @@ __all__ = [
     "OrbitTeleport",
     "Outcome",
     "OutputError",
+    "Phase",
     "Place",
     "Point",
     "ProgressBar",

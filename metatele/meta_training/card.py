@@ -16,6 +16,9 @@ def training_card(trainer: MetaTrainer, best_score: float) -> str:
     order = f", {'second' if unroll.second_order else 'first'} order" if meta.estimator == "bptt" else ""
     phases = f", in {len(trainer.stages)} phases" if len(trainer.stages) > 1 else ""
     score = f"{value:.4g}" if math.isfinite(best_score) else "not validated"
+    against = ""
+    if trainer.validation.baselines:
+        against = f", over that of the best of {', '.join(trainer.validation.baselines)}, tuned on training tasks"
     return f"""---
 library_name: metatele
 tags: [learned-optimizer, parameter-symmetry, teleportation]
@@ -29,7 +32,7 @@ tags: [learned-optimizer, parameter-symmetry, teleportation]
 - unroll: {steps} steps in windows of {unroll.window}{order}
 - meta-training: {trainer.done} of {meta.iterations} iterations of {meta.tasks} tasks{phases}, meta-loss {meta.loss},
   estimator {meta.estimator}, lr {meta.lr}, clip {meta.clip}, {meta.schedule} schedule
-- best validation loss ({kind} over held-out tasks and steps): {score}
+- best validation loss ({kind} over held-out tasks and steps{against}): {score}
 
     from metatele import load_checkpoint
     optimizer = load_checkpoint("this folder")

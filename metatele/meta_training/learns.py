@@ -27,6 +27,7 @@ class Learning:
 
     def let(self, learn: Learns) -> None:
         """Let a part learn, and the other stay as it is."""
+        self.inner.zero_grad()  # what the other one has left counts no more
         for name, p in self._able:
             p.requires_grad_(self._learns(name, learn))
 

@@ -151,6 +151,7 @@ class _Run:
             if initialise:
                 self.trainer.initialise()
             self.trainer.enter()
+            self.trainer.refer()
         self._check_shared()
         self._write_config()
 
@@ -194,12 +195,25 @@ class _Run:
             # A setting that was introduced after the run was saved takes its default.
             recorded["unroll"] = _plain(asdict(UnrollSettings(**recorded["unroll"])))
             recorded["meta"] = _plain(_without_iterations(MetaSettings(**recorded["meta"])))
+            recorded["validation"] = _plain(asdict(ValidationSettings(**recorded["validation"])))
             self.history = [Iteration(*row) for row in history]
             self.best_score = math.inf if best is None else float(best)
-        except (KeyError, TypeError, ValueError, ConfigError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, ConfigError) as error:
             raise CheckpointError(f"{state} is damaged: its record cannot be used ({error})") from error
         self._check_same(recorded, state.parent)
+        try:
+            self.trainer.references = self._references(record.get("references", []))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise CheckpointError(f"{state} is damaged: {error}") from error
         restore_state(state, self.trainer, record, tensors)
+
+    def _references(self, saved: Any) -> list[float]:
+        """The scores of the best baselines, as they were saved. Raises: TypeError, ValueError."""
+        found = [float(score) for score in saved]
+        expected = len(self.trainer.families) if self.trainer.validation.baselines else 0
+        if len(found) != expected or not all(map(math.isfinite, found)):
+            raise ValueError(f"references are {saved!r}")
+        return found
 
     def is_due(self, iteration: Iteration) -> bool:
         """Whether it is time to save, which the process that writes decides."""
@@ -239,7 +253,9 @@ class _Run:
 
     def _record(self) -> dict[str, Any]:
         best = self.best_score if math.isfinite(self.best_score) else None
-        return {"settings": self._settings(), "best_score": best, "history": [list(row) for row in self.history]}
+        history = [list(row) for row in self.history]
+        references = {"references": self.trainer.references} if self.trainer.references else {}
+        return {"settings": self._settings(), "best_score": best, "history": history, **references}
 
     def _settings(self) -> dict[str, Any]:
         """What must be the same for a resumed run to give the same results."""

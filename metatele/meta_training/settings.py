@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 from metatele.errors import ConfigError
 from metatele.support.checks import above_zero, at_least, make_plain, one_of, within
 from metatele.unroll import EngineName
+from metatele.update.hand_designed import UpdateRule
 
 MetaLossName = Literal["log", "sum", "final", "end", "error"]
 Schedule = Literal["constant", "cosine"]
@@ -213,11 +214,23 @@ class ValidationSettings:
     Args:
         tasks: held-out tasks of the validation split (of each family).
         every: iterations between validations and checkpoints.
+        baselines: hand-designed updates. If given, the score is relative to the best of them, with step size and
+            schedule tuned on training tasks: its geometric mean over the families, each of which then weighs alike.
+            This needs a logarithmic meta-loss ("log" or "end").
     """
 
     tasks: int = 32
     every: int = 20
+    baselines: list[UpdateRule] | None = None
 
     def __post_init__(self) -> None:
         make_plain(self)
+        if self.baselines is not None:
+            if not isinstance(self.baselines, (list, tuple)) or not self.baselines:
+                raise ConfigError(
+                    f"validation.baselines must be a list of hand-designed updates, got {self.baselines!r}"
+                )
+            for rule in self.baselines:
+                one_of(get_args(UpdateRule), **{"validation.baselines": rule})
+            object.__setattr__(self, "baselines", list(self.baselines))
         at_least(1, **{"validation.tasks": self.tasks, "validation.every": self.every})

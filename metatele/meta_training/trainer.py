@@ -15,6 +15,7 @@ from metatele.meta_training.flight import Flight
 from metatele.meta_training.learns import Learning
 from metatele.meta_training.meta_loss import error_rates, trajectory_score
 from metatele.meta_training.meta_optimizer import MetaOptimizer
+from metatele.meta_training.references import reference_scores
 from metatele.meta_training.settings import MetaSettings, UnrollSettings, ValidationSettings
 from metatele.meta_training.stages import Stage, stages_of
 from metatele.optimizer import InnerOptimizer
@@ -65,6 +66,7 @@ class MetaTrainer:
         begun: meta-batches that have been begun.
         flights: those that have not ended, in the order of their next windows.
         stage: the stage of the run that the next iteration belongs to.
+        references: for each family the score of the best tuned baseline, if validation is relative to that.
     """
 
     inner: InnerOptimizer
@@ -78,6 +80,7 @@ class MetaTrainer:
     done: int = 0
     begun: int = 0
     flights: list[Flight] = field(default_factory=list, init=False, repr=False)
+    references: list[float] = field(default_factory=list, init=False, repr=False)
     _makers: dict[tuple[bool, int, Split | None], MakeEngine] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -101,6 +104,11 @@ class MetaTrainer:
         self.learning = Learning(self.inner)
         self.learning.check(self.stages, self.validation_batches)
         self.average: AveragedModel | None = None
+        if self.validation.baselines and not self.meta.logarithmic:
+            raise ConfigError(
+                f"validation.baselines are compared with by geometric means, which meta.loss {self.meta.loss!r} has "
+                "not; use 'log' or 'end'"
+            )
 
     @property
     def current(self) -> InnerOptimizer:
@@ -127,6 +135,16 @@ class MetaTrainer:
         if self.meta.average is not None and self.average is None:
             self.average = AveragedModel(self.inner, multi_avg_fn=get_ema_multi_avg_fn(self.meta.average))
 
+    def refer(self) -> None:
+        """Measure what the validation scores are relative to, if they are and it is not known."""
+        rules, tasks = self.validation.baselines, self.validation.tasks
+        if rules is None or self.references:
+            return
+        for family, batch in zip(self.families, self.validation_batches, strict=True):
+            train = sample_meta_batch(family, "train", range(tasks), self.seed).to(DTYPE, self.device)
+            own = reference_scores(rules, train, batch, self.horizon, self.meta)
+            self.references.append(min(self.ranks.total(*(score * batch.tasks / tasks for score in own))))
+
     def _estimator(self, stage: Stage) -> Estimator:
         if stage.meta.estimator == "bptt":
             return Backpropagation(stage.unroll, stage.meta, self._play)
@@ -136,11 +154,11 @@ class MetaTrainer:
         """Run the iterations that are left, yielding after each."""
         while self.done < self.meta.iterations:
             began = time.perf_counter()
-            if self.done >= self.stage.end:
-                self.enter()
             ended = self._until_one_ends()
             self.done += 1
             lost = round(self.ranks.total(int((~ended.position.alive).sum()))[0] / self.estimator.copies)
+            if self.stage.end <= self.done < self.meta.iterations:
+                self.enter()  # now, so that what is saved is what the next stage begins with
             due = self.done % self.validation.every == 0 or self.done == self.meta.iterations
             score, invalid = self.validate() if due else (None, None)
             finite = [n for n in ended.norms if math.isfinite(n)]
@@ -157,7 +175,8 @@ class MetaTrainer:
 
     def validate(self) -> tuple[float, int]:
         """Mean over validation tasks of `trajectory_score` on the meta part, or of their error rates if the meta-loss
-        is "error", and how many diverged; a diverged task counts with the loss at which it would have been stopped."""
+        is "error", less that of the best baseline if there are references, and how many diverged; a diverged task
+        counts with the loss at which it would have been stopped."""
         scores, diverged = [], 0
         for i, batch in enumerate(self.validation_batches):
             play = self._maker(i, batch)(self.current, batch, self.horizon, False)
@@ -174,7 +193,7 @@ class MetaTrainer:
         own, lost = float(torch.stack(scores).mean()), float(diverged)
         share = len(self.ranks.share(range(self.validation.tasks))) / self.validation.tasks
         score, lost = self.ranks.total(own * share, lost)
-        return score, round(lost)
+        return score - sum(self.references) / max(len(self.references), 1), round(lost)
 
     def begin(self, number: int, batch: MetaBatch | None = None) -> Flight:
         """A meta-batch at the start of its trajectory; its tasks are drawn when they are not given."""
