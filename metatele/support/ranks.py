@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from metatele.errors import ConfigError, MetateleError, OutputError
+from metatele.support.device import check_device
 from metatele.support.messages import first_line
 
 Item = TypeVar("Item")
@@ -144,29 +145,31 @@ def _grouped() -> bool:
 
 
 @contextmanager
-def joined(device: str) -> Iterator[tuple[Ranks, str]]:
+def joined(device: str, patience: timedelta = PATIENCE) -> Iterator[tuple[Ranks, str]]:
     """Inside, this process is one of those that torchrun has started together, or of a process group that is there
     already, or else alone.
 
     Args:
         device: where to compute; if a process group is made here, each process takes the GPU of its local rank.
-    Raises: ConfigError if the others cannot be reached.
+        patience: how long one process of a group that is made here waits for another.
+    Raises: ConfigError if the others cannot be reached, or there is no such GPU.
     """
     if _grouped() or not under_torchrun():
         yield present(), device
         return
-    on_gpu = torch.device(device).type == "cuda"
-    if on_gpu:
+    if device.startswith("cuda"):
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    on_gpu = check_device(device).type == "cuda"
+    if on_gpu:
         torch.cuda.set_device(device)
     backend = "nccl" if on_gpu else "gloo"
     try:
         if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
             rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-            store = dist.PrefixStore(f"group {next(_groups)}", _store(PATIENCE))
-            dist.init_process_group(backend, timeout=PATIENCE, world_size=size, rank=rank, store=store)
+            store = dist.PrefixStore(f"group {next(_groups)}", _store(patience))
+            dist.init_process_group(backend, timeout=patience, world_size=size, rank=rank, store=store)
         else:
-            dist.init_process_group(backend, timeout=PATIENCE)
+            dist.init_process_group(backend, timeout=patience)
     except (RuntimeError, ValueError, KeyError) as error:
         raise ConfigError(f"cannot join the other processes: {error}; start all of them by torchrun") from error
     yield present(), device
