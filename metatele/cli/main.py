@@ -116,13 +116,17 @@ def _find_users_modules() -> None:
 
 
 def _check_processes(command: str) -> None:
-    """Raises: ConfigError for a command that would do everything once in each process."""
-    from metatele.support.ranks import under_torchrun  # not at the top: it loads torch
+    """Wait for the other processes, if there are any.
+
+    Raises: ConfigError for a command that would do everything once in each process.
+    """
+    from metatele.support.ranks import restarted, under_torchrun  # not at the top: it loads torch
 
     if under_torchrun() and command not in SHARED:
         raise ConfigError(
             f"metatele {command} runs in one process, only {' and '.join(SHARED)} in several; start it without torchrun"
         )
+    restarted()  # those who come late then know what the others know
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib import import_module
 from typing import TypeVar, cast
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from metatele.errors import ConfigError, MetateleError, OutputError
 from metatele.support.device import check_device
 from metatele.support.messages import first_line
+from metatele.support.rounds import round_of
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -107,8 +109,16 @@ def speaks() -> bool:
 
 
 def restarted() -> bool:
-    """Whether torchrun has started the processes anew after one of them had failed."""
-    return under_torchrun() and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    """Whether torchrun has started the processes anew after one of them had failed; waits for all to be there.
+
+    Raises: ConfigError if one does not come.
+    """
+    if not under_torchrun() or not _has_store():
+        return False
+    try:
+        return round_of(_shared_store(PATIENCE), PATIENCE) > 0
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise ConfigError(f"cannot meet the other processes: {error}; start all of them by torchrun") from error
 
 
 def first_to_say(what: str) -> bool:
@@ -122,14 +132,24 @@ def first_to_say(what: str) -> bool:
 
 
 def _store(patience: timedelta) -> dist.Store:
-    """Where torchrun lets the processes leave words for each other; those before a restart are not seen, for their
-    addresses are no longer true.
+    """Where the processes leave words for each other; those before a restart are not seen, for their addresses are no
+    longer true.
 
     Raises: RuntimeError if it cannot be reached; KeyError or ValueError if there is none.
     """
+    store = _shared_store(patience)
+    return dist.PrefixStore(f"metatele/{round_of(store, patience)}", store)
+
+
+def _shared_store(patience: timedelta) -> dist.Store:
+    """The store of torchrun, which outlives the processes."""
     where = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = dist.TCPStore(*where, is_master=False, timeout=patience)
-    return dist.PrefixStore(f"metatele/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    return dist.TCPStore(*where, is_master=False, timeout=patience)
+
+
+def _has_store() -> bool:
+    """Whether whoever has started the processes keeps a store for them."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 _groups = itertools.count()  # each group has addresses of its own, which the next one must not read
@@ -163,8 +183,10 @@ def joined(device: str, patience: timedelta = PATIENCE) -> Iterator[tuple[Ranks,
     if on_gpu:
         torch.cuda.set_device(device)
     backend = "nccl" if on_gpu else "gloo"
+    # Loaded with a group there, it would keep that for ever, and its threads can end the interpreter's last moments.
+    import_module("torch.distributed.nn")
     try:
-        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        if _has_store():
             rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
             store = dist.PrefixStore(f"group {next(_groups)}", _store(patience))
             dist.init_process_group(backend, timeout=patience, world_size=size, rank=rank, store=store)
