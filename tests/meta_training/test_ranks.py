@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,9 @@ def run(case: str, output: Path, **more: Any) -> Any:
     trainer.DTYPE = torch.float64
     families = [TeacherStudent(3, 4, 2, rows=8, spread=3, batch_size=4), GaussianMixture(4, rows=40, hidden=[5])]
     inner = InnerOptimizer(CoordinateUpdate(hidden=4), NeuronTeleport(hidden=3, last=1))
-    unroll = UnrollSettings(
-        5, 2, 1 if case == "pieces" else None, engine="compiled" if case == "compiled" else "higher"
-    )
+    unroll = UnrollSettings(5, 2, checkpoint=1 if case == "pieces" else None)
+    if case == "compiled":
+        families, unroll = families[:1], replace(unroll, engine="compiled")
     meta, initialise = MetaSettings(iterations=4, tasks=5, lr=1e-2, loss="sum" if case == "sum" else "log"), True
     if case == "diverging":  # so fast that some tasks, or all of one process, explode
         inner, initialise = InnerOptimizer(GradientDescent(0.8, learn=True), NeuronTeleport(hidden=3)), False
