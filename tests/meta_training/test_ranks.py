@@ -158,14 +158,15 @@ def test_a_killed_process_costs_the_iterations_since_the_last_checkpoint(tmp_pat
     assert "best checkpoint" in done.communicate(timeout=300)[0]
     rng, state = random.Random(0), tmp_path / "run" / "state.safetensors"
     process = torchrun(tmp_path, 2, "--max-restarts=5", *TRAIN)
+    killed = 0.0
     for victim in (1, 0):
-        while not state.is_file():
-            time.sleep(0.1)
+        while not state.is_file() or state.stat().st_mtime <= killed:  # until these processes have saved something
+            time.sleep(0.02)
             assert process.poll() is None, process.communicate()[0]
-        while len(ranks := children_of(process.pid)) < 2:
-            time.sleep(0.1)
-        os.kill(ranks[victim], signal.SIGKILL)
-        time.sleep(rng.uniform(5, 9))  # for the next ones to start
+        time.sleep(rng.uniform(0, 0.2))
+        os.kill(children_of(process.pid)[victim], signal.SIGKILL)
+        time.sleep(2)  # for the other one to end
+        killed = time.time()
     told, _ = process.communicate(timeout=300)
     assert process.returncode == 0, told
     assert told.count("exitcode: -9") == 2
