@@ -17,11 +17,12 @@ from metatele.cli.rerun import rerun
 from metatele.cli.transfer import Variant, Variation, base_variant, folder_name, variants_of
 from metatele.errors import ConfigError, MetateleError
 from metatele.evaluation.contestants.learned import LearnedOrInner
-from metatele.evaluation.evaluator import JOURNAL
+from metatele.evaluation.evaluator import JOURNAL, PATIENCE
 from metatele.evaluation.play.journal import Journal
 from metatele.evaluation.settings import Options, Settings
 from metatele.optimizer import InnerOptimizer
 from metatele.report import write_report
+from metatele.support.ranks import joined
 from metatele.task.family import Split, TaskFamily
 from metatele.task.sampling import sample_meta_batch
 
@@ -112,20 +113,22 @@ def _run_grid(
     families = {name: _usable_family(parser, cell, config.seed) for name, cell in cells.items()}
     output = Path(config.output)
     evaluations = []
-    for name, cell in cells.items():
-        reported = config.report_steps and tuple(step for step in config.report_steps if step <= cell.steps)
-        own = replace(settings, steps=cell.steps, tasks=cell.tasks, report_steps=reported)
-        options = Options(
-            config.reference,
-            strict=cell is next(iter(cells.values())),
-            family_spec=cell.family,
-            title=name,
-            journal=output / JOURNAL,  # kept until the last cell is done
-        )
-        folder = output / folder_name(name)
-        evaluations.append(report(contestants, families[name], own, options, folder, overwrite=config.overwrite))
-    write_report(evaluations, output)
-    Journal(output / JOURNAL).close()
+    with joined(settings.device, PATIENCE) as (ranks, _):
+        for name, cell in cells.items():
+            reported = config.report_steps and tuple(step for step in config.report_steps if step <= cell.steps)
+            own = replace(settings, steps=cell.steps, tasks=cell.tasks, report_steps=reported)
+            options = Options(
+                config.reference,
+                strict=cell is next(iter(cells.values())),
+                family_spec=cell.family,
+                title=name,
+                journal=output / JOURNAL,  # kept until the last cell is done
+            )
+            folder = output / folder_name(name)
+            evaluations.append(report(contestants, families[name], own, options, folder, overwrite=config.overwrite))
+        ranks.from_first(lambda: write_report(evaluations, output))
+        if ranks.first:
+            Journal(output / JOURNAL).close()
     print(f"all side by side: {output / 'report.html'}")
 
 

@@ -4,7 +4,8 @@ import os
 import sys
 import warnings
 from argparse import ArgumentError, ArgumentParser
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,7 @@ COMMANDS = {
 }
 
 
-SHARED = "meta-train"  # what processes that torchrun has started do together
+SHARED = ("meta-train", "evaluate")  # what processes that torchrun has started do together
 
 _format_warning = warnings.formatwarning
 
@@ -65,10 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = load_command(given[0])
         _check_processes(given[0])
         _set_up_parsing()
-        parser = command.make_parser()
-        parser.prog = f"metatele {command.name}"
-        config = parser.parse_args(command.prepare(given[1:]))
-        return command.run(parser, _expand_home(config))
+        with _one_voice():
+            parser = command.make_parser()
+            parser.prog = f"metatele {command.name}"
+            config = parser.parse_args(command.prepare(given[1:]))
+            return command.run(parser, _expand_home(config))
     except (MetateleError, ArgumentError) as error:
         return _refuse(_one_line(error))
     except (UnicodeDecodeError, RecursionError) as error:  # from reading a configuration file
@@ -78,8 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _refuse(f"not enough memory ({_one_line(error)}); use smaller sizes")
     except KeyboardInterrupt:
-        print("metatele: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return _interrupted()
 
 
 def _without_command(given: list[str]) -> int:
@@ -115,13 +116,28 @@ def _find_users_modules() -> None:
 
 
 def _check_processes(command: str) -> None:
-    """Raises: ConfigError for a command that would do everything once in each process."""
-    from metatele.support.ranks import under_torchrun  # not at the top: it loads torch
+    """Wait for the other processes, if there are any.
 
-    if under_torchrun() and command != SHARED:
+    Raises: ConfigError for a command that would do everything once in each process.
+    """
+    from metatele.support.ranks import restarted, under_torchrun  # not at the top: it loads torch
+
+    if under_torchrun() and command not in SHARED:
         raise ConfigError(
-            f"metatele {command} runs in one process, only {SHARED} in several; start it without torchrun"
+            f"metatele {command} runs in one process, only {' and '.join(SHARED)} in several; start it without torchrun"
         )
+    restarted()  # those who come late then know what the others know
+
+
+@contextmanager
+def _one_voice() -> Iterator[None]:
+    """Inside, of processes that torchrun has started together only the first one prints."""
+    from metatele.support.ranks import speaks  # not at the top: it loads torch
+
+    with ExitStack() as stack:
+        if not speaks():
+            stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+        yield
 
 
 def _set_up_parsing() -> None:
@@ -138,9 +154,11 @@ def _expand_home(config: "Namespace") -> "Namespace":
 
 
 def _one_line_warning(message: Warning | str, category: type[Warning], *where: object, **more: object) -> str:
-    """Metatele's own warnings are for users; others, for developers, say where they come from."""
+    """Metatele's own warnings are for users, and told once; others, for developers, say where they come from."""
     if category is UserWarning:
-        return f"metatele: warning: {printable(str(message))}\n"
+        from metatele.support.ranks import first_to_say  # not at the top: it loads torch
+
+        return f"metatele: warning: {printable(str(message))}\n" if first_to_say(str(message)) else ""
     return _format_warning(message, category, *where, **more)  # type: ignore[arg-type]
 
 
@@ -150,6 +168,14 @@ def _refuse(message: str) -> int:
     if first_to_say("error"):
         print(f"metatele: error: {printable(message)}", file=sys.stderr, flush=True)
     return BAD_INPUT
+
+
+def _interrupted() -> int:
+    from metatele.support.ranks import first_to_say  # not at the top: it loads torch
+
+    if first_to_say("interrupted"):
+        print("metatele: interrupted", file=sys.stderr)
+    return INTERRUPTED
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,7 +1,7 @@
 """What the commands that evaluate share: making a family, evaluating, showing the results."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ from metatele.errors import ConfigError
 from metatele.evaluation import Evaluation, Verdict, evaluate
 from metatele.evaluation.contestants.learned import LearnedOrInner
 from metatele.evaluation.evaluation import RESULTS
-from metatele.evaluation.evaluator import JOURNAL
+from metatele.evaluation.evaluator import JOURNAL, PATIENCE
 from metatele.evaluation.play.journal import Journal
 from metatele.evaluation.results import plain
 from metatele.evaluation.settings import Options, Settings
 from metatele.report import write_report
 from metatele.support.lock import locked
+from metatele.support.ranks import joined, speaks
 from metatele.task.family import TaskFamily
 
 Contestants = Mapping[str, LearnedOrInner | Sequence[LearnedOrInner]]
@@ -36,22 +37,43 @@ def report(
     *,
     overwrite: bool = False,
 ) -> Evaluation:
-    """Evaluate, write the report, print the table and the verdicts, and name what was written.
+    """Evaluate, write the report, print the table and the verdicts, and name what was written. Of several processes the
+    first one writes and prints.
 
     Args: see `metatele.evaluate`; the options say how the family was made.
     Raises: ConfigError if the folder holds the results of another evaluation that are not to be overwritten;
         OutputError if another process is at work there.
     """
-    with locked(output) as output:
-        if not overwrite:
-            _check_free(output, sorted(checkpoints), settings, options)
+    with joined(settings.device, PATIENCE) as (ranks, _), ExitStack() as stack:
+
+        def claim() -> Path:
+            folder = stack.enter_context(locked(output))
+            if not overwrite:
+                _check_free(folder, sorted(checkpoints), settings, options)
+            return folder
+
+        folder = ranks.from_first(claim)
         with progress_bar("evaluate") as progress:
-            shown = replace(options, progress=progress, journal=options.journal or output / JOURNAL)
+            shown = replace(options, progress=progress, journal=options.journal or folder / JOURNAL)
             evaluation = evaluate(checkpoints, family, settings, options=shown)
-        evaluation.save(output)
-        if options.journal is None:
-            Journal(output / JOURNAL).close()
-        write_report(evaluation, output)
+        ranks.from_first(lambda: _write(evaluation, folder, options))
+    if ranks.first:
+        _show(evaluation, folder)
+    if not evaluation.ran:
+        raise ConfigError(f"every contestant failed, {evaluation.entries[0].name!r} by {evaluation.entries[0].failure}")
+    return evaluation
+
+
+def _write(evaluation: Evaluation, folder: Path, options: Options) -> None:
+    """Write results and report; the journal is then not needed any more."""
+    evaluation.save(folder)
+    if options.journal is None:
+        Journal(folder / JOURNAL).close()
+    write_report(evaluation, folder)
+
+
+def _show(evaluation: Evaluation, folder: Path) -> None:
+    """Print the table and the verdicts, and where the report is."""
     console = Console(highlight=False)
     console.print(evaluation.table())
     console.print("\nVerdicts (intervals that hold for all of them at once, at 99%: wider than the table's):")
@@ -64,10 +86,7 @@ def report(
             lacking = f"INCOMPLETE, missing: {'; '.join(claim.missing)}."
             hint = "`metatele compare --controls all --seeds 3` provides all of it."
             console.print(Text(f"{lacking} {hint}", "yellow"), soft_wrap=True)
-    print(f"\nreport: {output / 'report.html'}")
-    if not evaluation.ran:
-        raise ConfigError(f"every contestant failed, {evaluation.entries[0].name!r} by {evaluation.entries[0].failure}")
-    return evaluation
+    print(f"\nreport: {folder / 'report.html'}")
 
 
 def _check_free(output: Path, names: Sequence[str], settings: Settings, options: Options) -> None:
@@ -103,7 +122,8 @@ def progress_bar(title: str) -> Iterator[Callable[[str, int, int], None]]:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     clocks = (TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, *clocks, console=console, transient=True, disable=not console.is_terminal) as bar:
+    shown = console.is_terminal and speaks()
+    with Progress(*columns, *clocks, console=console, transient=True, disable=not shown) as bar:
         task = bar.add_task(title)
         yield lambda stage, done, total: bar.update(task, description=stage, completed=done, total=total)
 

@@ -3,12 +3,16 @@
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields, replace
+from contextlib import ExitStack
+from dataclasses import asdict, fields, replace
+from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
+from metatele.checkpoint import describe
 from metatele.errors import ConfigError, TaskError
 from metatele.evaluation.contestants.baselines import baselines
 from metatele.evaluation.contestants.contestant import Contestant, check_names, check_runs, reference_of
@@ -17,16 +21,20 @@ from metatele.evaluation.contestants.learned import LearnedOrInner, learned_cont
 from metatele.evaluation.contestants.rules import applicable_rules
 from metatele.evaluation.environment import environment
 from metatele.evaluation.evaluation import Evaluation
-from metatele.evaluation.play.journal import Journal
+from metatele.evaluation.play.journal import Journal, fingerprint
+from metatele.evaluation.play.turns import Turns
 from metatele.evaluation.settings import Options, Settings
 from metatele.evaluation.stages import Stages
+from metatele.meta_training.identity import difference, identity_of
 from metatele.support.device import check_device
 from metatele.support.lock import locked
+from metatele.support.ranks import Ranks, joined
 from metatele.task import MetaBatch, Split, TaskFamily, sample_meta_batch
 from metatele.task.contract import begins_finite
 
 JOURNAL = ".unfinished"
 LEAST, DRAWN = 8, 64  # tasks that are looked at together
+PATIENCE = timedelta(days=1)  # how long a process waits for one that has taken a long piece
 
 
 def evaluate(
@@ -49,6 +57,10 @@ def evaluate(
 
         evaluate({"mine": load_checkpoint("runs/mine")}, Sine(), tasks=32, steps=50, output="evaluation")
 
+    Processes that torchrun has started together, or that have a process group of torch.distributed, share the work, and
+    must all make the same call. All get the evaluation; the first one writes it, reports progress, and measures
+    wall-clock and memory while the others wait.
+
     Args:
         checkpoints: meta-trained optimizers by name: an InnerOptimizer, the result of `meta_train`, a
             `Learned` (which knows its budget and where it came from), or a list of them, one for each
@@ -63,22 +75,35 @@ def evaluate(
         these before a test task is played.
     """
     settings, options = _with_keywords(settings or Settings(), options or Options(), keywords)
-    check_device(settings.device)
-    learned = learned_contestants(checkpoints, settings.device)
-    if output is None:
-        journal = None if options.journal is None else Path(options.journal)
-        return _evaluate(learned, family, settings, options, Journal(journal))
-    with locked(Path(output)) as folder:
-        pieces = Journal(Path(options.journal or folder / JOURNAL))
-        result = _evaluate(learned, family, settings, options, pieces)
-        result.save(folder)
-        if options.journal is None:
-            pieces.close()
+    with joined(settings.device, PATIENCE) as (ranks, _), ExitStack() as stack:
+        check_device(settings.device)
+        learned = learned_contestants(checkpoints, settings.device)
+        folder = None if output is None else ranks.from_first(lambda: stack.enter_context(locked(Path(output))))
+
+        def place() -> Path | None:
+            """Where the pieces are kept. Processes that share them need a place though nothing is to be kept."""
+            if options.journal is not None:
+                return Path(options.journal)
+            if folder is not None:
+                return folder / JOURNAL
+            return Path(stack.enter_context(TemporaryDirectory(prefix="metatele-"))) if ranks.size > 1 else None
+
+        pieces = Journal(ranks.from_first(place))
+        result = _evaluate(learned, family, settings, options, pieces, ranks)
+        if folder is not None:
+            ranks.from_first(lambda: result.save(folder))
+            if options.journal is None and ranks.first:
+                pieces.close()
     return result
 
 
 def _evaluate(
-    learned: Sequence[Contestant], family: TaskFamily, settings: Settings, options: Options, pieces: Journal
+    learned: Sequence[Contestant],
+    family: TaskFamily,
+    settings: Settings,
+    options: Options,
+    pieces: Journal,
+    ranks: Ranks,
 ) -> Evaluation:
     """Choose on tasks of the train split, then play those of the test split."""
     begin = time.perf_counter()
@@ -86,10 +111,13 @@ def _evaluate(
     if options.strict:
         check_runs(learned, train)
     test = _usable(family, settings, "test", settings.tasks)
-    stages = Stages(settings, pieces, train, options.progress)
+    _check_same(ranks, learned, family, settings)
+    turns = Turns(ranks, pieces.folder)
+    stages = Stages(settings, pieces, turns, train, options.progress)
     entrants = _entrants(learned, train, stages)
     reference = reference_of(entrants, options.reference)
     entries = stages.run(entrants, lambda places: _draw(family, settings, "test", [test[i] for i in places]))
+    turns.close()
     return Evaluation(
         family=type(family).__name__,
         settings=stages.settings,
@@ -102,6 +130,22 @@ def _evaluate(
         family_spec=options.family_spec,
         title=options.title,
     )
+
+
+def _check_same(ranks: Ranks, learned: Sequence[Contestant], family: TaskFamily, settings: Settings) -> None:
+    """Raises: ConfigError if the processes that share an evaluation were given different ones."""
+    if ranks.size == 1:
+        return
+    mine = {
+        "settings": asdict(replace(settings, device="")),
+        "family": [identity_of(family, settings.seed)],
+        "contestants": [[c.name, *(fingerprint(describe(inner), inner) for inner in c.seeds)] for c in learned],
+    }
+    if any(difference(mine, other) is not None for other in ranks.gather(mine)):
+        raise ConfigError(
+            f"the {ranks.size} processes share an evaluation, but were given different contestants, families or "
+            "settings; give all the same, or end the process group first"
+        )
 
 
 def _entrants(learned: Sequence[Contestant], train: MetaBatch, stages: Stages) -> list[Contestant]:

@@ -16,6 +16,7 @@ from metatele.evaluation.environment import hardware, versions
 from metatele.evaluation.play.journal import Journal, code_of, fingerprint
 from metatele.evaluation.play.run import Run, play
 from metatele.evaluation.play.timing import Cost, clock
+from metatele.evaluation.play.turns import Turns
 from metatele.evaluation.settings import Progress, Settings
 from metatele.optimizer import InnerOptimizer
 from metatele.support.messages import first_line
@@ -26,6 +27,7 @@ from metatele.update import HandDesigned
 Work = TypeVar("Work")
 
 Clocked = tuple[NDArray[np.float64], int | None]
+Played = dict[str, list[list[Run]]]  # of each contestant's seeds, the runs on one chunk of tasks after the other
 GIGABYTE = 2**30
 LSTM_FLOATS = 160  # numbers that a coordinate-wise LSTM keeps for each parameter, about
 ROW_FLOATS = 8  # numbers that forward and backward pass keep for each row and neuron, about
@@ -42,13 +44,15 @@ def choose_chunk(batch: MetaBatch) -> int:
 
 
 class Stages:
-    """Does the work for each contestant, and notes those that fail.
+    """Does the work for each contestant, and notes those that fail. Several processes share the tuning and playing; the
+    first one measures the time, while the others wait.
 
     Args:
         settings: of the evaluation; without a chunk, one is chosen (see `choose_chunk`).
         journal: where finished pieces are kept.
+        turns: of the processes that share the work.
         train: tasks of the train split, to tune on.
-        progress: called with (what comes next, tasks done, tasks in all).
+        progress: called with (what comes next, tasks done, tasks in all), in the first process.
 
     Attributes:
         settings: with the chunk.
@@ -56,14 +60,18 @@ class Stages:
         task_seeds: of the test tasks, once they have been played.
     """
 
-    def __init__(self, settings: Settings, journal: Journal, train: MetaBatch, progress: Progress | None) -> None:
+    def __init__(
+        self, settings: Settings, journal: Journal, turns: Turns, train: MetaBatch, progress: Progress | None
+    ) -> None:
         self.chunk = settings.chunk or choose_chunk(train)
         self.settings = replace(settings, chunk=self.chunk)
-        self.journal, self.train, self.progress = journal, train, progress
+        self.journal, self.turns, self.train = journal, turns, train
+        self.progress = progress if turns.ranks.first else None
         self.task_seeds: tuple[int, ...] = ()
         self._made_with = fingerprint(versions(), hardware(settings.device))
-        self._failures: dict[str, str] = {}
-        self._done = self._total = 0
+        self._failures: dict[str, tuple[int, str]] = {}  # by name: after how much was done, and what happened
+        self._done = self._shown = self._total = 0
+        self._sharing = False
 
     def recording(self, name: str) -> None:
         """Report that the teleports of a checkpoint are being recorded."""
@@ -82,32 +90,61 @@ class Stages:
         tuned = sum(c.kind == "baseline" for c in entrants)
         played = sum(len(c.seeds) for c in entrants)
         self._total = (tuned + played) * s.tasks + len(entrants) * s.timing_repeats * timed
-        contestants = [self._tuned(c) for c in entrants]
-        runs: dict[str, list[list[Run]]] = {c.name: [[] for _ in c.seeds] for c in contestants}
-        for begin in range(0, s.tasks, self.chunk):
-            batch = draw(range(begin, min(begin + self.chunk, s.tasks)))
-            self.task_seeds += tuple(batch.seeds.tolist())
-            for c in contestants:
-                for inner, mine in zip(c.seeds, runs[c.name], strict=True):
-                    mine.extend(self._played(c.name, inner, batch))
+        baselines = [c for c in entrants if c.kind == "baseline"]
+        tunings = self._shared(lambda: {c.name: self._tuning(c) for c in baselines})
+        contestants = [self._tuned(c, tunings.get(c.name)) for c in entrants]
+        runs, self.task_seeds = self._shared(lambda: self._play_all(contestants, draw))
         costs = self._timed(contestants, draw(range(timed)))
+        self._failures = self.turns.ranks.from_first(lambda: self._failures)
         if self.progress is not None:
             self.progress("done", self._total, self._total)
         return [self._entry(c, runs[c.name], costs[c.name]) for c in contestants]
 
-    def _tuned(self, c: Contestant) -> Contestant:
-        """A baseline with the step size and schedule that are best on the train tasks; others as they are."""
-        if c.kind != "baseline":
-            return c
+    def _shared(self, stage: Callable[[], Work]) -> Work:
+        """What a stage gives, in all processes: each does the pieces that it takes; then the first one goes through all
+        of them, which it finds in the journal."""
+        ranks = self.turns.ranks
+        if ranks.size == 1:
+            return stage()
+        begin, self._sharing = self._done, True
+        stage()
+        end, self._done, self._sharing = self._done, begin, False
+        for failures in ranks.gather(self._failures):
+            for name, failure in failures.items():  # the one that a process alone would have met
+                self._failures[name] = min(failure, self._failures.get(name, failure))
+        found = ranks.from_first(stage)
+        self._done = end
+        return found
+
+    def _tuning(self, c: Contestant) -> Tuning | None:
+        """The step size and schedule of a baseline that are best on the train tasks; None if it fails."""
         update, teleport, s = c.inner.update, c.inner.teleport, self.settings
         assert isinstance(update, HandDesigned)
         key = fingerprint("tune", self._code(c.inner), describe(c.inner), _data(self.train), s.steps, self.chunk)
         work = partial(tune, update.rule, self.train, s.steps, teleport, self.chunk)
-        found = self._attempt(c.name, f"tuning {c.name}", s.tasks, partial(self.journal.once, key, Tuning, work))
+        return self._attempt(c.name, f"tuning {c.name}", s.tasks, partial(self.journal.once, key, Tuning, work))
+
+    def _tuned(self, c: Contestant, found: Tuning | None) -> Contestant:
+        """A baseline with what its tuning has found; others as they are."""
         if found is None:
             return c
-        best = InnerOptimizer(HandDesigned(update.rule, found.lr, found.schedule, s.steps), teleport)
-        return replace(c, seeds=(best,), tuning=found)
+        assert isinstance(c.inner.update, HandDesigned)
+        update = HandDesigned(c.inner.update.rule, found.lr, found.schedule, self.settings.steps)
+        return replace(c, seeds=(InnerOptimizer(update, c.inner.teleport),), tuning=found)
+
+    def _play_all(
+        self, contestants: Sequence[Contestant], draw: Callable[[Iterable[int]], MetaBatch]
+    ) -> tuple[Played, tuple[int, ...]]:
+        """The runs of all on the test tasks, and the seeds of these."""
+        runs: Played = {c.name: [[] for _ in c.seeds] for c in contestants}
+        task_seeds = list[int]()
+        for begin in range(0, self.settings.tasks, self.chunk):
+            batch = draw(range(begin, min(begin + self.chunk, self.settings.tasks)))
+            task_seeds += batch.seeds.tolist()
+            for c in contestants:
+                for inner, mine in zip(c.seeds, runs[c.name], strict=True):
+                    mine.extend(self._played(c.name, inner, batch))
+        return runs, tuple(task_seeds)
 
     def _played(self, name: str, inner: InnerOptimizer, batch: MetaBatch) -> list[Run]:
         """The run of one seed on one chunk of tasks; nothing if it fails."""
@@ -120,40 +157,44 @@ class Stages:
     def _timed(self, contestants: Sequence[Contestant], batch: MetaBatch) -> dict[str, Cost | None]:
         """What each contestant's first seed costs, alone and in turn, so that a temporarily busy machine
         does not slow down one contestant only."""
-        at = self.settings.recorded
         measured: dict[str, list[Clocked]] = {c.name: [] for c in contestants}
         for repeat in range(self.settings.timing_repeats):
             for c in contestants:
-                key = fingerprint("time", self._code(c.inner), describe(c.inner), c.inner, _data(batch), at, repeat)
-                work = partial(clock, c.inner, batch, at)
-                cost = self._attempt(
-                    c.name, f"timing {c.name}", batch.tasks, partial(self.journal.once, key, Clocked, work)
-                )
+                cost = self.turns.ranks.from_first(partial(self._clocked, c, batch, repeat))
                 measured[c.name] += [] if cost is None else [cost]
         return {name: Cost.of(costs, batch.tasks) if costs else None for name, costs in measured.items()}
+
+    def _clocked(self, c: Contestant, batch: MetaBatch, repeat: int) -> Clocked | None:
+        """What one run costs; None if it fails."""
+        at = self.settings.recorded
+        key = fingerprint("time", self._code(c.inner), describe(c.inner), c.inner, _data(batch), at, repeat)
+        work = partial(self.journal.once, key, Clocked, partial(clock, c.inner, batch, at))
+        return self._attempt(c.name, f"timing {c.name}", batch.tasks, work)
 
     def _code(self, inner: InnerOptimizer) -> str:
         """A fingerprint of the code, the versions and the hardware that a contestant's numbers are made with."""
         return self._made_with + code_of(self.train.family, inner.update, inner.teleport)
 
     def _attempt(self, name: str, stage: str, tasks: int, work: Callable[[], Work]) -> Work | None:
-        """Do a piece of work for a contestant; None if it fails, or has failed before."""
-        if self.progress is not None:
-            self.progress(stage, self._done, self._total)
+        """Do a piece of work for a contestant; None if it fails, or has failed before, or another process does it."""
+        piece = self._done
         self._done += tasks
-        if name in self._failures:
+        if name in self._failures or (self._sharing and not self.turns.take(piece)):
             return None
+        if self.progress is not None and piece >= self._shown:  # not when what is done is gone through again
+            self.progress(stage, piece, self._total)
+            self._shown = piece
         try:
             return work()
         except OutputError:  # the disk is full: not the contestant's fault
             raise
         except Exception as error:
-            self._failures[name] = f"{type(error).__name__} while {stage.split(' ')[0]}: {first_line(error)}"
+            self._failures[name] = piece, f"{type(error).__name__} while {stage.split(' ')[0]}: {first_line(error)}"
             return None
 
     def _entry(self, c: Contestant, runs: Sequence[Sequence[Run]], cost: Cost | None) -> Entry:
         """What a contestant did, as plain data; without runs if it failed."""
-        failure = self._failures.get(c.name)
+        _, failure = self._failures.get(c.name, (0, None))
         return Entry(
             name=c.name,
             kind=c.kind,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib import import_module
 from typing import TypeVar, cast
 
 import torch
@@ -14,7 +15,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from metatele.errors import ConfigError, MetateleError, OutputError
+from metatele.support.device import check_device
 from metatele.support.messages import first_line
+from metatele.support.rounds import round_of
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -106,8 +109,16 @@ def speaks() -> bool:
 
 
 def restarted() -> bool:
-    """Whether torchrun has started the processes anew after one of them had failed."""
-    return under_torchrun() and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    """Whether torchrun has started the processes anew after one of them had failed; waits for all to be there.
+
+    Raises: ConfigError if one does not come.
+    """
+    if not under_torchrun() or not _has_store():
+        return False
+    try:
+        return round_of(_shared_store(PATIENCE), PATIENCE) > 0
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise ConfigError(f"cannot meet the other processes: {error}; start all of them by torchrun") from error
 
 
 def first_to_say(what: str) -> bool:
@@ -121,14 +132,24 @@ def first_to_say(what: str) -> bool:
 
 
 def _store(patience: timedelta) -> dist.Store:
-    """Where torchrun lets the processes leave words for each other; those before a restart are not seen, for their
-    addresses are no longer true.
+    """Where the processes leave words for each other; those before a restart are not seen, for their addresses are no
+    longer true.
 
     Raises: RuntimeError if it cannot be reached; KeyError or ValueError if there is none.
     """
+    store = _shared_store(patience)
+    return dist.PrefixStore(f"metatele/{round_of(store, patience)}", store)
+
+
+def _shared_store(patience: timedelta) -> dist.Store:
+    """The store of torchrun, which outlives the processes."""
     where = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = dist.TCPStore(*where, is_master=False, timeout=patience)
-    return dist.PrefixStore(f"metatele/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    return dist.TCPStore(*where, is_master=False, timeout=patience)
+
+
+def _has_store() -> bool:
+    """Whether whoever has started the processes keeps a store for them."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 _groups = itertools.count()  # each group has addresses of its own, which the next one must not read
@@ -144,29 +165,33 @@ def _grouped() -> bool:
 
 
 @contextmanager
-def joined(device: str) -> Iterator[tuple[Ranks, str]]:
+def joined(device: str, patience: timedelta = PATIENCE) -> Iterator[tuple[Ranks, str]]:
     """Inside, this process is one of those that torchrun has started together, or of a process group that is there
     already, or else alone.
 
     Args:
         device: where to compute; if a process group is made here, each process takes the GPU of its local rank.
-    Raises: ConfigError if the others cannot be reached.
+        patience: how long one process of a group that is made here waits for another.
+    Raises: ConfigError if the others cannot be reached, or there is no such GPU.
     """
     if _grouped() or not under_torchrun():
         yield present(), device
         return
-    on_gpu = torch.device(device).type == "cuda"
-    if on_gpu:
+    if device.startswith("cuda"):
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    on_gpu = check_device(device).type == "cuda"
+    if on_gpu:
         torch.cuda.set_device(device)
     backend = "nccl" if on_gpu else "gloo"
+    # Loaded with a group there, it would keep that for ever, and its threads can end the interpreter's last moments.
+    import_module("torch.distributed.nn")
     try:
-        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        if _has_store():
             rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-            store = dist.PrefixStore(f"group {next(_groups)}", _store(PATIENCE))
-            dist.init_process_group(backend, timeout=PATIENCE, world_size=size, rank=rank, store=store)
+            store = dist.PrefixStore(f"group {next(_groups)}", _store(patience))
+            dist.init_process_group(backend, timeout=patience, world_size=size, rank=rank, store=store)
         else:
-            dist.init_process_group(backend, timeout=PATIENCE)
+            dist.init_process_group(backend, timeout=patience)
     except (RuntimeError, ValueError, KeyError) as error:
         raise ConfigError(f"cannot join the other processes: {error}; start all of them by torchrun") from error
     yield present(), device

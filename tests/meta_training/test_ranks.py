@@ -3,9 +3,7 @@
 import os
 import random
 import signal
-import socket
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -31,10 +29,11 @@ from metatele import (
     meta_train,
 )
 from metatele.meta_training.state import read_state
+from tests import processes
 from tests.conftest import heed_ctrl_c
+from tests.processes import children_of, free_port, join
 
 CASES = ("log", "sum", "pieces", "diverging", "es", "pes", "flights")
-TORCHRUN = Path(sys.executable).with_name("torchrun")
 CONFIG = """
 family: {class_path: metatele.tasks.TeacherStudent, init_args: {inputs: 3, hidden: 4, outputs: 2, rows: 8}}
 optimizer:
@@ -53,6 +52,8 @@ def run(case: str, output: Path, **more: Any) -> Any:
     families = [TeacherStudent(3, 4, 2, rows=8, spread=3, batch_size=4), GaussianMixture(4, rows=40, hidden=[5])]
     inner = InnerOptimizer(CoordinateUpdate(hidden=4), NeuronTeleport(hidden=3, last=1))
     unroll = UnrollSettings(5, 2, checkpoint=1 if case == "pieces" else None)
+    if case == "compiled":
+        families, unroll = families[:1], replace(unroll, engine="compiled")
     meta, initialise = MetaSettings(iterations=4, tasks=5, lr=1e-2, loss="sum" if case == "sum" else "log"), True
     if case in ("es", "pes", "flights"):
         unroll = replace(unroll, steps=(5, 7), second_order=case == "flights", in_flight=3, random_start=True)
@@ -67,18 +68,10 @@ def run(case: str, output: Path, **more: Any) -> Any:
 
 
 def work(rank: int, size: int, port: int, case: str, folder: str, more: dict[str, Any]) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=size)
+    join(rank, size, port)
     history = run(case, Path(folder), **more)
     torch.save([tuple(i) for i in history], f"{folder}/history-{rank}.pt")
     dist.destroy_process_group()
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    return port
 
 
 def of_processes(size: int, case: str, folder: Path, **more: Any) -> list[list[tuple[Any, ...]]]:
@@ -101,7 +94,12 @@ def assert_same(folder: Path, other: Path, rtol: float = 1e-9) -> None:
 
 @pytest.mark.parametrize(
     ("case", "size"),
-    [("log", 2), ("pes", 2), *(pytest.param(c, 3, marks=pytest.mark.slow) for c in CASES)],
+    [
+        ("log", 2),
+        ("pes", 2),
+        pytest.param("compiled", 2, marks=pytest.mark.slow),
+        *(pytest.param(c, 3, marks=pytest.mark.slow) for c in CASES),
+    ],
 )
 def test_several_processes_are_one(case: str, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer, "DTYPE", torch.float64)
@@ -139,8 +137,7 @@ def stop_at_once() -> bool:
 
 def differ(rank: int, port: int, folder: str) -> None:
     """Each process wants a run of its own."""
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+    join(rank, 2, port)
     small = UnrollSettings(2, 1), MetaSettings(1, 2), ValidationSettings(2)
     with pytest.raises(ConfigError, match="2 processes share the tasks of each meta-batch, but were given different"):
         meta_train(InnerOptimizer(CoordinateUpdate(hidden=2)), TeacherStudent(rows=4), *small, seed=rank)
@@ -156,15 +153,7 @@ def test_processes_that_want_different_runs_are_refused(tmp_path: Path) -> None:
 
 def torchrun(folder: Path, size: int, *arguments: str, **options: Any) -> "subprocess.Popen[str]":
     (folder / "c.yaml").write_text(CONFIG)
-    command = [str(TORCHRUN), f"--nproc-per-node={size}", *arguments]
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, **streams, **options)
-
-
-def children_of(process: int) -> list[int]:
-    """The processes that a process has started; Linux."""
-    threads = Path(f"/proc/{process}/task").iterdir()
-    return [int(child) for thread in threads for child in (thread / "children").read_text().split()]
+    return processes.torchrun(folder, size, *arguments, **options)
 
 
 TRAIN = ("-m", "metatele", "meta-train", "--config=c.yaml", "--output=run")
@@ -179,14 +168,15 @@ def test_a_killed_process_costs_the_iterations_since_the_last_checkpoint(tmp_pat
     assert "best checkpoint" in done.communicate(timeout=300)[0]
     rng, state = random.Random(0), tmp_path / "run" / "state.safetensors"
     process = torchrun(tmp_path, 2, "--max-restarts=5", *TRAIN)
+    killed = 0.0
     for victim in (1, 0):
-        while not state.is_file():
-            time.sleep(0.1)
+        while not state.is_file() or state.stat().st_mtime <= killed:  # until these processes have saved something
+            time.sleep(0.02)
             assert process.poll() is None, process.communicate()[0]
-        while len(ranks := children_of(process.pid)) < 2:
-            time.sleep(0.1)
-        os.kill(ranks[victim], signal.SIGKILL)
-        time.sleep(rng.uniform(5, 9))  # for the next ones to start
+        time.sleep(rng.uniform(0, 0.2))
+        os.kill(children_of(process.pid)[victim], signal.SIGKILL)
+        time.sleep(2)  # for the other one to end
+        killed = time.time()
     told, _ = process.communicate(timeout=300)
     assert process.returncode == 0, told
     assert told.count("exitcode: -9") == 2
@@ -197,6 +187,53 @@ def test_a_killed_process_costs_the_iterations_since_the_last_checkpoint(tmp_pat
     assert [row[1] for row in history] == pytest.approx([row[1] for row in expected], rel=1e-2)
     for key, value in weights(alone / "run").items():  # float32: rounding grows over 60 meta-updates
         torch.testing.assert_close(weights(tmp_path / "run")[key], value, rtol=1e-2, atol=1e-2)
+
+
+def machines(folder: Path, *arguments: str) -> list["subprocess.Popen[str]"]:
+    """Two torchruns with a process each, as on two machines."""
+    (folder / "c.yaml").write_text(CONFIG)
+    where = f"--rdzv-endpoint=127.0.0.1:{free_port()}"
+    how = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", where, "--local-addr=127.0.0.1"]
+    return [processes.torchrun_with(folder, [*how, "--max-restarts=3"], *arguments) for _ in range(2)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [None, 0, 1])
+def test_several_machines(victim: int | None, tmp_path: Path) -> None:
+    """Each counts the failures of its own process only, and is told of those of the other one."""
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    torchrun(alone, 1, *TRAIN).communicate(timeout=300)
+    both = machines(tmp_path, *TRAIN)
+    state = tmp_path / "run" / "state.safetensors"
+    while not state.is_file():
+        time.sleep(0.1)
+        assert [process.poll() for process in both] == [None, None]
+    if victim is not None:
+        os.kill(children_of(both[victim].pid)[0], signal.SIGKILL)
+    told = [process.communicate(timeout=100)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    assert "".join(told).count("best checkpoint") == 1
+    assert "".join(told).count("exitcode: -9") == (victim is not None)
+    assert "holds a run already" not in "".join(told)
+    history = read_state(state)[0]["history"]
+    assert [row[0] for row in history] == list(range(1, 61))
+    expected = read_state(alone / "run" / "state.safetensors")[0]["history"]
+    assert [row[1] for row in history] == pytest.approx([row[1] for row in expected], rel=1e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [["--meta.lr=-1"], ["--family=unlucky.Unlucky"]])
+def test_an_error_on_several_machines_is_told_once(more: list[str], tmp_path: Path) -> None:
+    (tmp_path / "unlucky.py").write_text(UNLUCKY)
+    both = machines(tmp_path, *TRAIN, *more)
+    began = time.monotonic()
+    told = "".join(process.communicate(timeout=200)[0] for process in both)
+    assert 0 not in [process.returncode for process in both]
+    assert time.monotonic() - began < 100
+    said = [line for line in told.splitlines() if line.startswith("metatele: error:")]
+    assert 1 <= len(said) <= 4, "once in each of the rounds that torchrun makes"
+    assert all("meta.lr must be above 0" in line or "bad luck of one process" in line for line in said), said
 
 
 @pytest.mark.slow
@@ -217,18 +254,22 @@ def test_ctrl_c_stops_all_processes_together_and_saves(tmp_path: Path) -> None:
 
 
 AGAIN = """
+from pathlib import Path
 from metatele import *
 from metatele.tasks import TeacherStudent
 for seed in range(4):
     small = UnrollSettings(2, 1), MetaSettings(1, 2), ValidationSettings(2)
     meta_train(InnerOptimizer(CoordinateUpdate(hidden=2)), TeacherStudent(rows=4), *small, seed=seed)
+    evaluate({}, TeacherStudent(rows=4), tasks=2, steps=1, tuning_tasks=1, timing_repeats=1, chunk=1 + seed)
+assert not [t for t in Path("/proc/self/task").iterdir() if "gloo" in (t / "comm").read_text()]
 print("all four")
 """
 
 
 @pytest.mark.slow
-def test_a_script_may_meta_train_again_and_again(tmp_path: Path) -> None:
-    """Each time with a process group of its own, which reads no addresses of the one before."""
+def test_a_script_may_meta_train_and_evaluate_again_and_again(tmp_path: Path) -> None:
+    """Each time with a process group of its own, which reads no addresses of the one before, and of which no threads
+    are left: they would end a process whose interpreter is gone."""
     (tmp_path / "again.py").write_text(AGAIN)
     told, _ = torchrun(tmp_path, 2, "again.py").communicate(timeout=120)
     assert told.count("all four") == 2, told
@@ -255,13 +296,13 @@ class Unlucky(TeacherStudent):
         (["--validation.tasks=1"], "validation.tasks is 1, fewer than the 2 processes; start fewer"),
         (["--meta.lr=-1"], "meta.lr must be above 0 and finite"),
         (["--family=unlucky.Unlucky"], "ValueError: bad luck of one process"),
-        (["evaluate"], "evaluate runs in one process, only meta-train in several; start it without torchrun"),
+        (["report"], "report runs in one process, only meta-train and evaluate in several; start it without torchrun"),
     ],
 )
 def test_an_error_ends_all_processes_and_is_told_once(tmp_path: Path, more: list[str], said: str) -> None:
     (tmp_path / "unlucky.py").write_text(UNLUCKY)
     began = time.monotonic()
-    process = torchrun(tmp_path, 2, *(TRAIN[:2] if more == ["evaluate"] else TRAIN), *more)
+    process = torchrun(tmp_path, 2, *(TRAIN[:2] if more == ["report"] else TRAIN), *more)
     told, _ = process.communicate(timeout=120)
     assert process.returncode != 0
     assert time.monotonic() - began < 100  # it would hang for half an hour
