@@ -12,10 +12,11 @@ from metatele.cli.command import Command
 from metatele.cli.exit_codes import INTERRUPTED
 from metatele.cli.recipes import Recipe, possible_recipes
 from metatele.cli.reporting import family_spec, report
-from metatele.cli.side_by_side import Plan, train_all
+from metatele.cli.side_by_side import Plan, Share, play_side_by_side, threads_of, train_all
 from metatele.evaluation import Learned
 from metatele.evaluation.settings import Options, Settings
 from metatele.support.checks import at_least
+from metatele.support.parallel import limited_threads
 from metatele.teleports.rules import rules
 
 
@@ -41,7 +42,7 @@ class Compare(Command):
             "--jobs",
             type=int,
             default=1,
-            help="how many to meta-train at a time, each in a process with its share of the processor cores",
+            help="how many to meta-train, and then to evaluate, at a time, each in a process with its share of cores",
         )
         parser.add_argument("--output", type=str | None, help="folder (default: runs/NAME of the config)")
         parser.add_argument("--evaluation.tasks", type=int, default=64, help="held-out tasks")
@@ -67,15 +68,31 @@ class Compare(Command):
         if not train_all(plans, config.jobs):
             print("metatele: stopped; run the same command again to continue", file=sys.stderr)
             return INTERRUPTED
-        trained: dict[str, list[Learned]] = defaultdict(list)
+        folders: dict[str, list[Path]] = defaultdict(list)
         for plan in plans:
-            trained[plan.recipe.name].append(Learned.load(plan.folder))
+            folders[plan.recipe.name].append(plan.folder)
+        trained = {name: [Learned.load(folder) for folder in own] for name, own in folders.items()}
+        threads = threads_of(config.jobs)
         for number, (family, spec) in enumerate(zip(families, specs, strict=True)):
             where = (
                 output / "evaluation" if len(families) == 1 else output / f"evaluation-{number}-{type(family).__name__}"
             )
             settings = Settings(config.evaluation.tasks, steps, config.seed, device=config.device)
-            report(trained, family, settings, Options(family_spec=family_spec(spec)), where, overwrite=True)
+
+            def ahead(options: Options, number: int = number, settings: Settings = settings) -> None:
+                share = Share(dict(folders), plans[0].config, number, settings, options, 0, config.jobs)
+                play_side_by_side(share, threads)
+
+            with limited_threads(threads):
+                report(
+                    trained,
+                    family,
+                    settings,
+                    Options(family_spec=family_spec(spec)),
+                    where,
+                    overwrite=True,
+                    ahead=ahead if config.jobs > 1 else None,
+                )
         return 0
 
 

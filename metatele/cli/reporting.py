@@ -36,11 +36,16 @@ def report(
     output: Path,
     *,
     overwrite: bool = False,
+    ahead: Callable[[Options], None] | None = None,
 ) -> Evaluation:
     """Evaluate, write the report, print the table and the verdicts, and name what was written. Of several processes the
     first one writes and prints.
 
-    Args: see `metatele.evaluate`; the options say how the family was made.
+    Args:
+        checkpoints, family, settings, options: see `metatele.evaluate`; the options say how the family was made.
+        output: the folder.
+        overwrite: whether results of another evaluation there may be lost.
+        ahead: what is done first, when the folder is this process's alone: given the options, with the journal.
     Raises: ConfigError if the folder holds the results of another evaluation that are not to be overwritten;
         OutputError if another process is at work there.
     """
@@ -55,6 +60,8 @@ def report(
         folder = ranks.from_first(claim)
         with progress_bar("evaluate") as progress:
             shown = replace(options, progress=progress, journal=options.journal or folder / JOURNAL)
+            if ahead is not None:
+                ahead(shown)
             evaluation = evaluate(checkpoints, family, settings, options=shown)
         ranks.from_first(lambda: _write(evaluation, folder, options))
     if ranks.first:

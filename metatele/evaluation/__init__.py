@@ -12,7 +12,7 @@ from metatele.evaluation.play.run import Run
 from metatele.evaluation.play.watch import Moves
 from metatele.evaluation.settings import Options, Settings
 from metatele.evaluation.statistics import Comparison, Interval, Summary
-from metatele.tuning.tune import Tuning, tune
+from metatele.tuning.step_size import Tuning, tune
 
 __all__ = [
     "Claim",

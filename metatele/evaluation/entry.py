@@ -15,7 +15,7 @@ from metatele.evaluation.play.watch import Moves
 from metatele.evaluation.statistics import Summary, summarise
 from metatele.meta_training import Budget
 from metatele.task.family import Part
-from metatele.tuning.tune import Tuning
+from metatele.tuning.step_size import Tuning
 
 
 @dataclass(frozen=True)

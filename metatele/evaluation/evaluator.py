@@ -2,13 +2,13 @@
 
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, fields, replace
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -83,7 +83,7 @@ def evaluate(
         def place() -> Path | None:
             """Where the pieces are kept. Processes that share them need a place though nothing is to be kept."""
             if options.journal is not None:
-                return Path(options.journal)
+                return Path(options.journal).expanduser()
             if folder is not None:
                 return folder / JOURNAL
             return Path(stack.enter_context(TemporaryDirectory(prefix="metatele-"))) if ranks.size > 1 else None
@@ -97,6 +97,64 @@ def evaluate(
     return result
 
 
+def play_ahead(
+    checkpoints: Mapping[str, LearnedOrInner | Sequence[LearnedOrInner]],
+    family: TaskFamily,
+    settings: Settings,
+    options: Options,
+    part: int,
+    parts: int,
+) -> None:
+    """Tune and play a part of the contestants: one of every `parts`, beginning with number `part`.
+
+    An evaluation with the same arguments, and as many threads, finds the pieces in its journal and does the rest.
+
+    Args:
+        checkpoints, family, settings: see `evaluate`.
+        options: of the evaluation, with its journal.
+    Raises: see `evaluate`.
+    """
+    learned = learned_contestants(checkpoints, settings.device)
+    assert options.journal is not None
+    prepared = _prepare(learned, family, settings, options, Journal(Path(options.journal)), Ranks())
+    prepared.stages.run_ahead(prepared.entrants[part::parts], prepared.draw)
+
+
+class _Prepared(NamedTuple):
+    """What an evaluation begins with.
+
+    Attributes:
+        train: tasks of the train split.
+        stages: do the work.
+        entrants: the contestants, not yet tuned.
+        draw: gives the test tasks with the indices asked for.
+    """
+
+    train: MetaBatch
+    stages: Stages
+    entrants: list[Contestant]
+    draw: Callable[[Iterable[int]], MetaBatch]
+
+
+def _prepare(
+    learned: Sequence[Contestant],
+    family: TaskFamily,
+    settings: Settings,
+    options: Options,
+    pieces: Journal,
+    ranks: Ranks,
+) -> _Prepared:
+    """Choose on tasks of the train split."""
+    train = _draw(family, settings, "train", _usable(family, settings, "train", settings.tuning_tasks))
+    if options.strict:
+        check_runs(learned, train)
+    test = _usable(family, settings, "test", settings.tasks)
+    _check_same(ranks, learned, family, settings)
+    stages = Stages(settings, pieces, Turns(ranks, pieces.folder), train, options.progress)
+    entrants = _entrants(learned, train, stages)
+    return _Prepared(train, stages, entrants, lambda places: _draw(family, settings, "test", [test[i] for i in places]))
+
+
 def _evaluate(
     learned: Sequence[Contestant],
     family: TaskFamily,
@@ -107,17 +165,10 @@ def _evaluate(
 ) -> Evaluation:
     """Choose on tasks of the train split, then play those of the test split."""
     begin = time.perf_counter()
-    train = _draw(family, settings, "train", _usable(family, settings, "train", settings.tuning_tasks))
-    if options.strict:
-        check_runs(learned, train)
-    test = _usable(family, settings, "test", settings.tasks)
-    _check_same(ranks, learned, family, settings)
-    turns = Turns(ranks, pieces.folder)
-    stages = Stages(settings, pieces, turns, train, options.progress)
-    entrants = _entrants(learned, train, stages)
+    train, stages, entrants, draw = _prepare(learned, family, settings, options, pieces, ranks)
     reference = reference_of(entrants, options.reference)
-    entries = stages.run(entrants, lambda places: _draw(family, settings, "test", [test[i] for i in places]))
-    turns.close()
+    entries = stages.run(entrants, draw)
+    stages.turns.close()
     return Evaluation(
         family=type(family).__name__,
         settings=stages.settings,

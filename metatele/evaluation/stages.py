@@ -21,7 +21,7 @@ from metatele.evaluation.settings import Progress, Settings
 from metatele.optimizer import InnerOptimizer
 from metatele.support.messages import first_line
 from metatele.task.batch import MetaBatch
-from metatele.tuning.tune import Tuning, tune
+from metatele.tuning.step_size import Tuning, tune
 from metatele.update import HandDesigned
 
 Work = TypeVar("Work")
@@ -87,18 +87,31 @@ class Stages:
         """
         s = self.settings
         timed = min(s.timing_tasks, s.tasks, self.chunk)
-        tuned = sum(c.kind == "baseline" for c in entrants)
-        played = sum(len(c.seeds) for c in entrants)
-        self._total = (tuned + played) * s.tasks + len(entrants) * s.timing_repeats * timed
-        baselines = [c for c in entrants if c.kind == "baseline"]
-        tunings = self._shared(lambda: {c.name: self._tuning(c) for c in baselines})
-        contestants = [self._tuned(c, tunings.get(c.name)) for c in entrants]
-        runs, self.task_seeds = self._shared(lambda: self._play_all(contestants, draw))
+        self._total = self._work(entrants) + len(entrants) * s.timing_repeats * timed
+        contestants, runs, self.task_seeds = self._tuned_and_played(entrants, draw)
         costs = self._timed(contestants, draw(range(timed)))
         self._failures = self.turns.ranks.from_first(lambda: self._failures)
         if self.progress is not None:
             self.progress("done", self._total, self._total)
         return [self._entry(c, runs[c.name], costs[c.name]) for c in contestants]
+
+    def run_ahead(self, entrants: Sequence[Contestant], draw: Callable[[Iterable[int]], MetaBatch]) -> None:
+        """Tune and play some of the contestants, for an evaluation that will find the pieces in its journal."""
+        self._total = self._work(entrants)
+        self._tuned_and_played(entrants, draw)
+
+    def _work(self, entrants: Sequence[Contestant]) -> int:
+        """How many tasks are tuned on and played."""
+        return (sum(c.kind == "baseline" for c in entrants) + sum(len(c.seeds) for c in entrants)) * self.settings.tasks
+
+    def _tuned_and_played(
+        self, entrants: Sequence[Contestant], draw: Callable[[Iterable[int]], MetaBatch]
+    ) -> tuple[list[Contestant], Played, tuple[int, ...]]:
+        """The contestants, with baselines tuned; the runs of all, and the seeds of the tasks."""
+        baselines = [c for c in entrants if c.kind == "baseline"]
+        tunings = self._shared(lambda: {c.name: self._tuning(c) for c in baselines})
+        contestants = [self._tuned(c, tunings.get(c.name)) for c in entrants]
+        return contestants, *self._shared(lambda: self._play_all(contestants, draw))
 
     def _shared(self, stage: Callable[[], Work]) -> Work:
         """What a stage gives, in all processes: each does the pieces that it takes; then the first one goes through all

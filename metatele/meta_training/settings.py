@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from metatele.errors import ConfigError
-from metatele.support.checks import above_zero, at_least, make_plain, one_of, within
+from metatele.support.checks import above_zero, at_least, make_plain, one_of, within, yes_or_no
 from metatele.unroll import EngineName
 from metatele.update.hand_designed import UpdateRule
 
@@ -60,6 +60,8 @@ class UnrollSettings:
         if self.checkpoint is not None:
             at_least(1, **{"unroll.checkpoint": self.checkpoint})
         one_of(get_args(EngineName), **{"unroll.engine": self.engine})
+        truths = ("second_order", "tf32", "random_start")
+        yes_or_no(**{f"unroll.{name}": getattr(self, name) for name in truths})
         if self.window > self.longest:
             raise ConfigError(
                 f"unroll.window must not be longer than the trajectory, got window={self.window}, steps={self.steps}; "
@@ -174,6 +176,7 @@ class MetaSettings:
         make_plain(self)
         at_least(1, **{"meta.iterations": self.iterations, "meta.tasks": self.tasks})
         above_zero(**{"meta.lr": self.lr, "meta.sigma": self.sigma})
+        yes_or_no(**{"meta.normalise": self.normalise})
         optional = {"meta.teleport_lr": self.teleport_lr, "meta.clip": self.clip}
         above_zero(**{name: value for name, value in optional.items() if value is not None})
         one_of(get_args(MetaLossName), **{"meta.loss": self.loss})

@@ -54,6 +54,13 @@ def within(lowest: float, highest: float, **values: object) -> None:
             raise ConfigError(f"{name} must be in [{lowest}, {highest}), got {value!r}")
 
 
+def yes_or_no(**values: object) -> None:
+    """Raises: ConfigError, with its name, for a value that is neither True nor False."""
+    for name, value in values.items():
+        if not isinstance(value, bool):
+            raise ConfigError(f"{name} must be true or false, got {value!r}")
+
+
 def one_of(allowed: tuple[str, ...], **values: object) -> None:
     """Raises: ConfigError, with its name, for a value that is not among the allowed ones."""
     for name, value in values.items():

@@ -11,6 +11,9 @@ import pytest
 import yaml
 
 from metatele.cli import compare_command, main, side_by_side
+from metatele.cli.reporting import report
+from metatele.evaluation import Evaluation
+from metatele.evaluation.results import plain
 from metatele.meta_training.state import STATE, read_state
 from metatele.support.parallel import limited_threads
 from tests.conftest import heed_ctrl_c
@@ -179,3 +182,19 @@ def test_a_second_ctrl_c_stops_at_once() -> None:
     assert process.returncode == 130
     assert err.strip().endswith("metatele: interrupted")
     assert not workers_of(process)
+
+
+@pytest.mark.slow
+def test_several_jobs_evaluate_as_one_does(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(compare_command, "report", report)
+    small = ["--evaluation.tasks=4", "--evaluation.steps=3"]
+    with limited_threads(1):
+        for jobs in ("1", "3"):
+            assert main(["compare", *SMALL, *small, f"--output={jobs}", f"--jobs={jobs}"]) == 0
+    one, three = (Evaluation.load(f"{jobs}/evaluation") for jobs in ("1", "3"))
+    assert len(one.entries) > 10
+    for a, b in zip(one.entries, three.entries, strict=True):
+        assert (a.name, a.failure, a.tuning) == (b.name, b.failure, b.tuning)
+        assert plain(a.runs) == plain(b.runs)
+    assert not Path("3/evaluation/.unfinished").exists()
+    assert "Traceback" not in capfd.readouterr().err

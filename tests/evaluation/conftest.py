@@ -36,7 +36,7 @@ from metatele.meta_training import Budget
 from metatele.parts.point import Point, State
 from metatele.task.params import map_params
 from metatele.teleports import CanonicalTeleport
-from metatele.tuning.tune import Trial
+from metatele.tuning.step_size import Trial
 from metatele.update.hand_designed import UpdateRule
 
 FAMILY = TeacherStudent(4, 5, 2, rows=12, spread=10)

@@ -16,7 +16,7 @@ from torch import nn
 
 import metatele.evaluation.evaluator as evaluator
 import metatele.evaluation.stages as stages
-import metatele.tuning.tune as tuning
+import metatele.tuning.step_size as tuning
 from metatele import (
     ConfigError,
     GradientDescent,
@@ -41,7 +41,7 @@ import torch
 from torch import nn
 
 import metatele.evaluation.evaluator as evaluator
-import metatele.tuning.tune as tuning
+import metatele.tuning.step_size as tuning
 from metatele import CoordinateUpdate, GradientDescent, InnerOptimizer, LevelSetTeleport, NeuronTeleport
 from metatele import RandomTeleport, TaskFamily, evaluate
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import metatele.evaluation.contestants.tuning as tuning
 import pytest
 import torch
 import torch.distributed as dist
@@ -15,12 +14,15 @@ import torch.multiprocessing as mp
 from metatele.tasks import TeacherStudent
 
 import metatele.evaluation.stages as stages
+import metatele.tuning.step_size as tuning
 from metatele import ConfigError, InnerOptimizer, OutputError, Update, evaluate
 from metatele.checkpoint import describe
 from metatele.evaluation import Evaluation
+from metatele.evaluation.evaluator import play_ahead
 from metatele.evaluation.play.journal import fingerprint
 from metatele.evaluation.play.turns import Turns
 from metatele.evaluation.results import plain
+from metatele.evaluation.settings import Options, Settings
 from metatele.parts.point import Point, State
 from metatele.support.ranks import Ranks
 from metatele.task.params import Params
@@ -149,3 +151,20 @@ def test_each_turn_is_one_processs(tmp_path: Path) -> None:
     one.close()
     assert not tmp_path.exists()
     assert one.take(0), "then several do it, which is right, too"
+
+
+def test_what_has_been_played_ahead_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tune_briefly(monkeypatch)
+    contestants = {"tele": [learned(1, True), learned(2, True)], "plain": learned(3)}
+    settings = Settings(tasks=6, chunk=2, steps=3, tuning_tasks=2, timing_repeats=1, timing_tasks=2)
+    expected, options = evaluate(contestants, FAMILY, settings), Options(journal=tmp_path)
+    for part in (2, 0, 1):
+        play_ahead(contestants, FAMILY, settings, options, part, 3)
+    for name in ("play", "tune"):
+        monkeypatch.setattr(stages, name, None)  # nothing is left to do but to measure the time
+    found = evaluate(contestants, FAMILY, settings, options)
+    for a, b in zip(found.entries, expected.entries, strict=True):
+        assert plain(a.runs) == plain(b.runs)
+        assert a.tuning == b.tuning
+        assert a.failure is None
+    play_ahead(contestants, FAMILY, settings, options, 99, 100)  # more parts than contestants

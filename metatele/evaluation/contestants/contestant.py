@@ -9,7 +9,7 @@ from metatele.errors import ConfigError, MetateleError
 from metatele.meta_training import Budget
 from metatele.optimizer import InnerOptimizer
 from metatele.task import MetaBatch
-from metatele.tuning.tune import Tuning
+from metatele.tuning.step_size import Tuning
 from metatele.unroll import Unroll
 
 ContestantKind = Literal["checkpoint", "control", "baseline"]

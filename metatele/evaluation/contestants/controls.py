@@ -12,7 +12,7 @@ from metatele.optimizer import InnerOptimizer
 from metatele.symmetry import group_of, only_scales
 from metatele.task.batch import MetaBatch
 from metatele.teleports import Balance, CanonicalTeleport, Recording
-from metatele.tuning.tune import WINDOW
+from metatele.tuning.step_size import WINDOW
 from metatele.unroll.higher.unroll import Unroll
 
 WITH_THE_UPDATE = "with the checkpoint's update, which was meta-trained together with the learned teleport"

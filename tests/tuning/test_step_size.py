@@ -28,7 +28,7 @@ from metatele.evaluation import Evaluation, evaluate, tune
 from metatele.evaluation.judge.pairing import best_baseline
 from metatele.task.params import map_params
 from metatele.task.stack import stacked_forward
-from metatele.tuning.tune import FINE, REACH, final_losses
+from metatele.tuning.step_size import FINE, REACH, final_losses
 from metatele.update import HandDesigned
 from metatele.update.hand_designed import UpdateRule
 
