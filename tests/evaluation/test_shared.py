@@ -162,7 +162,7 @@ def test_what_has_been_played_ahead_is_found(tmp_path: Path, monkeypatch: pytest
         play_ahead(contestants, FAMILY, settings, options, part, 3)
     for name in ("play", "tune"):
         monkeypatch.setattr(stages, name, None)  # nothing is left to do but to measure the time
-    found = evaluate(contestants, FAMILY, settings, options)
+    found = evaluate(contestants, FAMILY, settings, options=options)
     for a, b in zip(found.entries, expected.entries, strict=True):
         assert plain(a.runs) == plain(b.runs)
         assert a.tuning == b.tuning
