@@ -15,6 +15,7 @@ from metatele.cli.reporting import family_spec, report
 from metatele.cli.side_by_side import Plan, Share, play_side_by_side, threads_of, train_all
 from metatele.evaluation import Learned
 from metatele.evaluation.settings import Options, Settings
+from metatele.meta_training.settings import LOGARITHMIC
 from metatele.support.checks import at_least
 from metatele.support.parallel import limited_threads
 from metatele.teleports.rules import rules
@@ -64,7 +65,7 @@ class Compare(Command):
         known = {rule.name: rule for rule in rules()}
         controls = rules() if "all" in config.controls else [known[name] for name in dict.fromkeys(config.controls)]
         recipes = possible_recipes(made.optimizer, families, controls)
-        plans = _plans(parser, config, output, recipes, made.meta.logarithmic)
+        plans = _plans(parser, config, output, recipes)
         if not train_all(plans, config.jobs):
             print("metatele: stopped; run the same command again to continue", file=sys.stderr)
             return INTERRUPTED
@@ -96,11 +97,9 @@ class Compare(Command):
         return 0
 
 
-def _plans(
-    parser: ArgumentParser, config: Namespace, output: Path, recipes: list[Recipe], log_loss: bool
-) -> list[Plan]:
+def _plans(parser: ArgumentParser, config: Namespace, output: Path, recipes: list[Recipe]) -> list[Plan]:
     """A run of every contestant with every seed, in OUTPUT/NAME, or OUTPUT/NAME/seed-K for several seeds."""
-    plans = []
+    plans, log_loss, relative = [], config.meta.loss in LOGARITHMIC, bool(config.validation.baselines)
     for seed in range(config.seed, config.seed + config.seeds):
         own = config.clone()
         own.seed = seed
@@ -110,5 +109,5 @@ def _plans(
             title, folder = recipe.name, output / recipe.name
             if config.seeds > 1:
                 title, folder = f"{recipe.name} {seed}", folder / f"seed-{seed}"
-            plans.append(Plan(title, recipe, settings, folder, log_loss))
+            plans.append(Plan(title, recipe, settings, folder, log_loss, relative))
     return plans

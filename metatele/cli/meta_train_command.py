@@ -57,7 +57,7 @@ class MetaTrain(Command):
         output = Path(config.resume or config.output or default_output(config))
         resume = config.resume is not None or (restarted() and (output / STATE).is_file())
         with stop_on_interrupt() as stop:
-            bar = ProgressBar("meta-train", config.meta.loss in LOGARITHMIC)
+            bar = ProgressBar("meta-train", config.meta.loss in LOGARITHMIC, relative=bool(config.validation.baselines))
             result = train(parser, config, output, resume, [bar], stop.is_set)
         if not speaks():
             return 0 if result.finished else INTERRUPTED

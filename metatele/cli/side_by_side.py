@@ -32,7 +32,7 @@ class Plan(NamedTuple):
         recipe: how its optimizer is made of the configured one.
         config: the settings of its meta-training, as YAML.
         folder: of the run; one that has begun is gone on with.
-        log_loss: whether its losses are means of logarithms.
+        log_loss, relative: how its losses are to be shown (see `ProgressBar`).
     """
 
     title: str
@@ -40,6 +40,7 @@ class Plan(NamedTuple):
     config: str
     folder: Path
     log_loss: bool
+    relative: bool
 
 
 def train_all(plans: Sequence[Plan], jobs: int) -> bool:
@@ -55,7 +56,7 @@ def train_all(plans: Sequence[Plan], jobs: int) -> bool:
     if jobs > 1:
         plans = sorted(plans, key=_by_length)
     with make_bars() as bars, stop_on_interrupt() as stop:
-        shown = [ProgressBar(plan.title, plan.log_loss, bars=bars) for plan in plans]
+        shown = [ProgressBar(plan.title, plan.log_loss, bars=bars, relative=plan.relative) for plan in plans]
 
         def hear(number: int, message: tuple[Callable[..., None], tuple[Any, ...]]) -> None:
             method, arguments = message

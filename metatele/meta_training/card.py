@@ -2,6 +2,7 @@
 
 import math
 
+from metatele.meta_training.stages import Stage
 from metatele.meta_training.trainer import MetaTrainer
 
 
@@ -9,16 +10,14 @@ def training_card(trainer: MetaTrainer, best_score: float) -> str:
     """What was trained, on what, with which settings, and how it validated."""
     inner = trainer.inner
     families = ", ".join(type(f).__name__ for f in trainer.families)
-    unroll, meta = trainer.unroll, trainer.meta
+    meta = trainer.meta
     kind = "geometric mean" if meta.logarithmic else "mean"
     value = math.exp(best_score) if meta.logarithmic and math.isfinite(best_score) else best_score
-    steps = " to ".join(map(str, dict.fromkeys((unroll.shortest, unroll.longest))))
-    order = f", {'second' if unroll.second_order else 'first'} order" if meta.estimator == "bptt" else ""
-    phases = f", in {len(trainer.stages)} phases" if len(trainer.stages) > 1 else ""
     score = f"{value:.4g}" if math.isfinite(best_score) else "not validated"
     against = ""
     if trainer.validation.baselines:
         against = f", over that of the best of {', '.join(trainer.validation.baselines)}, tuned on training tasks"
+    stages = "\n".join(map(_of_stage, trainer.stages))
     return f"""---
 library_name: metatele
 tags: [learned-optimizer, parameter-symmetry, teleportation]
@@ -29,11 +28,23 @@ tags: [learned-optimizer, parameter-symmetry, teleportation]
 - teleport: {type(inner.teleport).__name__} {inner.teleport.arguments()}, {inner.order} the update
 - state of the update at a teleport: {inner.moments}
 - meta-trained on: {families}, seed {trainer.seed}
-- unroll: {steps} steps in windows of {unroll.window}{order}
-- meta-training: {trainer.done} of {meta.iterations} iterations of {meta.tasks} tasks{phases}, meta-loss {meta.loss},
-  estimator {meta.estimator}, lr {meta.lr}, clip {meta.clip}, {meta.schedule} schedule
+- meta-training: {trainer.done} of {meta.iterations} iterations of {meta.tasks} tasks, clip {meta.clip},
+  {meta.schedule} schedule
+{stages}
 - best validation loss ({kind} over held-out tasks and steps{against}): {score}
 
     from metatele import load_checkpoint
     optimizer = load_checkpoint("this folder")
 """
+
+
+def _of_stage(stage: Stage) -> str:
+    """A line on a stage of the run."""
+    unroll, meta = stage.unroll, stage.meta
+    steps = " to ".join(map(str, dict.fromkeys((unroll.shortest, unroll.longest))))
+    order = f", {'second' if unroll.second_order else 'first'} order" if meta.estimator == "bptt" else ""
+    what = "update and teleport" if stage.learn == "both" else stage.learn
+    return (
+        f"- iterations {stage.begin + 1} to {stage.end}: {what} by {meta.estimator}{order}, meta-loss {meta.loss}, "
+        f"lr {meta.lr:g}, {steps} steps in windows of {unroll.window}"
+    )

@@ -55,14 +55,20 @@ class ProgressBar(Monitor):
     Args:
         title: what stands before the bar.
         log_loss: whether the meta-loss and the validation score are means of logarithms.
+        relative: whether the validation score is relative to that of the best tuned baseline.
         console: where to show them; stderr when None.
         bars: where other runs have theirs (see `make_bars`), instead; this one alone when None.
     """
 
     def __init__(
-        self, title: str, log_loss: bool, console: Console | None = None, bars: Progress | None = None
+        self,
+        title: str,
+        log_loss: bool,
+        console: Console | None = None,
+        bars: Progress | None = None,
+        relative: bool = False,
     ) -> None:
-        self.title, self.log_loss = title, log_loss
+        self.title, self.log_loss, self.relative = title, log_loss, relative
         self.alone = bars is None
         self.progress = bars or make_bars(console)
         self.console = self.progress.console
@@ -83,7 +89,7 @@ class ProgressBar(Monitor):
             diverged = f" ({lost} validation tasks diverged)" if lost else ""
             self.console.print(
                 f"{self.title}: iteration {iteration.number}: meta-loss {meta_loss}, validation loss "
-                f"{self.validation}{diverged}",
+                f"{self.validation}{' of the best baseline' if self.relative else ''}{diverged}",
                 markup=False,
                 soft_wrap=True,
             )

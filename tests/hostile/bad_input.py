@@ -40,9 +40,19 @@ RECIPE: dict[str, Tree] = {
         "order": "before",
         "moments": "transform",
     },
-    "unroll": {"steps": 4, "window": 2, "second_order": True, "checkpoint": None, "engine": "higher"},
-    "meta": {"iterations": 2, "tasks": 2, "lr": 1e-3, "clip": 1.0, "schedule": "cosine", "loss": "log"},
-    "validation": {"tasks": 2, "every": 1},
+    "unroll": {
+        "steps": [4, 5],
+        "window": 2,
+        "second_order": True,
+        "checkpoint": None,
+        "engine": "higher",
+        "in_flight": 2,
+    },
+    "meta": {
+        **{"tasks": 2, "lr": 1e-3, "clip": 1.0, "schedule": "cosine", "loss": "log", "average": 0.5, "pairs": 2},
+        "phases": [{"iterations": 1}, {"iterations": 3, "estimator": "pes", "sigma": 0.1, "second_order": False}],
+    },
+    "validation": {"tasks": 2, "every": 1, "baselines": ["SGD"]},
     "seed": 0,
 }
 CONFIGURATIONS: dict[str, Tree] = {
@@ -216,18 +226,31 @@ def _spoiled_yaml(raw: bytes, rng: random.Random) -> bytes:
 
 
 def make_good(folder: Path) -> None:
-    """Files that are in order, to be spoiled: a run, its evaluation and journal, and a packed gibibyte of zeros."""
+    """Files that are in order, to be spoiled: a run that has been stopped with meta-batches in flight, its evaluation
+    and journal, and a packed gibibyte of zeros."""
     recipe = folder / "c.yaml"
     recipe.write_text(yaml.safe_dump(RECIPE))
     run = ["meta-train", f"--config={recipe}", f"--output={folder / 'run'}"]
     evaluation = ["evaluate", str(folder / "run"), *ON_FAMILY, *SMALL[:-1], f"--output={folder / 'evaluation'}"]
-    for arguments in (run, [*evaluation, "--baselines=none"]):
-        ended = Child(arguments, partial(_keep_journal, folder / "journal")).wait(300)
-        if ended.code != 0:
+    for arguments, prepare, code in (
+        (run, _stop_after_two, 130),
+        ([*evaluation, "--baselines=none"], partial(_keep_journal, folder / "journal"), 0),
+    ):
+        ended = Child(arguments, prepare).wait(300)
+        if ended.code != code:
             raise RuntimeError(f"{' '.join(arguments)}: {ended.err}")
     with gzip.open(folder / "bomb.gz", "wb", 1) as packed:
         for _ in range(1024):
             packed.write(bytes(2**20))
+
+
+def _stop_after_two() -> None:
+    """As by Ctrl-C in the second iteration."""
+    from metatele.cli import meta_train_command as module
+
+    asked = iter((False, True))
+    given = module.meta_train
+    module.meta_train = lambda *a, **k: given(*a, **{**k, "stop": lambda: next(asked)})  # type: ignore[assignment]
 
 
 def _keep_journal(folder: Path) -> None:
@@ -245,7 +268,7 @@ def no_work() -> None:
 
     for module, name in (
         (meta_train_command, "meta_train"),
-        (compare_command, "train"),
+        (compare_command, "train_all"),
         (evaluate_command, "report"),
         (evaluate_command, "_run_grid"),
         (experiment_command, "writable_folder"),
