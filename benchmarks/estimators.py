@@ -110,7 +110,9 @@ def tuned(estimator: EstimatorName, horizon: int, budget: float) -> Recipe:
     return min(ends, key=lambda recipe: ends[recipe])
 
 
-def compare(horizons: list[int], estimators: list[EstimatorName], budget: float, seeds: int, output: Path) -> None:
+def compare(
+    horizons: list[int], estimators: list[EstimatorName], budget: float, seeds: int, output: Path | None
+) -> None:
     """Run all, print a table, and keep the numbers."""
     found: list[dict[str, Any]] = []
     for horizon in horizons:
@@ -119,7 +121,8 @@ def compare(horizons: list[int], estimators: list[EstimatorName], budget: float,
             recipe = tuned(estimator, horizon, budget / 3)
             runs = [list(course(trainer_of(estimator, horizon, recipe, seed), budget)) for seed in range(seeds)]
             found.append({"horizon": horizon, "estimator": estimator, "recipe": str(recipe), "runs": runs})
-            write_atomic(output, json.dumps(found))
+            if output is not None:
+                write_atomic(output, json.dumps(found))
             cells = []
             for point in zip(*runs, strict=True):
                 scores = [score for _, score, _, _ in point]
@@ -166,7 +169,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--horizons", type=int, nargs="+", default=[100, 2000])
     parser.add_argument("--estimators", nargs="+", default=["bptt", "es", "pes", "nres"])
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/estimators.json"))
+    parser.add_argument("--output", type=Path, help="a file for the numbers of each run")
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()

@@ -243,3 +243,23 @@ def test_comparisons_with_several_jobs_and_with_one_take_turns() -> None:
     small = ["--unroll.steps=2", "--unroll.window=2", "--meta.iterations=1", "--evaluation.tasks=2"]
     out = run("benchmarks.compare", "--", *small)
     assert [line.split("│")[1].strip() for line in out.splitlines() if line.startswith("│")] == list(compare.STAGES)
+
+
+@pytest.mark.slow
+def test_processes_and_threads_take_turns() -> None:
+    small = ["--unroll.steps=2", "--unroll.window=2", "--meta.tasks=2", "--validation.tasks=2"]
+    out = run("benchmarks.processes", "--repeats=1", "--", *small)
+    ways = [line.split("│")[1].strip() for line in out.splitlines() if line.startswith("│")]
+    assert ways == ["1 process, 1 thread", "2 processes, 1 thread each", "1 process, 2 threads"]
+
+
+@pytest.mark.slow
+def test_estimators_are_compared_at_equal_seconds(tmp_path: Path) -> None:
+    few = ["--budget=0.2", "--seeds=1", "--horizons=100", "--estimators", "bptt", "pes"]
+    out = run("benchmarks.estimators", *few, f"--output={tmp_path / 'found.json'}")
+    assert "Horizon 100" in out
+    for found in json.loads((tmp_path / "found.json").read_text()):
+        ((first, *_, last),) = found["runs"]
+        assert first[0] == 0
+        assert last[0] >= 0.2
+        assert last[3] > 0
