@@ -32,6 +32,7 @@ BOILERPLATE = (
 
 _load_yaml = get_loader("yaml")  # jsonargparse's own
 SECTIONS = {"optimizer", "unroll", "meta", "validation", "evaluation"}
+SINGLE = {"config", "family", "seed", "device", "output", "controls", "seeds", "jobs"}  # what stands beside them
 
 
 def set_up_parsing() -> None:
@@ -48,8 +49,8 @@ def _load(text: str) -> Any:
         value = _load_yaml(text)
     except (ValueError, AttributeError, TypeError, OverflowError) as error:  # a tag that its value does not fit
         raise ConfigError(f"a value is not what its tag says: {first_line(error)}") from error
-    if not isinstance(value, dict) or text.lstrip().startswith("{"):
-        return value  # no configuration file
+    if not isinstance(value, dict) or text.lstrip().startswith("{") or not value.keys() <= SECTIONS | SINGLE:
+        return value  # no configuration file, but perhaps the arguments of a class that has one called optimizer
     if "config" in value:
         raise ConfigError(f"a configuration cannot name others, got config: {value['config']!r}; give several --config")
     value = {k: v for k, v in value.items() if not (v is None and k in SECTIONS)}

@@ -82,7 +82,7 @@ def read_budget(source: str | Path) -> Budget | None:
             (str(f["class_path"]).rpartition(".")[2], json.dumps(f.get("init_args") or {}, sort_keys=True, default=str))
             for f in named
         )
-        unroll, meta = UnrollSettings(**record["unroll"]), MetaSettings(**record["meta"])
+        unroll, meta = UnrollSettings(**{"window": 1, **record["unroll"]}), MetaSettings(**record["meta"])
         return Budget(*_spent(unroll, meta, _done(path.parent.parent)), families, int(record.get("seed", 0)))
     except (
         CheckpointError,

@@ -182,6 +182,7 @@ def test_a_name_with_an_equals_sign_and_markup_in_a_folder(checkpoint: Path) -> 
 def test_every_shipped_config_runs(path: Path) -> None:
     need_learn2learn(str(path.relative_to(ROOT)))
     short = ["--meta.iterations=1", "--meta.tasks=2", "--unroll.steps=2", "--unroll.window=1", "--validation.tasks=2"]
+    short += ["--unroll.curriculum=0", "--meta.phases=null"]
     small = []
     for part in ("update", "teleport"):
         spec = (yaml.safe_load(path.read_text())["optimizer"]).get(part)
@@ -189,6 +190,18 @@ def test_every_shipped_config_runs(path: Path) -> None:
         if name and "Dense" in name:
             small.append(f"--optimizer.{part}.hidden=4")
     assert main(["meta-train", "--config", str(path), *short, *small, "--output=run"]) == 0
+
+
+def test_phases_ranges_and_baselines_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    phases = "[{iterations: 1, learn: update}, {iterations: 2, estimator: pes, second_order: false, steps: [3, 5]}]"
+    new = [f"--meta.phases={phases}", "--meta.average=0.9", "--validation.baselines=[SGD]", "--unroll.steps=[2, 4]"]
+    assert main(["meta-train", *SMALL, *new, "--unroll.window=2", "--unroll.in_flight=2", "--output=run"]) == 0
+    assert "iteration 3: meta-loss" in (told := capsys.readouterr().err)
+    assert "of the best baseline" in told
+    assert "iterations 2 to 3: update and teleport by pes" in Path("run/best/README.md").read_text()
+    assert main(["meta-train", "--resume=run"]) == 0
+    capsys.readouterr()
+    assert "cannot resume run with other settings" in refused(capsys, "meta-train", "--resume=run", "--meta.sigma=0.5")
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=[p.stem for p in EXPERIMENTS])
@@ -224,6 +237,20 @@ def test_every_shipped_experiment_can_be_made(path: Path) -> None:  # they are r
         (["--meta.iteration=1"], "meta.iteration"),
         (["--optimizer.teleport=NeuronTeleport", "--family=tanh_family.Tanh"], "known for Sequential(Linear, Tanh"),
         (["--meta.lr=1e300"], "1e+300"),
+        (["--unroll.steps=[9, 4]"], "the shortest length and then the longest, got [9, 4]; write [4, 9]"),
+        (["--unroll.steps=[4]"], "unroll.steps"),
+        (["--unroll.second_order=null"], "second_order"),
+        (["--meta.sigma=0"], "meta.sigma must be above 0 and finite, got 0"),
+        (["--meta.estimator=pes"], "unroll.second_order is of no use to estimator 'pes'"),
+        (["--meta.estimator=reinforce"], "reinforce"),
+        (
+            ["--optimizer.update=TorchUpdate", "--optimizer.teleport=NeuronTeleport"],
+            "of TorchUpdate, which pass no",
+        ),
+        (["--meta.phases=[{iterations: 1}, {iterations: 1, learn: teleport}]"], "phase 2 trains nothing"),
+        (["--meta.phases=[{iterations: 1, rate: 3}]"], "rate"),
+        (["--meta.phases=3"], "phases"),
+        (["--validation.baselines=[Nadam]"], "Nadam"),
     ],
 )
 def test_bad_settings(capsys: pytest.CaptureFixture[str], arguments: list[str], named: str) -> None:

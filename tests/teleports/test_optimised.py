@@ -390,7 +390,7 @@ def test_the_climb_looks_at_the_drawn_rows_and_gives_the_gradient_on_the_step_s(
     teleport = OptimisedTeleport(steps=3, rows=rows, symmetry=kind)
     group = teleport.group(batch.network)
     whole = Landscape(batch.network, batch.family.loss, *batch.rows("inner"))
-    here = Landscape(batch.network, batch.family.loss, *batch.rows("inner", batch.minibatches("inner", 1)[0]))
+    here = Landscape(batch.network, batch.family.loss, *batch.rows("inner", batch.minibatches("inner")[0]))
     point = Point(batch.params, here.gradient(batch.params), here.inputs, 0, here, whole)
     there, _, _ = teleport.move(point, group, state := teleport.start(batch.params, group, batch.seeds), state)
     chosen = replace(rows_of(whole, rows, batch.seeds, 0), group=group)
