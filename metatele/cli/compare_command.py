@@ -10,12 +10,12 @@ from jsonargparse import ArgumentParser, Namespace
 from metatele.cli.arguments import default_output, dump, instantiate, make_training_parser, require
 from metatele.cli.command import Command
 from metatele.cli.exit_codes import INTERRUPTED
+from metatele.cli.meta_train_command import how_to_show
 from metatele.cli.recipes import Recipe, possible_recipes
 from metatele.cli.reporting import family_spec, report
 from metatele.cli.side_by_side import Plan, Share, play_side_by_side, threads_of, train_all
 from metatele.evaluation import Learned
 from metatele.evaluation.settings import Options, Settings
-from metatele.meta_training.settings import LOGARITHMIC
 from metatele.support.checks import at_least
 from metatele.support.parallel import limited_threads
 from metatele.teleports.rules import rules
@@ -99,7 +99,7 @@ class Compare(Command):
 
 def _plans(parser: ArgumentParser, config: Namespace, output: Path, recipes: list[Recipe]) -> list[Plan]:
     """A run of every contestant with every seed, in OUTPUT/NAME, or OUTPUT/NAME/seed-K for several seeds."""
-    plans, log_loss, relative = [], config.meta.loss in LOGARITHMIC, bool(config.validation.baselines)
+    plans, shown = [], how_to_show(config)
     for seed in range(config.seed, config.seed + config.seeds):
         own = config.clone()
         own.seed = seed
@@ -109,5 +109,5 @@ def _plans(parser: ArgumentParser, config: Namespace, output: Path, recipes: lis
             title, folder = recipe.name, output / recipe.name
             if config.seeds > 1:
                 title, folder = f"{recipe.name} {seed}", folder / f"seed-{seed}"
-            plans.append(Plan(title, recipe, settings, folder, log_loss, relative))
+            plans.append(Plan(title, recipe, settings, folder, shown))
     return plans

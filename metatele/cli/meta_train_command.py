@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -57,7 +58,7 @@ class MetaTrain(Command):
         output = Path(config.resume or config.output or default_output(config))
         resume = config.resume is not None or (restarted() and (output / STATE).is_file())
         with stop_on_interrupt() as stop:
-            bar = ProgressBar("meta-train", config.meta.loss in LOGARITHMIC, relative=bool(config.validation.baselines))
+            bar = ProgressBar("meta-train", **how_to_show(config))
             result = train(parser, config, output, resume, [bar], stop.is_set)
         if not speaks():
             return 0 if result.finished else INTERRUPTED
@@ -72,6 +73,16 @@ class MetaTrain(Command):
             f"best checkpoint: {output / 'best'}\nevaluate it:     metatele evaluate {output}{_family_argument(config)}"
         )
         return 0
+
+
+def how_to_show(config: Namespace) -> dict[str, Any]:
+    """How `ProgressBar` is to show the losses of a run."""
+    losses = {config.meta.loss, *(phase.get("loss") or config.meta.loss for phase in config.meta.phases or [])}
+    return {
+        "log_loss": losses <= set(LOGARITHMIC),
+        "log_score": config.meta.loss in LOGARITHMIC,
+        "relative": bool(config.validation.baselines),
+    }
 
 
 def _family_argument(config: Namespace) -> str:

@@ -32,15 +32,14 @@ class Plan(NamedTuple):
         recipe: how its optimizer is made of the configured one.
         config: the settings of its meta-training, as YAML.
         folder: of the run; one that has begun is gone on with.
-        log_loss, relative: how its losses are to be shown (see `ProgressBar`).
+        shown: how (see `ProgressBar`).
     """
 
     title: str
     recipe: Recipe
     config: str
     folder: Path
-    log_loss: bool
-    relative: bool
+    shown: dict[str, Any]
 
 
 def train_all(plans: Sequence[Plan], jobs: int) -> bool:
@@ -56,7 +55,7 @@ def train_all(plans: Sequence[Plan], jobs: int) -> bool:
     if jobs > 1:
         plans = sorted(plans, key=_by_length)
     with make_bars() as bars, stop_on_interrupt() as stop:
-        shown = [ProgressBar(plan.title, plan.log_loss, bars=bars, relative=plan.relative) for plan in plans]
+        shown = [ProgressBar(plan.title, **plan.shown, bars=bars) for plan in plans]
 
         def hear(number: int, message: tuple[Callable[..., None], tuple[Any, ...]]) -> None:
             method, arguments = message

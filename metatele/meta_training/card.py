@@ -11,8 +11,9 @@ def training_card(trainer: MetaTrainer, best_score: float) -> str:
     inner = trainer.inner
     families = ", ".join(type(f).__name__ for f in trainer.families)
     meta = trainer.meta
-    kind = "geometric mean" if meta.logarithmic else "mean"
-    value = math.exp(best_score) if meta.logarithmic and math.isfinite(best_score) else best_score
+    logarithm = meta.logarithmic or bool(trainer.validation.baselines)
+    kind = "geometric mean" if logarithm else "mean"
+    value = math.exp(min(best_score, 700.0)) if logarithm and math.isfinite(best_score) else best_score
     score = f"{value:.4g}" if math.isfinite(best_score) else "not validated"
     against = ""
     if trainer.validation.baselines:

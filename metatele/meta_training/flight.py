@@ -29,6 +29,8 @@ class Flight:
         noise: for each pair of particles the sum of its perturbations so far, in units of sigma, [pairs, weights]; None
             if there are none, or they are to be drawn again.
         losses, norms: of its windows so far: meta-loss, if they have one, and norm of the meta-gradient.
+        weights: of the losses in that of the whole trajectory.
+        scales: see `Estimator.scales`; None until it is asked for.
     """
 
     number: int
@@ -42,6 +44,13 @@ class Flight:
     noise: Tensor | None = None
     losses: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+    scales: list[bool] | None = None
+
+    @property
+    def loss(self) -> float:
+        """The meta-loss of the whole trajectory."""
+        return sum(w * loss for w, loss in zip(self.weights, self.losses, strict=True)) / sum(self.weights)
 
     @property
     def done(self) -> bool:
@@ -58,6 +67,10 @@ class Flight:
         """Whether a window that ends at this step has a meta-loss."""
         return loss != "end" or end >= self.horizon
 
+    def weight(self, length: int, loss: MetaLossName) -> float:
+        """How much a window of this length weighs: of a meta-loss that is a mean over steps, each step weighs alike."""
+        return length / self.window if loss == "log" else 1.0
+
     def begins(self) -> list[int]:
         """The steps at which its windows began, up to the next one."""
         return [0, *range(self.first, self.position.step + 1, self.window)]
@@ -67,51 +80,64 @@ class Flight:
         since = self.position.state.since
         return {
             "number": self.number,
+            "horizon": self.horizon,
             "step": self.position.step,
             "since": since,
             "losses": self.losses,
+            "weights": self.weights,
             "norms": [n if math.isfinite(n) else None for n in self.norms],
         }
 
-    def gather(self, ranks: Ranks, units: int) -> list[Tensor]:
+    def gather(self, ranks: Ranks, scales: Sequence[bool]) -> list[Tensor]:
         """The tensors of its position for the tasks of all processes, on the CPU.
 
         Args:
-            ranks, units: the processes, and what they share (see `Estimator`).
+            ranks: the processes.
+            scales: which of the tensors have rows of each task (see `Estimator.scales`).
         """
         own = [t.detach().cpu() for t in self.position.tensors()]
         if ranks.size == 1:
             return own
-        mine = len(ranks.share(range(units)))
-        return [
-            torch.cat(parts) if own.dim() and len(own) % mine == 0 else own
-            for own, *parts in zip(own, *ranks.gather(own), strict=True)
-        ]
+        everyone = zip(*ranks.gather(own), strict=True)
+        return [torch.cat(parts) if of_tasks else parts[0] for of_tasks, parts in zip(scales, everyone, strict=True)]
 
-    def restore(self, record: Mapping[str, Any], tensors: Sequence[Tensor], ranks: Ranks, units: int) -> None:
+    def restore(
+        self, record: Mapping[str, Any], tensors: Sequence[Tensor], share: tuple[int, int, int], scales: Sequence[bool]
+    ) -> None:
         """Go on from where `record` and `gather` were taken, on any number of processes. It must be at its start.
 
-        Raises: ValueError if they do not fit.
+        Args:
+            record, tensors: what was saved.
+            share: this process has the units from the first number to before the second one, of the third.
+            scales: see `gather`.
+        Raises: ValueError, TypeError or OverflowError if they do not fit.
         """
-        step, since, losses, norms = (record[key] for key in ("step", "since", "losses", "norms"))
-        good = all(isinstance(n, int) and not isinstance(n, bool) for n in (step, since))
-        if not good or not 0 <= since <= step < self.horizon:
-            raise ValueError(f"meta-batch {self.number} stands at step {step!r} of {self.horizon}")
-        if not all(map(is_number, losses)) or not all(n is None or is_number(n) for n in norms):
-            raise ValueError(f"meta-batch {self.number} has losses that are no numbers")
-        own, left = ranks.share(range(units)), iter(tensors)
-
-        def fill(start: Tensor) -> Tensor:
-            saved = next(left)
-            if saved.shape != start.shape and saved.dim():
-                each = len(saved) // units
-                saved = saved[own[0] * each : (own[-1] + 1) * each]
-            if saved.shape != start.shape or saved.dtype != start.dtype:
-                raise ValueError(f"meta-batch {self.number} has {saved.dtype} tensors of shape {tuple(saved.shape)}")
-            return saved.to(start.device)
-
-        if len(tensors) != len(self.position.tensors()):
+        step, since, horizon = (record[key] for key in ("step", "since", "horizon"))
+        if not all(type(n) is int for n in (step, since, horizon)) or not 0 <= since <= step < horizon:
+            raise ValueError(f"meta-batch {self.number} stands at step {step!r} of {horizon!r}")
+        begin, end, units = share
+        given = self.position.tensors()
+        if not len(tensors) == len(given) == len(scales):
             raise ValueError(f"meta-batch {self.number} has {len(tensors)} tensors")
-        filled = self.position.map(fill)
-        self.position = replace(filled, step=step, state=replace(filled.state, since=since))
-        self.losses, self.norms = list(losses), [math.nan if n is None else n for n in norms]
+        filled = []
+        for start, saved, of_tasks in zip(given, tensors, scales, strict=True):
+            each = len(saved) // units if of_tasks else 0
+            own = saved[begin * each : end * each] if of_tasks else saved
+            if own.shape != start.shape or own.dtype != start.dtype:
+                raise ValueError(f"meta-batch {self.number} has {saved.dtype} tensors of shape {tuple(saved.shape)}")
+            filled.append(own.to(start.device))
+        left = iter(filled)
+        filled_position = self.position.map(lambda _: next(left))
+        self.position = replace(filled_position, step=step, state=replace(filled_position.state, since=since))
+        self.horizon = horizon
+        self.losses, self.weights = ([_number(n) for n in record[key]] for key in ("losses", "weights"))
+        self.norms = [math.nan if n is None else _number(n) for n in record["norms"]]
+        if not len(self.losses) == len(self.weights) == len(self.norms):
+            raise ValueError(f"meta-batch {self.number} has {len(self.losses)} losses and {len(self.norms)} norms")
+
+
+def _number(value: object) -> float:
+    """Raises: ValueError for anything but a number."""
+    if not is_number(value):
+        raise ValueError(f"{value!r} is no number")
+    return float(value)  # type: ignore[arg-type]

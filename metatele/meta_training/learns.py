@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from metatele.errors import ConfigError
 from metatele.landscape import Landscape
-from metatele.meta_training.settings import Learns
+from metatele.meta_training.settings import Learns, MetaSettings
 from metatele.meta_training.stages import Stage
 from metatele.optimizer import InnerOptimizer
 from metatele.parts.point import Point
@@ -35,13 +36,16 @@ class Learning:
     def _learns(name: str, learn: Learns) -> bool:
         return learn == "both" or name.startswith(f"{learn}.")
 
-    def check(self, stages: Sequence[Stage], batches: Sequence[MetaBatch]) -> None:
-        """Raises: ConfigError for a stage in which nothing learns, whose meta-loss a family does not measure, or whose
-        estimator would differentiate through an update that passes no gradient."""
+    def check(self, stages: Sequence[Stage], meta: MetaSettings, batches: Sequence[MetaBatch]) -> None:
+        """Raises: ConfigError for weights of both parts, a stage in which nothing learns, a meta-loss that a family
+        does not measure, or an estimator that would differentiate through an update that passes no gradient."""
+        parts = (self.inner.update, self.inner.teleport)
+        if set(parts[0].parameters()) & set(parts[1].parameters()):
+            raise ConfigError("the update and the teleport share learned weights; give each its own")
         for batch in batches:
-            if any(stage.meta.loss == "error" for stage in stages) and not batch.family.measures_accuracy:
+            if "error" in (meta.loss, *(s.meta.loss for s in stages)) and not batch.family.measures_accuracy:
                 raise ConfigError(f"meta.loss 'error': {type(batch.family).__name__} measures no accuracy")
-        update, teleport = (type(part).__name__ for part in (self.inner.update, self.inner.teleport))
+        update, teleport = (type(part).__name__ for part in parts)
         for i, stage in enumerate(stages):
             if not any(self._learns(name, stage.learn) for name, _ in self._able):
                 where = f"phase {i + 1} trains nothing" if len(stages) > 1 else "there is nothing to meta-train"
@@ -55,14 +59,19 @@ class Learning:
             )
 
     def _differentiable(self, batch: MetaBatch) -> bool:
-        """Whether the update's step depends, in a way that autograd knows, on its weights or on where it is taken."""
+        """Whether one of the update's first two steps depends, in a way that autograd knows, on its weights or on where
+        it is taken."""
         one, update = batch.take([0]), self.inner.update
+        start = one.trained(one.params)
+        self.inner.bind(one.network, start)
         x, y = one.rows("inner")
         scene = Landscape(one.network, one.family.loss, x, y, constants=one.constants)
         with torch.enable_grad():
             params, gradient = (
-                map_params(lambda p: p.detach().requires_grad_(), own)
-                for own in (one.trained(one.params), scene.gradient(one.trained(one.params)))
+                map_params(lambda p: p.detach().requires_grad_(), own) for own in (start, scene.gradient(start))
             )
-            step, _ = update.propose(Point(params, gradient, x, 0, scene, scene), update.start(params))
-        return any(f.requires_grad for f in step.values())
+            state, steps = update.start(params), list[Tensor]()
+            for k in range(2):
+                step, state = update.propose(Point(params, gradient, x, k, scene, scene), state)
+                steps += step.values()
+        return any(f.requires_grad for f in steps)

@@ -10,6 +10,7 @@ from metatele.unroll.trajectory import Window
 
 BEGINS_SOLVED = 1e-12  # an initial loss up to which a task has nothing to learn, and gives no scale
 SOLVED = 1e-8  # of the initial loss; keeps the logarithm finite when a task is solved exactly
+HUGE = 100.0  # of the initial loss
 LAST: tuple[MetaLossName, ...] = ("final", "end")  # of the window's losses only the last one counts
 
 
@@ -39,8 +40,8 @@ def meta_loss(window: Window, name: MetaLossName, normalise: bool) -> Tensor:
 def task_losses(window: Window, name: MetaLossName, normalise: bool, batch: MetaBatch) -> Tensor:
     """The meta-loss of each task, [B], where it is compared and not differentiated.
 
-    The losses of a task that diverges in the window, or has before, count by their logarithm where they are above the
-    initial one.
+    Losses above `HUGE` times the initial one count by their logarithm: a difference between two trajectories must not
+    be drowned by one that explodes, nor reward it for that.
 
     Args:
         window, name, normalise: see `meta_loss`.
@@ -52,7 +53,7 @@ def task_losses(window: Window, name: MetaLossName, normalise: bool, batch: Meta
     scale, in_order = _scale(window.end.initial_loss), window.in_order
     losses = torch.where(in_order, window.meta_losses, window.end.bar)
     if name not in LOGARITHMIC:
-        losses = torch.where(in_order.all(0), losses, _tamed(losses, scale))
+        losses = _tamed(losses, HUGE * scale)
     scores = _scores(losses, scale, name, normalise)
     return scores[-1] if name in LAST else scores.mean(0) if name == "log" else scores.sum(0)
 
@@ -66,11 +67,16 @@ def error_rates(window: Window, batch: MetaBatch) -> Tensor:
     return torch.where(window.end.alive, 1 - right, 1.0).to(window.meta_losses.dtype)
 
 
-def trajectory_score(losses: Tensor, initial: Tensor, name: MetaLossName, normalise: bool) -> Tensor:
-    """The score that validation compares: each task's mean over the steps of a trajectory, [T, B] -> [B], of its
-    log losses if the meta-loss is "log", otherwise of its losses, normalised if `normalise` is set; if it is "end", the
-    log of its last loss."""
-    scores = _scores(losses, _scale(initial), name, normalise)
+@torch.no_grad()
+def trajectory_scores(window: Window, batch: MetaBatch, name: MetaLossName, normalise: bool) -> Tensor:
+    """What validation compares, of each task, [B], from the window of a whole trajectory: the mean over its steps of
+    its log losses if the meta-loss is "log", otherwise of its losses, normalised if `normalise` is set; if it is "end",
+    the log of its last loss; if it is "error", its `error_rates`. A task that has diverged counts at every step with
+    the loss at which it would have been stopped."""
+    if name == "error":
+        return error_rates(window, batch)
+    losses = torch.where(window.end.alive, window.meta_losses, window.end.bar)
+    scores = _scores(losses, _scale(window.end.initial_loss), name, normalise)
     return scores[-1] if name == "end" else scores.mean(0)
 
 

@@ -54,8 +54,9 @@ class ProgressBar(Monitor):
 
     Args:
         title: what stands before the bar.
-        log_loss: whether the meta-loss and the validation score are means of logarithms.
-        relative: whether the validation score is relative to that of the best tuned baseline.
+        log_loss: whether the meta-loss is a mean of logarithms.
+        log_score: likewise the validation score; as log_loss when None.
+        relative: whether the validation score is relative to that of the best tuned baseline, and so a logarithm.
         console: where to show them; stderr when None.
         bars: where other runs have theirs (see `make_bars`), instead; this one alone when None.
     """
@@ -66,9 +67,11 @@ class ProgressBar(Monitor):
         log_loss: bool,
         console: Console | None = None,
         bars: Progress | None = None,
+        log_score: bool | None = None,
         relative: bool = False,
     ) -> None:
         self.title, self.log_loss, self.relative = title, log_loss, relative
+        self.log_score = relative or (log_loss if log_score is None else log_score)
         self.alone = bars is None
         self.progress = bars or make_bars(console)
         self.console = self.progress.console
@@ -84,7 +87,7 @@ class ProgressBar(Monitor):
         assert self.bar is not None
         meta_loss = _show(iteration.meta_loss, self.log_loss)
         if iteration.validation is not None:
-            self.validation = _show(iteration.validation, self.log_loss)
+            self.validation = _show(iteration.validation, self.log_score)
             lost = iteration.validation_diverged
             diverged = f" ({lost} validation tasks diverged)" if lost else ""
             self.console.print(
@@ -144,4 +147,4 @@ def _told() -> Iterator[None]:
 
 
 def _show(value: float, log: bool) -> str:
-    return f"{math.exp(value) if log else value:.4g}"
+    return f"{math.exp(min(value, 700.0)) if log else value:.4g}"

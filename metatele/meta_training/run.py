@@ -95,6 +95,7 @@ def meta_train(
     with ExitStack() as stack:
         ranks, device = stack.enter_context(joined(device))
         trainer = MetaTrainer(optimizer, list(families), unroll, meta, validation, seed, device, ranks)
+        stack.callback(trainer.learning.let, "both")
         run = _Run(trainer, None if output is None or not ranks.first else Path(output), config)
         ranks.from_first(lambda: stack.enter_context(run.alone()))
         run.begin(resume, initialise)
@@ -109,7 +110,6 @@ def meta_train(
                 monitor.update(iteration)
             if stopping:
                 break
-    trainer.learning.let("both")
     budget = budget_of(families, unroll, meta, trainer.seed, trainer.done)
     return MetaTraining(run.best(), run.history, trainer.done >= trainer.meta.iterations, budget)
 
@@ -151,8 +151,8 @@ class _Run:
             if initialise:
                 self.trainer.initialise()
             self.trainer.enter()
-            self.trainer.refer()
         self._check_shared()
+        self.trainer.tests.refer()
         self._write_config()
 
     def _check_shared(self) -> None:
@@ -202,7 +202,7 @@ class _Run:
             raise CheckpointError(f"{state} is damaged: its record cannot be used ({error})") from error
         self._check_same(recorded, state.parent)
         try:
-            self.trainer.references = self._references(record.get("references", []))
+            self.trainer.tests.references = self._references(record.get("references", []))
         except (TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(f"{state} is damaged: {error}") from error
         restore_state(state, self.trainer, record, tensors)
@@ -229,7 +229,7 @@ class _Run:
             assert iteration.validation is not None
             self.best_score = iteration.validation
             self.best_weights = {k: v.detach().clone() for k, v in trainer.current.state_dict().items()}
-        flights = [f.gather(trainer.ranks, trainer.estimator.units) for f in trainer.flights] if saving else []
+        flights = [f.gather(trainer.ranks, trainer.estimator.scales(f)) for f in trainer.flights] if saving else []
         if self.folder is None:
             return
         card = training_card(trainer, self.best_score)
@@ -254,7 +254,7 @@ class _Run:
     def _record(self) -> dict[str, Any]:
         best = self.best_score if math.isfinite(self.best_score) else None
         history = [list(row) for row in self.history]
-        references = {"references": self.trainer.references} if self.trainer.references else {}
+        references = {"references": self.trainer.tests.references} if self.trainer.tests.references else {}
         return {"settings": self._settings(), "best_score": best, "history": history, **references}
 
     def _settings(self) -> dict[str, Any]:

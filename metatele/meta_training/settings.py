@@ -54,9 +54,9 @@ class UnrollSettings:
 
     def __post_init__(self) -> None:
         make_plain(self)
-        self._check_steps()
         at_least(1, **{"unroll.window": self.window, "unroll.in_flight": self.in_flight})
         at_least(0, **{"unroll.curriculum": self.curriculum})
+        self._check_steps()
         if self.checkpoint is not None:
             at_least(1, **{"unroll.checkpoint": self.checkpoint})
         one_of(get_args(EngineName), **{"unroll.engine": self.engine})
@@ -105,8 +105,8 @@ class Phase:
     Args:
         iterations: how long it lasts. A schedule of step sizes begins anew with each phase, and so does Adam.
         learn: which part of the inner optimizer learns; the other one stays as it is.
-        estimator, lr, teleport_lr, sigma, pairs, loss: see `MetaSettings`.
-        steps, window, second_order, in_flight: see `UnrollSettings`.
+        estimator, lr, teleport_lr, sigma, pairs, loss, clip, schedule: see `MetaSettings`.
+        steps, window, second_order, engine, curriculum, in_flight, random_start: see `UnrollSettings`.
     """
 
     iterations: int
@@ -117,10 +117,15 @@ class Phase:
     sigma: float | None = None
     pairs: int | None = None
     loss: MetaLossName | None = None
+    clip: float | None = None
+    schedule: Schedule | None = None
     steps: int | tuple[int, int] | None = None
     window: int | None = None
     second_order: bool | None = None
+    engine: EngineName | None = None
+    curriculum: int | None = None
     in_flight: int | None = None
+    random_start: bool | None = None
 
     def __post_init__(self) -> None:
         make_plain(self)
@@ -218,8 +223,8 @@ class ValidationSettings:
         tasks: held-out tasks of the validation split (of each family).
         every: iterations between validations and checkpoints.
         baselines: hand-designed updates. If given, the score is relative to the best of them, with step size and
-            schedule tuned on training tasks: its geometric mean over the families, each of which then weighs alike.
-            This needs a logarithmic meta-loss ("log" or "end").
+            schedule tuned on training tasks: the logarithm of the ratio, in the mean over the families, each of which
+            then weighs alike.
     """
 
     tasks: int = 32

@@ -31,12 +31,18 @@ class Stage:
     unroll: UnrollSettings
     meta: MetaSettings
 
-    def horizon(self, number: int, seed: int) -> int:
-        """The length of the trajectory of a meta-batch; it depends on (seed, number) only."""
+    def horizon(self, number: int, seed: int, place: int) -> int:
+        """The length of the trajectory of a meta-batch; it depends on (seed, number) and its place only.
+
+        Args:
+            number: of the meta-batch.
+            seed: of the run.
+            place: how many have been begun since there were none in flight; the first ones are shorter.
+        """
         shortest, since = self.unroll.shortest, number - self.begin
         drawn = float(torch.rand((), generator=generator("horizon", seed, number), dtype=torch.float64))
         steps = round(shortest * (self._longest(since) / shortest) ** drawn)
-        return max(1, math.ceil(steps * min((since + 1) / self.unroll.in_flight, 1.0)))
+        return max(1, math.ceil(steps * min((place + 1) / self.unroll.in_flight, 1.0)))
 
     def mean_horizon(self, iterations: int) -> float:
         """The mean length that is to be expected over the first iterations."""
@@ -83,6 +89,8 @@ def _check(stages: Sequence[Stage]) -> None:
     for stage in stages:
         unroll, meta = stage.unroll, stage.meta
         if meta.estimator == "bptt":
+            if meta.pairs is not None and all(other.meta.estimator == "bptt" for other in stages):
+                raise ConfigError("meta.pairs is of no use to estimator 'bptt', which perturbs nothing; set it to null")
             if meta.loss == "error":
                 raise ConfigError(
                     "meta.loss 'error' has no derivative, which estimator 'bptt' needs; use 'es', 'pes' or 'nres'"

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from metatele.errors import CheckpointError
+from metatele.errors import CheckpointError, ConfigError
 from metatele.meta_training.trainer import MetaTrainer
 from metatele.support.files import write_atomic
 from metatele.support.messages import first_line
@@ -54,10 +54,10 @@ def restore_state(path: Path, trainer: MetaTrainer, record: dict[str, Any], tens
     begun: Any = record.get("begun", done)  # runs from before there were several in flight have none
     if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in (done, begun)):
         raise CheckpointError(f"{path} is damaged: it says that {done!r} iterations are done, and {begun!r} begun")
-    floating = (v for k, v in tensors.items() if not k.startswith("flight/"))
-    if not all(bool(v.isfinite().all()) for v in floating):
-        raise CheckpointError(f"{path} is damaged: it holds values that are NaN or infinite")
     try:
+        floating = (v for k, v in tensors.items() if not k.startswith("flight/"))
+        if not all(bool(v.isfinite().all()) for v in floating):
+            raise ValueError("it holds values that are NaN or infinite")
         trainer.inner.load_state_dict(_under("weights/", tensors))
         trainer.done, trainer.begun = done, begun
         trainer.enter()
@@ -68,7 +68,7 @@ def restore_state(path: Path, trainer: MetaTrainer, record: dict[str, Any], tens
         _check_moments(adam, moments)
         adam.load_state_dict({"state": moments, "param_groups": adam.state_dict()["param_groups"]})
         _restore_flights(trainer, record.get("flights", []), tensors)
-    except (RuntimeError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{path} does not belong to a run with these settings: {reason}") from error
 
@@ -80,12 +80,22 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _restore_flights(trainer: MetaTrainer, records: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor]) -> None:
     """Let the meta-batches in flight go on. Raises: ValueError, TypeError, KeyError."""
     numbers = [record["number"] for record in records]
+    if not all(type(number) is int for number in numbers):
+        raise ValueError(f"the meta-batches in flight are {numbers!r}")
+    if numbers and max(numbers) >= trainer.stages[-1].end:
+        raise ConfigError(
+            f"meta.iterations is {trainer.meta.iterations}, but meta-batch {max(numbers) + 1} has been begun; set it "
+            f"to {max(numbers) + 1} or more"
+        )
     known = range(trainer.stage.begin, min(trainer.begun, trainer.stage.end))
     if trainer.begun - trainer.done != len(numbers) or len(set(numbers) & set(known)) != len(numbers):
         raise ValueError(f"of {trainer.begun!r} meta-batches {trainer.done!r} are done, and {numbers!r} in flight")
     for i, record in enumerate(records):
         flight, own = trainer.begin(record["number"]), _under(f"flight/{i}/", tensors)
-        flight.restore(record, [own[str(k)] for k in range(len(own))], trainer.ranks, trainer.estimator.units)
+        tensors_of = [own[str(k)] for k in range(len(own))]
+        units = trainer.estimator.units
+        mine = trainer.ranks.share(range(units))
+        flight.restore(record, tensors_of, (mine[0], mine[-1] + 1, units), trainer.estimator.scales(flight))
         trainer.flights.append(flight)
 
 
@@ -115,7 +125,7 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             if not isinstance(record, dict):
                 raise CheckpointError(f"{path} is damaged: its record is not a mapping")
             return record, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
-    except (OSError, safetensors.SafetensorError, ValueError, KeyError) as error:
+    except (OSError, safetensors.SafetensorError, ValueError, KeyError, RecursionError) as error:
         raise CheckpointError(f"{path} is missing, damaged or cut off: {first_line(error)}") from error
 
 

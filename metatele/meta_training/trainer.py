@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -13,18 +13,17 @@ from metatele.errors import ConfigError
 from metatele.meta_training.estimators import Backpropagation, Estimator, EvolutionStrategy
 from metatele.meta_training.flight import Flight
 from metatele.meta_training.learns import Learning
-from metatele.meta_training.meta_loss import error_rates, trajectory_score
 from metatele.meta_training.meta_optimizer import MetaOptimizer
-from metatele.meta_training.references import reference_scores
 from metatele.meta_training.settings import MetaSettings, UnrollSettings, ValidationSettings
 from metatele.meta_training.stages import Stage, stages_of
+from metatele.meta_training.validation import Validation
 from metatele.optimizer import InnerOptimizer
 from metatele.support.checks import plain_numbers
 from metatele.support.device import check_device, multiplying
 from metatele.support.ranks import Ranks
 from metatele.support.seeding import derive_seed
 from metatele.task.batch import MetaBatch
-from metatele.task.family import Split, TaskFamily
+from metatele.task.family import TaskFamily
 from metatele.task.sampling import sample_meta_batch
 from metatele.unroll import Engine, MakeEngine, engine_maker
 
@@ -38,7 +37,7 @@ class Iteration(NamedTuple):
         number: of the iteration, counted from 1.
         meta_loss: mean over the trajectory's windows.
         gradient_norm: mean norm of the meta-gradient before clipping.
-        diverged: tasks of the meta-batch that diverged.
+        diverged: tasks of the meta-batch that diverged; of particles, the trajectories over those of each task.
         skipped: windows without a meta-update, because their meta-gradient was not finite.
         validation: validation score (see `MetaTrainer.validate`) if this iteration was validated.
         validation_diverged: validation tasks that diverged, likewise.
@@ -66,7 +65,7 @@ class MetaTrainer:
         begun: meta-batches that have been begun.
         flights: those that have not ended, in the order of their next windows.
         stage: the stage of the run that the next iteration belongs to.
-        references: for each family the score of the best tuned baseline, if validation is relative to that.
+        tests: the tasks of the validation split.
     """
 
     inner: InnerOptimizer
@@ -80,8 +79,8 @@ class MetaTrainer:
     done: int = 0
     begun: int = 0
     flights: list[Flight] = field(default_factory=list, init=False, repr=False)
-    references: list[float] = field(default_factory=list, init=False, repr=False)
-    _makers: dict[tuple[bool, int, Split | None], MakeEngine] = field(default_factory=dict, init=False, repr=False)
+    _alone: int = field(default=0, init=False, repr=False)  # the number of the first one since there were none
+    _makers: dict[tuple[Any, ...], MakeEngine] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.families:
@@ -92,23 +91,19 @@ class MetaTrainer:
                 raise ConfigError(f"{name} is {tasks}, fewer than the {self.ranks.size} processes; start fewer")
         self.stages = stages_of(self.unroll, self.meta)
         check_device(self.device)
-        self.validation_batches = [
-            sample_meta_batch(f, "validation", self.ranks.share(range(self.validation.tasks)), self.seed).to(
-                DTYPE, self.device
-            )
-            for f in self.families
-        ]
-        for batch in self.validation_batches:  # also reports now, not later, a family that does not fit
+        where = self.seed, self.device, DTYPE, self.ranks
+        self.tests = Validation(self.families, self.validation, self.meta, self.horizon, *where)
+        for batch in self.tests.batches:  # also reports now, not later, a family that does not fit
             self.inner.bind(batch.network, batch.params)
         self.inner.to(self.device, DTYPE)
         self.learning = Learning(self.inner)
-        self.learning.check(self.stages, self.validation_batches)
+        self.learning.check(self.stages, self.meta, self.tests.batches)
+        for stage in self.stages:
+            self.learning.let(stage.learn)
+            self._estimator(stage)  # likewise a part that it cannot perturb, or too few pairs
+        self.learning.let("both")
+        self.stage = self.stages[0]
         self.average: AveragedModel | None = None
-        if self.validation.baselines and not self.meta.logarithmic:
-            raise ConfigError(
-                f"validation.baselines are compared with by geometric means, which meta.loss {self.meta.loss!r} has "
-                "not; use 'log' or 'end'"
-            )
 
     @property
     def current(self) -> InnerOptimizer:
@@ -128,26 +123,16 @@ class MetaTrainer:
 
     def enter(self) -> None:
         """Make ready for the next iteration's stage, when the learned weights are in place."""
+        if self.meta.average is not None and self.average is None:
+            self.average = AveragedModel(self.inner, multi_avg_fn=get_ema_multi_avg_fn(self.meta.average))
         self.stage = next((s for s in self.stages if self.done < s.end), self.stages[-1])
         self.learning.let(self.stage.learn)
         self.meta_optimizer = MetaOptimizer(self.inner, self.stage, self.ranks)
         self.estimator = self._estimator(self.stage)
-        if self.meta.average is not None and self.average is None:
-            self.average = AveragedModel(self.inner, multi_avg_fn=get_ema_multi_avg_fn(self.meta.average))
-
-    def refer(self) -> None:
-        """Measure what the validation scores are relative to, if they are and it is not known."""
-        rules, tasks = self.validation.baselines, self.validation.tasks
-        if rules is None or self.references:
-            return
-        for family, batch in zip(self.families, self.validation_batches, strict=True):
-            train = sample_meta_batch(family, "train", range(tasks), self.seed).to(DTYPE, self.device)
-            own = reference_scores(rules, train, batch, self.horizon, self.meta)
-            self.references.append(min(self.ranks.total(*(score * batch.tasks / tasks for score in own))))
 
     def _estimator(self, stage: Stage) -> Estimator:
         if stage.meta.estimator == "bptt":
-            return Backpropagation(stage.unroll, stage.meta, self._play)
+            return Backpropagation(self.inner, stage.unroll, stage.meta, self._play)
         return EvolutionStrategy(self.inner, stage.meta, self.seed, self.ranks)
 
     def iterations(self) -> Iterator[Iteration]:
@@ -156,7 +141,7 @@ class MetaTrainer:
             began = time.perf_counter()
             ended = self._until_one_ends()
             self.done += 1
-            lost = round(self.ranks.total(int((~ended.position.alive).sum()))[0] / self.estimator.copies)
+            lost = math.ceil(self.ranks.total(int((~ended.position.alive).sum()))[0] / self.estimator.copies)
             if self.stage.end <= self.done < self.meta.iterations:
                 self.enter()  # now, so that what is saved is what the next stage begins with
             due = self.done % self.validation.every == 0 or self.done == self.meta.iterations
@@ -164,7 +149,7 @@ class MetaTrainer:
             finite = [n for n in ended.norms if math.isfinite(n)]
             yield Iteration(
                 self.done,
-                sum(ended.losses) / len(ended.losses),
+                ended.loss,
                 sum(finite) / max(len(finite), 1),
                 lost,
                 len(ended.norms) - len(finite),
@@ -174,26 +159,9 @@ class MetaTrainer:
             )
 
     def validate(self) -> tuple[float, int]:
-        """Mean over validation tasks of `trajectory_score` on the meta part, or of their error rates if the meta-loss
-        is "error", less that of the best baseline if there are references, and how many diverged; a diverged task
-        counts with the loss at which it would have been stopped."""
-        scores, diverged = [], 0
-        for i, batch in enumerate(self.validation_batches):
-            play = self._maker(i, batch)(self.current, batch, self.horizon, False)
-            with multiplying(self.unroll.tf32):
-                begin = play.start()
-                window = play.window(begin, self.horizon, differentiable=False)
-            end = window.end
-            if self.meta.loss == "error":
-                scores.append(error_rates(window, batch).mean())
-            else:
-                losses = torch.where(end.alive, window.meta_losses, end.bar)
-                scores.append(trajectory_score(losses, end.initial_loss, self.meta.loss, self.meta.normalise).mean())
-            diverged += int((~end.alive).sum())
-        own, lost = float(torch.stack(scores).mean()), float(diverged)
-        share = len(self.ranks.share(range(self.validation.tasks))) / self.validation.tasks
-        score, lost = self.ranks.total(own * share, lost)
-        return score - sum(self.references) / max(len(self.references), 1), round(lost)
+        """The score on held-out tasks, and how many of them diverged (see `Validation.score`)."""
+        with multiplying(self.unroll.tf32):
+            return self.tests.score(lambda i, batch: self._maker(i, batch)(self.current, batch, self.horizon, False))
 
     def begin(self, number: int, batch: MetaBatch | None = None) -> Flight:
         """A meta-batch at the start of its trajectory; its tasks are drawn when they are not given."""
@@ -202,8 +170,8 @@ class MetaTrainer:
         if batch is None:
             indices = [number * tasks + i for i in self.estimator.tasks(self.ranks, tasks)]
             batch = sample_meta_batch(self.families[family], "train", indices, self.seed).to(DTYPE, self.device)
-        horizon, first = stage.horizon(number, self.seed), stage.first_window(number, self.seed)
-        flight = Flight(number, family, batch, horizon, first, stage.unroll.window)
+        horizon = stage.horizon(number, self.seed, number - self._alone)
+        flight = Flight(number, family, batch, horizon, stage.first_window(number, self.seed), stage.unroll.window)
         with multiplying(stage.unroll.tf32):
             flight.play = self.estimator.engine(flight)
             flight.position = flight.play.start()
@@ -212,6 +180,8 @@ class MetaTrainer:
     def _until_one_ends(self) -> Flight:
         """Play windows of the meta-batches in flight in turn, with a meta-update after each, until one has ended."""
         while True:
+            if not self.flights:
+                self._alone = self.begun
             while len(self.flights) < self.stage.unroll.in_flight and self.begun < self.stage.end:
                 self.flights.append(self.begin(self.begun))
                 self.begun += 1
@@ -224,12 +194,17 @@ class MetaTrainer:
     def advance(self, flight: Flight) -> None:
         """Play the next window of a meta-batch, and make a meta-update of it."""
         self.meta_optimizer.adam.zero_grad()
+        if len(self.families) > 1:  # another family's tasks may have been begun, or played, since
+            self.inner.bind(flight.batch.network, flight.batch.trained(flight.batch.params))
+        length = flight.length
+        weight = flight.weight(length, self.stage.meta.loss)
         with multiplying(self.stage.unroll.tf32):
-            loss = self.estimator.gradient(flight, flight.length)
+            loss = self.estimator.gradient(flight, length, weight)
         if loss is None:
             return
         share = len(self.estimator.tasks(self.ranks, self.meta.tasks)) / self.meta.tasks
         flight.losses.append(self.meta_optimizer.gather(loss, share))
+        flight.weights.append(weight)
         flight.norms.append(self.meta_optimizer.update(self.done))
         if self.average is not None:
             self.average.update_parameters(self.inner)
@@ -243,5 +218,5 @@ class MetaTrainer:
         """What makes engines for tasks of family number `family`."""
         # `for_split` may return a new family for each meta-batch; it gives equal families for equal splits.
         split = None if batch.family is self.families[family] else batch.split
-        averaged = batch.split != "train" and self.average is not None
-        return self._makers.setdefault((averaged, family, split), engine_maker(self.unroll.engine))
+        averaged, engine = batch.split != "train" and self.average is not None, self.stage.unroll.engine
+        return self._makers.setdefault((averaged, family, split, engine), engine_maker(engine))

@@ -64,5 +64,5 @@ def yes_or_no(**values: object) -> None:
 def one_of(allowed: tuple[str, ...], **values: object) -> None:
     """Raises: ConfigError, with its name, for a value that is not among the allowed ones."""
     for name, value in values.items():
-        if value not in allowed:
+        if not isinstance(value, str) or value not in allowed:
             raise ConfigError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")

@@ -315,7 +315,7 @@ def test_a_run_that_is_stopped_in_the_air_goes_on_bit_by_bit(estimator: str, tmp
         unroll = UnrollSettings(
             (4, 12), 3, second_order=estimator == "bptt", in_flight=3, random_start=True, curriculum=4
         )
-        meta = MetaSettings(9, 4, lr=1e-2, estimator=estimator, pairs=2, average=0.9)
+        meta = MetaSettings(9, 4, lr=1e-2, estimator=estimator, pairs=None if estimator == "bptt" else 2, average=0.9)
         done = meta_train(
             inner, families, unroll, meta, ValidationSettings(2, 3), 3, tmp_path / folder, resume=resume, stop=stop
         )
@@ -398,3 +398,157 @@ def test_backpropagation_does_not_pass_through_everything(update: Update) -> Non
         meta_train(inner, family, UnrollSettings(4, 2))
     settings = UnrollSettings(4, 2, second_order=False), MetaSettings(2, 4, estimator="pes")
     assert meta_train(inner, family, *settings, ValidationSettings(2, 2)).finished
+
+
+class Remembering(Drift):
+    """w <- w + m, with m = a for ever: learned is what it begins with."""
+
+    def start(self, params: Params) -> State:
+        first = next(iter(params.values()))
+        return State(memory=(self.a.expand(len(first), 1),))
+
+    def propose(self, point: Point, state: State) -> tuple[Params, State]:
+        return map_params(lambda p: state.memory[0].reshape(p.shape), point.params), state
+
+
+@pytest.mark.parametrize("estimator", ["nres", "pes"])
+def test_what_a_part_begins_with_is_perturbed(estimator: str) -> None:
+    """The gradient of the sum of k a over a trajectory; in pes the first perturbation is all that acts."""
+    made = training(Remembering(), Line(), estimator, 4000)
+    flight, found = made.begin(0), []
+    while not flight.done:
+        made.estimator.gradient(flight, flight.length)
+        (weight,) = made.inner.parameters()
+        found.append(float(weight.grad))
+    assert found[0] == pytest.approx(3, rel=0.1)
+    assert sum(found) / len(found) == pytest.approx(7, rel=0.2)
+
+
+def test_diverging_is_never_better_than_not_diverging() -> None:
+    """Where steps are too large, every estimate says that larger ones are worse, on both sides of divergence."""
+    for lr in (2.25, 2.42, 2.5, 2.6):
+        for loss in ("final", "sum", "log"):
+            unroll = UnrollSettings(20, 20, second_order=False)
+            meta = MetaSettings(1, 64, loss, lr=1e-30, estimator="nres", sigma=0.05)
+            inner = InnerOptimizer(GradientDescent(lr, learn=True))
+            made = MetaTrainer(inner, [Bowl()], unroll, meta, ValidationSettings(1, 1))
+            made.enter()
+            made.estimator.gradient(made.begin(0), 20)
+            assert float(inner.update.log_lr.grad) > 0
+
+
+class Gained(NeuronTeleport):
+    """Learns a factor on the element, not on T."""
+
+    def __init__(self, hidden: int = 3) -> None:
+        super().__init__(hidden)
+        self.gain = nn.Parameter(torch.ones(()))
+
+    def element(self, point: Point, group: Any, state: State) -> Any:
+        element, state = super().element(point, group, state)
+        return [g * self.gain.exp() for g in element], state
+
+
+class Looking(NeuronTeleport):
+    """Looks elsewhere."""
+
+    def look(self, point: Point, state: State) -> Point:
+        return point
+
+
+def test_a_teleport_that_writes_element_is_perturbed_there_and_one_that_looks_elsewhere_is_refused() -> None:
+    family = TeacherStudent(3, 4, 2, rows=8)
+    inner = InnerOptimizer(GlobalStepSize(3), Gained())
+    settings = UnrollSettings(4, 2, second_order=False), MetaSettings(1, 4, estimator="pes"), ValidationSettings(2)
+    made = MetaTrainer(inner, [family], *settings)
+    made.enter()
+    made.estimator.gradient(made.begin(0), 2)
+    assert float(inner.teleport.gain.grad) != 0
+    with pytest.raises(ConfigError, match="Looking has a look of its own"):
+        MetaTrainer(InnerOptimizer(GlobalStepSize(3), Looking(3)), [family], *settings)
+
+
+class Counting(Adam):
+    """Remembers what does not grow with the tasks."""
+
+    def start(self, params: Params) -> State:
+        state = super().start(params)
+        return State(state.covectors, state.squares, (torch.arange(6.0), torch.tensor(0)))
+
+    def propose(self, point: Point, state: State) -> tuple[Params, State]:
+        step, after = super().propose(point, state)
+        assert state.memory[0].tolist() == list(range(6))
+        return step, State(after.covectors, after.squares, (state.memory[0], state.memory[1] + 1))
+
+
+@pytest.mark.parametrize("estimator", ["bptt", *ES])
+def test_a_state_may_hold_what_does_not_grow_with_the_tasks(estimator: str, tmp_path: Path) -> None:
+    inner, asked = InnerOptimizer(Counting(0.01), NeuronTeleport(hidden=3)), iter((True, False, False))
+    unroll = UnrollSettings(6, 2, second_order=estimator == "bptt", in_flight=2)
+    settings = unroll, MetaSettings(3, 2, estimator=estimator), ValidationSettings(2, 1)
+    for resume in (False, True):
+        family = TeacherStudent(3, 4, 2, rows=8)
+        meta_train(inner, family, *settings, output=tmp_path, resume=resume, stop=lambda: next(asked))
+
+
+class Sized(CoordinateUpdate):
+    """Remembers the size of the network that it was bound to."""
+
+    def bind(self, params: Params, group: Any) -> None:
+        self.size = flatten(params).shape[1]
+
+    def propose(self, point: Point, state: State) -> tuple[Params, State]:
+        assert flatten(point.params).shape[1] == self.size
+        return super().propose(point, state)
+
+
+@pytest.mark.parametrize("estimator", ["bptt", "pes"])
+def test_parts_are_bound_to_the_network_that_they_play(estimator: str) -> None:
+    families = [TeacherStudent(3, 4, 2, rows=8), TeacherStudent(5, 6, 1, rows=8)]
+    unroll = UnrollSettings(6, 2, second_order=estimator == "bptt", in_flight=2)
+    meta = MetaSettings(4, 2, estimator=estimator)
+    assert meta_train(InnerOptimizer(Sized(3)), families, unroll, meta, ValidationSettings(2, 4)).finished
+
+
+def test_windows_of_other_lengths_weigh_by_their_steps() -> None:
+    """So that each step of a trajectory weighs alike in a mean of log losses."""
+    grads = []
+    for window in (6, 4):
+        settings = UnrollSettings(6, window), MetaSettings(1, 4, lr=1e-30, clip=None), ValidationSettings(1, 1)
+        made = MetaTrainer(InnerOptimizer(GradientDescent(0.1, learn=True)), [Bowl()], *settings)
+        made.enter()
+        flight, total = made.begin(0), 0.0
+        while not flight.done:
+            made.advance(flight)
+            total += float(made.inner.update.log_lr.grad) * window
+        losses = [math.log(0.81**k + 1e-8) + math.log(0.5) for k in range(1, 7)]
+        assert flight.loss == pytest.approx(sum(losses) / 6)
+        grads.append(total)
+    direct = sum(2 * k * -0.1 / 0.9 for k in range(1, 7))
+    truncated = sum(2 * k * -0.1 / 0.9 for k in (1, 2, 3, 4, 1, 2))
+    assert grads == pytest.approx([direct, truncated], rel=1e-5)
+
+
+class Dropping(CoordinateUpdate):
+    """Draws random numbers."""
+
+    def propose(self, point: Point, state: State) -> tuple[Params, State]:
+        step, state = super().propose(point, state)
+        return map_params(lambda f: nn.functional.dropout(f, 0.5), step), state
+
+
+class Delayed(Adam):
+    """Takes the step before the last gradient's."""
+
+    def propose(self, point: Point, state: State) -> tuple[Params, State]:
+        _, after = super().propose(point, state)
+        return map_params(lambda m: -0.01 * m, state.covectors[0]), after
+
+
+def test_dropout_is_refused_and_a_delay_is_no_reason() -> None:
+    family = TeacherStudent(3, 4, 2, rows=8)
+    settings = UnrollSettings(2, 2, second_order=False), MetaSettings(1, 2, estimator="pes"), ValidationSettings(2)
+    with pytest.raises(ConfigError, match="draws random numbers"):
+        meta_train(InnerOptimizer(Dropping(3)), family, *settings)
+    delayed = InnerOptimizer(Delayed(0.01), NeuronTeleport(3))
+    assert meta_train(delayed, family, UnrollSettings(2, 2), MetaSettings(1, 2), ValidationSettings(2)).finished

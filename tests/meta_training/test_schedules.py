@@ -1,5 +1,6 @@
 """Horizons, meta-batches in flight, phases, averages and relative scores."""
 
+import io
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,12 +10,15 @@ from typing import Any
 import pytest
 import torch
 from metatele.tasks import GaussianMixture, TeacherStudent
+from rich.console import Console
 
 from metatele import (
     ConfigError,
     CoordinateUpdate,
     GlobalStepSize,
+    GradientDescent,
     InnerOptimizer,
+    MetaBatch,
     MetaSettings,
     NeuronTeleport,
     UnrollSettings,
@@ -23,11 +27,12 @@ from metatele import (
     meta_train,
     sample_meta_batch,
 )
-from metatele.meta_training import Phase
+from metatele.meta_training import Phase, ProgressBar
 from metatele.meta_training.budget import budget_of
-from metatele.meta_training.meta_loss import trajectory_score
+from metatele.meta_training.meta_loss import trajectory_scores
 from metatele.meta_training.stages import stages_of
-from metatele.meta_training.trainer import MetaTrainer
+from metatele.meta_training.trainer import Iteration, MetaTrainer
+from metatele.support.ranks import Ranks
 from metatele.tuning import tune
 from metatele.unroll import Unroll
 from metatele.update import HandDesigned
@@ -42,19 +47,19 @@ def pair() -> InnerOptimizer:
 def test_horizons_are_log_uniform_and_their_longest_grows() -> None:
     meta = MetaSettings(4000)
     (plain,) = stages_of(UnrollSettings((20, 2000)), meta)
-    drawn = torch.tensor([plain.horizon(i, 0) for i in range(4000)]).double()
+    drawn = torch.tensor([plain.horizon(i, 0, i) for i in range(4000)]).double()
     assert int(drawn.min()) >= 20
     assert int(drawn.max()) <= 2000
     logs = (drawn.log() - math.log(20)) / math.log(100)  # uniform on [0, 1]
     assert float(logs.mean()) == pytest.approx(0.5, abs=4 * 12**-0.5 / 4000**0.5)
     assert float(logs.std()) == pytest.approx(12**-0.5, abs=0.02)
     assert plain.mean_horizon(1) == pytest.approx(float(drawn.mean()), rel=0.05)
-    assert [plain.horizon(i, 0) for i in range(9)] != [plain.horizon(i, 1) for i in range(9)]
+    assert [plain.horizon(i, 0, i) for i in range(9)] != [plain.horizon(i, 1, i) for i in range(9)]
     (grown,) = stages_of(UnrollSettings((20, 2000), curriculum=1000), meta)
-    assert max(grown.horizon(i, 0) for i in range(10)) < 25
-    assert 150 < max(grown.horizon(i, 0) for i in range(400, 500)) <= 200
-    assert [grown.horizon(i, 0) for i in range(1000, 1050)] == [plain.horizon(i, 0) for i in range(1000, 1050)]
-    mean = sum(grown.horizon(i, 0) for i in range(1000)) / 1000
+    assert max(grown.horizon(i, 0, i) for i in range(10)) < 25
+    assert 150 < max(grown.horizon(i, 0, i) for i in range(400, 500)) <= 200
+    assert [grown.horizon(i, 0, i) for i in range(1000, 1050)] == [plain.horizon(i, 0, i) for i in range(1000, 1050)]
+    mean = sum(grown.horizon(i, 0, i) for i in range(1000)) / 1000
     assert grown.mean_horizon(1000) == pytest.approx(mean, rel=0.1)
 
 
@@ -166,47 +171,55 @@ def test_the_average_is_what_is_validated_and_saved(tmp_path: Path, monkeypatch:
     assert trainer.validate()[0] == pytest.approx(done.history[-1].validation)
 
 
-def test_a_relative_score_is_the_geometric_mean_over_the_best_baselines() -> None:
+@pytest.mark.parametrize("loss", ["log", "sum", "end"])
+def test_a_relative_score_is_the_geometric_mean_over_the_best_baselines(loss: Any) -> None:
     families = [TeacherStudent(3, 4, 2, rows=8), GaussianMixture(2, rows=20, hidden=[4])]
-    settings = UnrollSettings(6, 3), MetaSettings(1, 4, lr=1e-9)
-    plain = MetaTrainer(InnerOptimizer(GlobalStepSize(3)), families, *settings, ValidationSettings(4, 1))
-    plain.initialise()
-    relative = MetaTrainer(
-        InnerOptimizer(GlobalStepSize(3)), families, *settings, ValidationSettings(4, 1, ["SGD", "Adam"])
-    )
-    relative.initialise()
-    relative.refer()
-    expected = []
-    for family in families:
-        train, held = (
-            sample_meta_batch(family, split, range(4)).to(torch.float32) for split in ("train", "validation")
-        )
-        scores = []
-        for rule in ("SGD", "Adam"):
-            found = tune(rule, train, 6)
-            play = Unroll(InnerOptimizer(HandDesigned(rule, found.lr, found.schedule, 6)), held, 6)
+    settings = UnrollSettings(6, 3), MetaSettings(1, 4, loss, lr=1e-9)
+    inner = InnerOptimizer(GlobalStepSize(3))
+    inner.initialise(0)
+    trainer = MetaTrainer(inner, families, *settings, ValidationSettings(4, 1, ["SGD", "Adam"]))
+    trainer.enter()
+    trainer.tests.refer()
+    ratios = []
+    for family, reference in zip(families, trainer.tests.references, strict=True):
+        batches = (sample_meta_batch(family, split, range(4)).to(torch.float32) for split in ("train", "validation"))
+        train, held = batches
+
+        def score(one: InnerOptimizer, held: MetaBatch = held) -> float:
+            play = Unroll(one, held, 6)
             window = play.window(play.start(), 6, differentiable=False)
-            scores.append(float(trajectory_score(window.meta_losses, window.end.initial_loss, "log", True).mean()))
-        expected.append(min(scores))
-    assert relative.references == pytest.approx(expected)
-    assert relative.validate()[0] == pytest.approx(plain.validate()[0] - sum(expected) / 2)
+            return float(trajectory_scores(window, held, loss, True).mean())
+
+        found = [tune(rule, train, 6) for rule in ("SGD", "Adam")]
+        best = [
+            score(InnerOptimizer(HandDesigned(r, f.lr, f.schedule, 6)))
+            for r, f in zip(("SGD", "Adam"), found, strict=True)
+        ]
+        assert reference == pytest.approx(min(best))
+        own = score(inner)
+        ratios.append(math.log(own / min(best)) if loss == "sum" else own - min(best))
+    assert trainer.validate()[0] == pytest.approx(sum(ratios) / 2)
+
+
+def test_diverging_costs_a_learned_optimizer_what_it_costs_a_baseline() -> None:
+    """Both are scored by one function; here on a trajectory of which a task diverges."""
+    family = TeacherStudent(3, 4, 2, rows=8, spread=3)
+    inner = InnerOptimizer(GradientDescent(0.8, learn=True))
+    trainer = MetaTrainer(inner, [family], UnrollSettings(8, 4), MetaSettings(1, 8), ValidationSettings(8, 1))
+    trainer.enter()
+    score, diverged = trainer.validate()
+    assert 0 < diverged < 8
+    again, _ = trainer.tests._played(InnerOptimizer(HandDesigned("SGD", 0.8)), trainer.tests.batches[0])
+    assert score == pytest.approx(again)
 
 
 @pytest.mark.parametrize(
-    ("baselines", "loss", "said"),
-    [
-        ([], "log", "validation.baselines must be a list of hand-designed updates"),
-        (["LBFGS"], "log", "validation.baselines must be one of SGD"),
-        (["Adam"], "sum", "compared with by geometric means, which meta.loss 'sum' has not"),
-    ],
+    ("baselines", "said"),
+    [([], "must be a list of hand-designed updates"), (["LBFGS"], "validation.baselines must be one of SGD")],
 )
-def test_baselines_that_cannot_be_compared_with(baselines: Any, loss: Any, said: str) -> None:
-    def train() -> None:
-        meta, validation = MetaSettings(1, 2, loss), ValidationSettings(2, 1, baselines)
-        meta_train(InnerOptimizer(GlobalStepSize(3)), FAMILY, UnrollSettings(2, 2), meta, validation)
-
+def test_baselines_that_cannot_be_compared_with(baselines: Any, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        train()
+        ValidationSettings(2, 1, baselines)
 
 
 def test_budgets_count_what_is_played() -> None:
@@ -224,3 +237,52 @@ def test_budgets_count_what_is_played() -> None:
     phases = [Phase(2), Phase(6, estimator="pes", steps=100)]
     assert spent(unroll, replace(meta, phases=phases)) == (8 + 48, round((8 * 10 + 48 * 100) / 56))
     assert spent(unroll, replace(meta, phases=phases), 2) == (8, 10)
+
+
+def test_an_optimizer_can_learn_again_after_a_phase_was_stopped() -> None:
+    def stop() -> bool:
+        raise KeyboardInterrupt
+
+    inner, meta = pair(), MetaSettings(tasks=2, phases=[Phase(2, "update")], average=0.9)
+    with pytest.raises(KeyboardInterrupt):
+        meta_train(inner, FAMILY, UnrollSettings(2, 2), meta, ValidationSettings(2), stop=stop)
+    assert all(p.requires_grad for p in inner.parameters())
+    done = meta_train(inner, FAMILY, UnrollSettings(2, 2), meta, ValidationSettings(2))
+    assert all(p.requires_grad for p in done.optimizer.parameters())
+
+
+def test_later_phases_are_checked_at_the_start() -> None:
+    meta = MetaSettings(tasks=4, phases=[Phase(1), Phase(1, estimator="pes", pairs=1)])
+    with pytest.raises(ConfigError, match=r"meta\.pairs is 1, fewer than the 2 processes"):
+        MetaTrainer(pair(), [FAMILY], UnrollSettings(2, 2), meta, ValidationSettings(2), ranks=Ranks(0, 2))
+
+
+def test_a_longer_run_is_staggered_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = InnerOptimizer(GlobalStepSize(3))
+    unroll, validation = UnrollSettings(12, 3, in_flight=3), ValidationSettings(2, 100)
+    meta_train(inner, FAMILY, unroll, MetaSettings(4, 2), validation, output=tmp_path)
+    seen, advance = [], MetaTrainer.advance
+
+    def noted(trainer: MetaTrainer, flight: Any) -> None:
+        seen.append((flight.number, flight.horizon))
+        advance(trainer, flight)
+
+    monkeypatch.setattr(MetaTrainer, "advance", noted)
+    asked = iter((False, True))
+    again = {"output": tmp_path, "resume": True}
+    meta_train(inner, FAMILY, unroll, MetaSettings(10, 2), validation, stop=lambda: next(asked), **again)
+    with pytest.raises(
+        ConfigError, match=r"meta\.iterations is 7, but meta-batch 8 has been begun; set it to 8 or more"
+    ):
+        meta_train(inner, FAMILY, unroll, MetaSettings(7, 2), validation, **again)
+    meta_train(inner, FAMILY, unroll, MetaSettings(10, 2), validation, **again)
+    assert dict(seen) == {4: 4, 5: 8, 6: 12, 7: 12, 8: 12, 9: 12}
+
+
+def test_losses_of_another_kind_are_shown_as_they_are() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    bar = ProgressBar("x", log_loss=False, log_score=True, console=console)
+    bar.start(0, 1)
+    for meta_loss in (1e30, math.log(2)):
+        bar.update(Iteration(1, meta_loss, 0.0, 0, 0, math.log(3), 0, 0.1))
+    assert "meta-loss 1e+30, validation loss 3" in console.file.getvalue()  # type: ignore[attr-defined]

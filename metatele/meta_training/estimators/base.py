@@ -1,9 +1,14 @@
 """What every estimator of the meta-gradient does."""
 
 import abc
+from collections.abc import Callable
 
 from metatele.meta_training.flight import Flight
+from metatele.optimizer import InnerOptimizer
+from metatele.parts.base import OptimizerPart
+from metatele.parts.point import State
 from metatele.support.ranks import Ranks
+from metatele.task.batch import MetaBatch
 from metatele.unroll import Engine
 
 
@@ -12,10 +17,12 @@ class Estimator(abc.ABC):
 
     Attributes:
         copies: trajectories that are played of each task.
+        inner: the inner optimizer.
         units: into how many parts, each with its own random numbers, the tasks of a meta-batch fall.
     """
 
     copies: int = 1
+    inner: InnerOptimizer
     units: int
 
     @abc.abstractmethod
@@ -23,14 +30,47 @@ class Estimator(abc.ABC):
         """What plays the tasks of a meta-batch."""
 
     @abc.abstractmethod
-    def gradient(self, flight: Flight, length: int) -> float | None:
-        """Play the next `length` steps and set the `grad` of the learned weights to an estimate of the gradient of the
-        mean meta-loss of this process's tasks; a weight that has none keeps None.
+    def gradient(self, flight: Flight, length: int, weight: float = 1.0) -> float | None:
+        """Play the next `length` steps and add an estimate of the gradient of the mean meta-loss of this process's
+        tasks, times the weight, to the `grad` of the learned weights; a weight that has none keeps None.
 
         Returns: that mean; None if nothing in the window counts.
         """
+
+    def scales(self, flight: Flight) -> list[bool]:
+        """Which tensors of a flight's position have rows for each task, side by side; others are of all tasks."""
+        if flight.scales is None:
+            flight.scales = _scales(self.inner, flight, self.particles_of())
+        return flight.scales
+
+    def particles_of(self) -> frozenset[OptimizerPart]:
+        """The parts of which there is one for each particle, so that all their tensors have rows for each."""
+        return frozenset()
 
     def tasks(self, ranks: Ranks, tasks: int) -> range:
         """The tasks of a meta-batch that are this process's: those of whole units."""
         own, each = ranks.share(range(self.units)), tasks // self.units
         return range(own[0] * each, (own[-1] + 1) * each)
+
+
+def _scales(inner: InnerOptimizer, flight: Flight, always: frozenset[OptimizerPart]) -> list[bool]:
+    """`Estimator.scales`, found by starting with one task and with two.
+
+    Args:
+        inner: the inner optimizer.
+        flight: which tasks.
+        always: parts all of whose tensors do.
+    """
+    one, two = (flight.batch.take(tasks) for tasks in ([0], [0, 0]))
+    group = inner.bind(one.network, one.trained(one.params))
+
+    def found(part: OptimizerPart, start: Callable[[MetaBatch], State]) -> list[bool]:
+        pairs = zip(start(one).tensors(), start(two).tensors(), strict=True)
+        return [part in always or a.shape != b.shape for a, b in pairs]
+
+    params = [True] * len(flight.position.params)
+    update = found(inner.update, lambda batch: inner.update.start(batch.trained(batch.params)))
+    teleport = found(
+        inner.teleport, lambda batch: inner.teleport.start(batch.trained(batch.params), group, batch.seeds)
+    )
+    return [*params, *update, *teleport, True, True, True]

@@ -10,6 +10,7 @@ from metatele.meta_training.flight import Flight
 from metatele.meta_training.meta_loss import task_losses
 from metatele.meta_training.settings import COPIES, MetaSettings
 from metatele.optimizer import InnerOptimizer
+from metatele.parts.base import OptimizerPart
 from metatele.support.ranks import Ranks
 from metatele.support.seeding import generator
 from metatele.unroll import Engine, Position, Unroll
@@ -56,17 +57,22 @@ class EvolutionStrategy(Estimator):
         self._perturb(torch.zeros(len(self.pairs), sum(p.numel() for p in self.learned.values())))  # to begin with
         return Unroll(self.particles.optimizer, flight.batch.take(tasks), flight.horizon)
 
-    def gradient(self, flight: Flight, length: int) -> float | None:
+    def particles_of(self) -> frozenset[OptimizerPart]:
+        return frozenset(part for part in (self.inner.update, self.inner.teleport) if part.learned)
+
+    def gradient(self, flight: Flight, length: int, weight: float = 1.0) -> float | None:
         noise, xi = self._noise(flight)
         self._perturb(noise)
         assert isinstance(flight.play, Unroll)
+        if flight.position.step == 0:  # what a part begins with may depend on its weights
+            flight.position = flight.play.start()
         window = flight.play.window(flight.position, length, differentiable=False)
-        flight.position = self._together(window.end) if self.meta.estimator == "es" else window.end
+        flight.position = self._together(window.end, flight) if self.meta.estimator == "es" else window.end
         if not flight.counts_at(window.end.step, self.meta.loss):
             return None
         losses = task_losses(window, self.meta.loss, self.meta.normalise, flight.play.batch)
         plus, minus, *_ = losses.reshape(len(self.pairs), self.copies, -1).mean(2).unbind(1)
-        slopes = (plus - minus) / (2 * self.meta.sigma * len(self.pairs))
+        slopes = weight * (plus - minus) / (2 * self.meta.sigma * len(self.pairs))
         flat = slopes.to(xi) @ xi
         parts = flat.split([p.numel() for p in self.learned.values()])
         for p, part in zip(self.learned.values(), parts, strict=True):
@@ -106,13 +112,13 @@ class EvolutionStrategy(Estimator):
             for (name, p), part in zip(self.learned.items(), parts, strict=True)
         }
 
-    def _together(self, end: Position) -> Position:
+    def _together(self, end: Position, flight: Flight) -> Position:
         """Where the third copy of each pair stands, for all three."""
-        groups = len(self.pairs) * self.copies
+        scales = iter(self.scales(flight))
 
         def third(t: Tensor) -> Tensor:
-            if t.dim() == 0 or len(t) % groups:
-                return t  # one for all tasks
+            if not next(scales):
+                return t
             own = t.unflatten(0, (len(self.pairs), self.copies, -1))
             return own[:, -1:].expand_as(own).flatten(0, 2)
 

@@ -52,14 +52,15 @@ class Particles:
 
     def _update(self, part: Update) -> Update:
         def start(params: Params) -> State:
-            return self._join(self._call(part, "update", lambda p: _tensors(part.start(p)), self._split(params)))
+            given = self._split(params)
+            return self._join(self._call(part, "start", "update", lambda p: _tensors(part.start(p)), given))
 
         def propose(point: Point, state: State) -> tuple[Params, State]:
             def one(here: Any, before: Any) -> Any:
                 step, after = part.propose(_point(point, here), State(*before))
                 return step, _tensors(after)
 
-            step, after = self._call(part, "update", one, self._of_point(point), self._of_state(state))
+            step, after = self._call(part, "propose", "update", one, self._of_point(point), self._of_state(state))
             return self._flat(step), self._join(after)
 
         return _with(part, start=start, propose=propose)
@@ -70,26 +71,40 @@ class Particles:
                 f"meta.estimator: {type(part).__name__} has learned weights but chooses no group element, so that they "
                 "cannot be perturbed; derive it from AlgebraTeleport or OrbitTeleport, or use the estimator bptt"
             )
-        method = "choose" if isinstance(part, AlgebraTeleport) else "element"
+        for name in ("move", "look"):
+            if getattr(type(part), name) not in (getattr(OrbitTeleport, name), getattr(AlgebraTeleport, name)):
+                raise ConfigError(
+                    f"meta.estimator: {type(part).__name__} has a {name} of its own, in which its weights cannot be "
+                    "perturbed; write choose or element, or use the estimator bptt"
+                )
+        chooses = isinstance(part, AlgebraTeleport) and type(part).element is AlgebraTeleport.element
+        method = "choose" if chooses else "element"
 
         def start(params: Params, group: ProductGroup, seeds: Tensor) -> State:
             def one(params: Params, seeds: Tensor) -> Any:
                 return _tensors(part.start(params, group, seeds))
 
-            return self._join(self._call(part, "teleport", one, self._split(params), self._split(seeds)))
+            given = self._split((params, seeds))
+            return self._join(self._call(part, "start", "teleport", one, *given))
 
         def chosen(point: Point, group: ProductGroup, state: State) -> tuple[list[Tensor], State]:
             def one(here: Any, before: Any) -> Any:
                 what, after = getattr(part, method)(_point(point, here), group, State(*before))
                 return list(what), _tensors(after)
 
-            what, after = self._call(part, "teleport", one, self._of_point(point), self._of_state(state))
+            what, after = self._call(part, method, "teleport", one, self._of_point(point), self._of_state(state))
             return self._flat(what), self._join(after)
 
         return _with(part, start=start, **{method: chosen})
 
-    def _call(self, part: OptimizerPart, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        """A function of the part and of trees of tensors [P, ...], for each particle with its own weights."""
+    def _call(self, part: OptimizerPart, method: str, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """A function of a part and of trees of tensors [P, ...], for each particle with its own weights.
+
+        Args:
+            part: called `name` in the inner optimizer.
+            method: which of its methods the function calls.
+        Raises: ConfigError for a part that draws random numbers.
+        """
         own = {k: w for k, w in self.weights.items() if k.startswith(f"{name}.")}
         holder = _Holder(name, part)
 
@@ -99,7 +114,16 @@ class Particles:
                     stack.enter_context(core.played_by(VmappedCells(core)))
                 return functional_call(holder, weights, (function, *given))
 
-        return over_tasks(one, part, own, *arguments, many="particles", instead="")
+        try:
+            what = getattr(type(part), method)
+            return over_tasks(one, what, own, *arguments, many="particles", instead="")
+        except RuntimeError as error:
+            if "random" not in str(error):
+                raise
+            raise ConfigError(
+                f"meta.estimator: {type(part).__name__}.{method} draws random numbers, as dropout does, which would "
+                "differ between the trajectories that are compared; leave that out, or use the estimator bptt"
+            ) from error
 
     def _split(self, tree: Any) -> Any:
         """Tensors [P * T, ...] as [P, T, ...]."""
