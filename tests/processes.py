@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
+import torch.distributed.nn  # noqa: F401 - loaded while there is a process group, it would keep that one alive for ever
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+import torch.distributed.nn  # loaded while there is a process group, it would keep that one alive beyond its end
 import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.functional import mse_loss
