@@ -15,6 +15,7 @@ from metatele.cli.recipes import Recipe, possible_recipes
 from metatele.cli.reporting import family_spec, report
 from metatele.cli.side_by_side import Plan, Share, play_side_by_side, threads_of, train_all
 from metatele.evaluation import Learned
+from metatele.evaluation.evaluator import JOURNAL
 from metatele.evaluation.settings import Options, Settings
 from metatele.support.checks import at_least
 from metatele.support.parallel import limited_threads
@@ -66,34 +67,32 @@ class Compare(Command):
         controls = rules() if "all" in config.controls else [known[name] for name in dict.fromkeys(config.controls)]
         recipes = possible_recipes(made.optimizer, families, controls)
         plans = _plans(parser, config, output, recipes)
-        if not train_all(plans, config.jobs):
+        settings = Settings(config.evaluation.tasks, steps, config.seed, device=config.device)
+        places = [
+            output / ("evaluation" if len(families) == 1 else f"evaluation-{number}-{type(family).__name__}")
+            for number, family in enumerate(families)
+        ]
+        baselines = [
+            Share({}, plans[0].config, number, settings, Options(journal=place / JOURNAL))
+            for number, place in enumerate(places)
+        ]
+        if not train_all(plans, config.jobs, baselines):
             print("metatele: stopped; run the same command again to continue", file=sys.stderr)
             return INTERRUPTED
         folders: dict[str, list[Path]] = defaultdict(list)
         for plan in plans:
             folders[plan.recipe.name].append(plan.folder)
         trained = {name: [Learned.load(folder) for folder in own] for name, own in folders.items()}
-        threads = threads_of(config.jobs)
-        for number, (family, spec) in enumerate(zip(families, specs, strict=True)):
-            where = (
-                output / "evaluation" if len(families) == 1 else output / f"evaluation-{number}-{type(family).__name__}"
-            )
-            settings = Settings(config.evaluation.tasks, steps, config.seed, device=config.device)
+        jobs = min(config.jobs, len(plans))
+        for number, (family, spec, place) in enumerate(zip(families, specs, places, strict=True)):
 
-            def ahead(options: Options, number: int = number, settings: Settings = settings) -> None:
-                share = Share(dict(folders), plans[0].config, number, settings, options, 0, config.jobs)
-                play_side_by_side(share, threads)
+            def ahead(options: Options, number: int = number) -> None:
+                share = Share(dict(folders), plans[0].config, number, settings, options, parts=jobs)
+                play_side_by_side(share, threads_of(jobs))
 
-            with limited_threads(threads):
-                report(
-                    trained,
-                    family,
-                    settings,
-                    Options(family_spec=family_spec(spec)),
-                    where,
-                    overwrite=True,
-                    ahead=ahead if config.jobs > 1 else None,
-                )
+            with limited_threads(threads_of(jobs)):
+                made_of = Options(family_spec=family_spec(spec))
+                report(trained, family, settings, made_of, place, overwrite=True, ahead=ahead if jobs > 1 else None)
         return 0
 
 

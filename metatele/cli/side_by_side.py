@@ -1,6 +1,6 @@
 """The work of a comparison: one run after the other, or several at a time in processes of joblib."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 import torch
+from rich.progress import Progress, TaskID
 
 from metatele.cli.arguments import instantiate, make_training_parser, set_up_parsing
 from metatele.cli.meta_train_command import stop_on_interrupt, train
@@ -41,82 +42,24 @@ class Plan(NamedTuple):
     folder: Path
     shown: dict[str, Any]
 
+    @property
+    def place(self) -> int:
+        """In which order runs begin: a teleport that is learned takes longest, none the least."""
+        return {WITH: 0, WITHOUT: 2}.get(self.recipe.name, 1)
 
-def train_all(plans: Sequence[Plan], jobs: int) -> bool:
-    """Meta-train what is planned, with the progress of all in one display.
-
-    Args:
-        plans: the runs. Several at a time begin with those that take longest.
-        jobs: how many at a time. They share the threads of this process, at least one each.
-    Returns: whether all runs are finished; if not, the user has stopped them.
-    Raises: what a run raises; ConfigError if a process dies.
-    """
-    jobs = min(jobs, len(plans))
-    if jobs > 1:
-        plans = sorted(plans, key=_by_length)
-    with make_bars() as bars, stop_on_interrupt() as stop:
-        shown = [ProgressBar(plan.title, **plan.shown, bars=bars) for plan in plans]
-
-        def hear(number: int, message: tuple[Callable[..., None], tuple[Any, ...]]) -> None:
-            method, arguments = message
-            method(shown[number], *arguments)
-
-        with Exchange(hear, stop.is_set, jobs > 1) as exchange:
-            items = [(plan, exchange.line(number)) for number, plan in enumerate(plans)]
-            try:
-                return all(run_all(_train, items, jobs, threads=threads_of(jobs)))
-            except ConfigError as error:
-                if stop.is_set() and isinstance(error.__cause__, BrokenProcessPool):
-                    return False  # who stops them may have stopped the processes, too
-                raise
-
-
-def threads_of(jobs: int) -> int:
-    """How many of this process's threads each of so many jobs has."""
-    return max(1, torch.get_num_threads() // jobs)
-
-
-def _by_length(plan: Plan) -> int:
-    """In which order runs begin: a teleport that is learned takes longest, none the least."""
-    return {WITH: 0, WITHOUT: 2}.get(plan.recipe.name, 1)
-
-
-def _train(item: tuple[Plan, Line]) -> bool:
-    """One run, in whatever process; whether it is finished."""
-    plan, line = item
-    with line:
-        if line.stopping():
-            return False
-        set_up_parsing()
+    def do(self, line: Line) -> bool:
+        """Meta-train, in whatever process; whether the run is finished."""
         parser = make_training_parser("")
-        resume = (plan.folder / STATE).is_file()
-        config = parser.parse_string(plan.config)
-        return train(parser, config, plan.folder, resume, [_Relay(line)], line.stopping, plan.recipe.change).finished
-
-
-class _Relay(Monitor):
-    """Lets a progress bar at the other end of a line know."""
-
-    def __init__(self, line: Line) -> None:
-        self.line = line
-
-    def start(self, done: int, total: int) -> None:
-        self.line.say((ProgressBar.start, (done, total)))
-
-    def update(self, iteration: Iteration) -> None:
-        self.line.say((ProgressBar.update, (iteration,)))
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.line.say((ProgressBar.__exit__, (None, None, None)))
+        resume = (self.folder / STATE).is_file()
+        config = parser.parse_string(self.config)
+        return train(parser, config, self.folder, resume, [_Relay(line)], line.stopping, self.recipe.change).finished
 
 
 class Share(NamedTuple):
     """A part of an evaluation's tuning and playing, as plain data, which another process can be sent.
 
     Attributes:
-        folders: the runs, of each contestant.
+        folders: the runs, of each contestant; the baselines alone if there are none.
         config: the settings of their meta-training, as YAML, which names the families.
         family: the number of the one that is evaluated on.
         settings, options: of the evaluation, with its journal.
@@ -128,8 +71,76 @@ class Share(NamedTuple):
     family: int
     settings: Settings
     options: Options
-    part: int
-    parts: int
+    part: int = 0
+    parts: int = 1
+
+    def do(self, line: Line) -> bool:
+        """Tune and play, in whatever process; whether all is done."""
+        parser = make_training_parser("")
+        made = instantiate(parser, parser.parse_string(self.config))
+        families = made.family if isinstance(made.family, list) else [made.family]
+        checkpoints = {name: [Learned.load(f) for f in folders] for name, folders in self.folders.items()}
+
+        def progress(stage: str, done: int, total: int) -> None:
+            if line.stopping():
+                raise _StoppedError
+            line.say((stage, done, total))
+
+        options = replace(self.options, progress=progress)
+        try:
+            play_ahead(checkpoints, families[self.family], self.settings, options, self.part, self.parts)
+        except _StoppedError:
+            return False
+        return True
+
+
+class _StoppedError(Exception):
+    """The user has stopped the work."""
+
+
+def _do(item: tuple[Plan | Share, Line]) -> bool:
+    """A piece of work, in whatever process; whether it has been done."""
+    work, line = item
+    with line:
+        if line.stopping():
+            return False
+        set_up_parsing()
+        return work.do(line)
+
+
+def train_all(plans: Sequence[Plan], jobs: int, ahead: Sequence[Share] = ()) -> bool:
+    """Meta-train what is planned, with the progress of all in one display.
+
+    Args:
+        plans: the runs. Several at a time begin with those that take longest.
+        jobs: how many at a time. They share the threads of this process, at least one each.
+        ahead: what is played beside the last runs, where several are at work.
+    Returns: whether all runs are finished; if not, the user has stopped them.
+    Raises: what a run raises; ConfigError if a process dies.
+    """
+    jobs = min(jobs, len(plans))
+    if jobs > 1:
+        plans = sorted(plans, key=lambda plan: plan.place)
+    work: list[Plan | Share] = [*plans, *(ahead if jobs > 1 else ())]
+    with make_bars() as bars, stop_on_interrupt() as stop:
+        shown = [ProgressBar(w.title, **w.shown, bars=bars) if isinstance(w, Plan) else _Pieces(bars) for w in work]
+
+        def hear(number: int, message: Any) -> None:
+            bar = shown[number]
+            if isinstance(bar, _Pieces):
+                bar.show(*message)
+            else:
+                method, arguments = message
+                method(bar, *arguments)
+
+        with Exchange(hear, stop.is_set, jobs > 1) as exchange:
+            items = [(w, exchange.line(number)) for number, w in enumerate(work)]
+            try:
+                return all(run_all(_do, items, jobs, threads=threads_of(jobs)))
+            except ConfigError as error:
+                if stop.is_set() and isinstance(error.__cause__, BrokenProcessPool):
+                    return False  # who stops them may have stopped the processes, too
+                raise
 
 
 def play_side_by_side(share: Share, threads: int) -> None:
@@ -151,17 +162,41 @@ def play_side_by_side(share: Share, threads: int) -> None:
     plain = share._replace(options=replace(share.options, progress=None))
     with Exchange(hear, lambda: False, True) as exchange:
         items = [(plain._replace(part=part), exchange.line(part)) for part in range(share.parts)]
-        run_all(_play, items, share.parts, threads=threads)
+        run_all(_do, items, share.parts, threads=threads)
 
 
-def _play(item: tuple[Share, Line]) -> None:
-    """One part, in whatever process."""
-    share, line = item
-    with line:
-        set_up_parsing()
-        parser = make_training_parser("")
-        made = instantiate(parser, parser.parse_string(share.config))
-        families = made.family if isinstance(made.family, list) else [made.family]
-        checkpoints = {name: [Learned.load(f) for f in folders] for name, folders in share.folders.items()}
-        options = replace(share.options, progress=lambda stage, done, total: line.say((stage, done, total)))
-        play_ahead(checkpoints, families[share.family], share.settings, options, share.part, share.parts)
+def threads_of(jobs: int) -> int:
+    """How many of this process's threads each of so many jobs has."""
+    return max(1, torch.get_num_threads() // jobs)
+
+
+class _Pieces:
+    """A bar over the pieces of an evaluation, in a display of runs."""
+
+    def __init__(self, bars: Progress) -> None:
+        self.bars = bars
+        self.bar: TaskID | None = None
+
+    def show(self, stage: str, done: int, total: int) -> None:
+        """Tell how much is done, in tasks, and what comes next."""
+        if self.bar is None:
+            self.bar = self.bars.add_task("evaluate", status="")
+        self.bars.update(self.bar, completed=done, total=total, status=stage)
+
+
+class _Relay(Monitor):
+    """Lets a progress bar at the other end of a line know."""
+
+    def __init__(self, line: Line) -> None:
+        self.line = line
+
+    def start(self, done: int, total: int) -> None:
+        self.line.say((ProgressBar.start, (done, total)))
+
+    def update(self, iteration: Iteration) -> None:
+        self.line.say((ProgressBar.update, (iteration,)))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.line.say((ProgressBar.__exit__, (None, None, None)))
