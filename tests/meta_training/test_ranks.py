@@ -294,6 +294,11 @@ class Unlucky(TeacherStudent):
     [
         (["--meta.tasks=1"], "meta.tasks is 1, fewer than the 2 processes; start fewer"),
         (["--validation.tasks=1"], "validation.tasks is 1, fewer than the 2 processes; start fewer"),
+        (["--meta.sigma=0"], "meta.sigma must be above 0 and finite, got 0"),
+        (
+            ["--meta.estimator=pes", "--unroll.second_order=false", "--meta.pairs=1"],
+            "meta.pairs is 1, fewer than the 2 processes; start fewer",
+        ),
         (["--meta.lr=-1"], "meta.lr must be above 0 and finite"),
         (["--family=unlucky.Unlucky"], "ValueError: bad luck of one process"),
         (["report"], "report runs in one process, only meta-train and evaluate in several; start it without torchrun"),
