@@ -116,7 +116,9 @@ def compare(
     """Run all, print a table, and keep the numbers."""
     found: list[dict[str, Any]] = []
     for horizon in horizons:
-        table = Table("estimator", "recipe", *(f"{p * budget:.0f} s" for p in POINTS), "updates", box=box.SIMPLE)
+        table = Table(
+            "estimator", "recipe", *(f"{p * budget:.0f} s" for p in POINTS), "best", "updates", box=box.SIMPLE
+        )
         for estimator in estimators:
             recipe = tuned(estimator, horizon, budget / 3)
             runs = [list(course(trainer_of(estimator, horizon, recipe, seed), budget)) for seed in range(seeds)]
@@ -125,13 +127,17 @@ def compare(
                 write_atomic(output, json.dumps(found))
             cells = []
             for point in zip(*runs, strict=True):
-                scores = [score for _, score, _, _ in point]
                 lost = sum(diverged for _, _, diverged, _ in point)
-                spread = f"{statistics.mean(scores):.2f} [{min(scores):.2f}, {max(scores):.2f}]"
-                cells.append(spread + (f" ({lost} diverged)" if lost else ""))
+                cells.append(spread([score for _, score, _, _ in point]) + (f" ({lost} diverged)" if lost else ""))
+            cells.append(spread([min(score for _, score, _, _ in run) for run in runs]))
             table.add_row(estimator, str(recipe), *cells, f"{statistics.mean(r[-1][3] for r in runs):.0f}")
         print(f"\nHorizon {horizon}: mean log-loss of 16 validation tasks over the trajectory, mean [range] of seeds")
         Console(width=200).print(table)
+
+
+def spread(scores: list[float]) -> str:
+    """Mean [range] of some seeds."""
+    return f"{statistics.mean(scores):.2f} [{min(scores):.2f}, {max(scores):.2f}]"
 
 
 def memory(estimator: EstimatorName, horizon: int, window: int) -> float:

@@ -19,6 +19,7 @@ from metatele.unroll import Engine, Unroll
 from metatele.update import HandDesigned
 from metatele.update.hand_designed import UpdateRule
 
+TUNED_ON = 32  # tasks at least: a step size tuned on fewer may diverge on others, and flatter what is compared with it
 Play = Callable[[int, MetaBatch], Engine]
 
 
@@ -91,7 +92,8 @@ class Validation:
 
     def _draw_train(self, family: TaskFamily, seed: int, device: str, dtype: torch.dtype) -> MetaBatch:
         """Tasks to tune baselines on."""
-        return sample_meta_batch(family, "train", range(self.settings.tasks), seed).to(dtype, device)
+        tasks = range(max(self.settings.tasks, TUNED_ON))
+        return sample_meta_batch(family, "train", tasks, seed).to(dtype, device)
 
     def _relative(self, family: int, score: float) -> float:
         if not self.references:

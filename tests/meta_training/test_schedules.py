@@ -182,8 +182,9 @@ def test_a_relative_score_is_the_geometric_mean_over_the_best_baselines(loss: An
     trainer.tests.refer()
     ratios = []
     for family, reference in zip(families, trainer.tests.references, strict=True):
-        batches = (sample_meta_batch(family, split, range(4)).to(torch.float32) for split in ("train", "validation"))
-        train, held = batches
+        # However few are validated on, a step size is tuned on enough not to diverge on others.
+        train = sample_meta_batch(family, "train", range(32)).to(torch.float32)
+        held = sample_meta_batch(family, "validation", range(4)).to(torch.float32)
 
         def score(one: InnerOptimizer, held: MetaBatch = held) -> float:
             play = Unroll(one, held, 6)
