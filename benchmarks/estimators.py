@@ -40,7 +40,7 @@ from metatele.meta_training.trainer import MetaTrainer
 from metatele.support.files import write_atomic
 
 LRS, SIGMAS, BPTT_WINDOWS = (3e-3, 1e-2), (0.01, 0.03), {100: (20, 50), 2000: (20, 100)}
-TUNING_SEED = 1000
+TUNING_SEED, IN_FLIGHT = 1000, 8
 POINTS = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0)  # fractions of the budget at which a run is validated
 ENDLESS = 10**6
 ES_WINDOWS = {100: 20, 2000: 50}
@@ -64,13 +64,15 @@ def recipes(estimator: EstimatorName, horizon: int) -> list[Recipe]:
     return [Recipe(lr, ES_WINDOWS[horizon], sigma) for lr in LRS for sigma in SIGMAS]
 
 
-def trainer_of(estimator: EstimatorName, horizon: int, recipe: Recipe, seed: int) -> MetaTrainer:
+def trainer_of(
+    estimator: EstimatorName, horizon: int, recipe: Recipe, seed: int, in_flight: int = IN_FLIGHT
+) -> MetaTrainer:
     """Meta-training with an estimator on trajectories of this length."""
     if horizon <= 100:
         family, inner = TeacherStudent(spread=10), InnerOptimizer(CoordinateUpdate(), NeuronTeleport())
     else:
         family, inner = TeacherStudent(rows=64, hidden=16, batch_size=4), InnerOptimizer(GlobalStepSize(hidden=8))
-    unroll = UnrollSettings(horizon, recipe.window, second_order=estimator == "bptt", in_flight=8)
+    unroll = UnrollSettings(horizon, recipe.window, second_order=estimator == "bptt", in_flight=in_flight)
     meta = MetaSettings(ENDLESS, lr=recipe.lr, schedule="constant", estimator=estimator, sigma=recipe.sigma)
     trainer = MetaTrainer(inner, [family], unroll, meta, ValidationSettings(16, ENDLESS), seed)
     trainer.initialise()
@@ -90,14 +92,8 @@ def course(
             yield spent, score, diverged, updates
             continue
         began = time.process_time()
-        while len(trainer.flights) < trainer.unroll.in_flight:
-            trainer.flights.append(trainer.begin(trainer.begun))
-            trainer.begun += 1
-        flight = trainer.flights.pop(0)
-        trainer.advance(flight)
+        trainer.play_next()
         updates += 1
-        if not flight.done:
-            trainer.flights.append(flight)
         spent += time.process_time() - began
 
 
@@ -116,9 +112,7 @@ def compare(
     """Run all, print a table, and keep the numbers."""
     found: list[dict[str, Any]] = []
     for horizon in horizons:
-        table = Table(
-            "estimator", "recipe", *(f"{p * budget:.0f} s" for p in POINTS), "best", "updates", box=box.SIMPLE
-        )
+        table = Table("estimator", "recipe", *(f"{p * budget:g} s" for p in POINTS), "best", "updates", box=box.SIMPLE)
         for estimator in estimators:
             recipe = tuned(estimator, horizon, budget / 3)
             runs = [list(course(trainer_of(estimator, horizon, recipe, seed), budget)) for seed in range(seeds)]
@@ -142,9 +136,10 @@ def spread(scores: list[float]) -> str:
 
 def memory(estimator: EstimatorName, horizon: int, window: int) -> float:
     """Mebibytes that this process has needed beyond its start, for one trajectory."""
-    trainer = trainer_of(estimator, horizon, Recipe(1e-3, window), 0)
+    trainer = trainer_of(estimator, horizon, Recipe(1e-3, window), 0, in_flight=1)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     flight = trainer.begin(0)
+    assert flight.horizon == horizon
     while not flight.done:
         trainer.advance(flight)
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024

@@ -110,6 +110,11 @@ def expand_home(value: Any) -> Any:
     return [expand_home(v) for v in value] if isinstance(value, list) else value
 
 
+def families_of(given: Any) -> list[Any]:
+    """The families of a configuration, or their specifications: one, or a list of them."""
+    return given if isinstance(given, list) else [given]
+
+
 def require(config: Namespace, *keys: str) -> None:
     """Raises: ConfigError if a setting is missing."""
     for key in keys:

@@ -7,7 +7,7 @@ from typing import Any, Literal, cast
 
 from jsonargparse import ArgumentParser, Namespace
 
-from metatele.cli.arguments import default_output, dump, instantiate, make_training_parser, require
+from metatele.cli.arguments import default_output, dump, families_of, instantiate, make_training_parser, require
 from metatele.cli.command import Command
 from metatele.cli.exit_codes import INTERRUPTED
 from metatele.cli.meta_train_command import how_to_show
@@ -57,8 +57,7 @@ class Compare(Command):
         """Run the command; it goes on where an interrupted one stopped."""
         require(config, "family", "optimizer.update")
         made = instantiate(parser, config)
-        families = made.family if isinstance(made.family, list) else [made.family]
-        specs = config.family if isinstance(config.family, list) else [config.family]
+        families, specs = families_of(made.family), families_of(config.family)
         steps = made.unroll.longest if config.evaluation.steps is None else config.evaluation.steps
         at_least(1, seeds=config.seeds, jobs=config.jobs)
         at_least(1, **{"evaluation.tasks": config.evaluation.tasks, "evaluation.steps": steps})
@@ -76,14 +75,14 @@ class Compare(Command):
             Share({}, plans[0].config, number, settings, Options(journal=place / JOURNAL))
             for number, place in enumerate(places)
         ]
-        if not train_all(plans, config.jobs, baselines):
+        jobs = min(config.jobs, len(plans))
+        if not train_all(plans, jobs, baselines):
             print("metatele: stopped; run the same command again to continue", file=sys.stderr)
             return INTERRUPTED
         folders: dict[str, list[Path]] = defaultdict(list)
         for plan in plans:
             folders[plan.recipe.name].append(plan.folder)
         trained = {name: [Learned.load(folder) for folder in own] for name, own in folders.items()}
-        jobs = min(config.jobs, len(plans))
         for number, (family, spec, place) in enumerate(zip(families, specs, places, strict=True)):
 
             def ahead(options: Options, number: int = number) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from metatele.checkpoint import TRAINING
-from metatele.cli.arguments import default_output, dump, instantiate, make_training_parser, require
+from metatele.cli.arguments import default_output, dump, families_of, instantiate, make_training_parser, require
 from metatele.cli.command import Command
 from metatele.cli.exit_codes import INTERRUPTED
 from metatele.errors import CheckpointError, ConfigError
@@ -87,7 +87,7 @@ def how_to_show(config: Namespace) -> dict[str, Any]:
 
 def _family_argument(config: Namespace) -> str:
     """What must be added to the command `evaluate` for a family that is not a shipped one."""
-    family = config.family[0] if isinstance(config.family, list) else config.family
+    family, *_ = families_of(config.family)
     return "" if family.class_path.startswith("metatele.tasks.") else f" --family {family.class_path}"
 
 

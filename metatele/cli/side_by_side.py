@@ -1,6 +1,6 @@
 """The work of a comparison: one run after the other, or several at a time in processes of joblib."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from rich.progress import Progress, TaskID
 
-from metatele.cli.arguments import instantiate, make_training_parser, set_up_parsing
+from metatele.cli.arguments import families_of, instantiate, make_training_parser, set_up_parsing
 from metatele.cli.meta_train_command import stop_on_interrupt, train
 from metatele.cli.recipes import WITH, WITHOUT, Recipe
 from metatele.errors import ConfigError
@@ -47,6 +47,10 @@ class Plan(NamedTuple):
         """In which order runs begin: a teleport that is learned takes longest, none the least."""
         return {WITH: 0, WITHOUT: 2}.get(self.recipe.name, 1)
 
+    def bar(self, bars: Progress) -> ProgressBar:
+        """Where its progress is shown."""
+        return ProgressBar(self.title, **self.shown, bars=bars)
+
     def do(self, line: Line) -> bool:
         """Meta-train, in whatever process; whether the run is finished."""
         parser = make_training_parser("")
@@ -74,21 +78,26 @@ class Share(NamedTuple):
     part: int = 0
     parts: int = 1
 
+    def bar(self, bars: Progress) -> "_Pieces":
+        """Where its progress is shown."""
+        return _Pieces(bars)
+
     def do(self, line: Line) -> bool:
         """Tune and play, in whatever process; whether all is done."""
         parser = make_training_parser("")
         made = instantiate(parser, parser.parse_string(self.config))
-        families = made.family if isinstance(made.family, list) else [made.family]
         checkpoints = {name: [Learned.load(f) for f in folders] for name, folders in self.folders.items()}
 
         def progress(stage: str, done: int, total: int) -> None:
             if line.stopping():
                 raise _StoppedError
-            line.say((stage, done, total))
+            line.say((_Pieces.show, (stage, done, total)))
 
         options = replace(self.options, progress=progress)
         try:
-            play_ahead(checkpoints, families[self.family], self.settings, options, self.part, self.parts)
+            play_ahead(
+                checkpoints, families_of(made.family)[self.family], self.settings, options, self.part, self.parts
+            )
         except _StoppedError:
             return False
         return True
@@ -113,25 +122,21 @@ def train_all(plans: Sequence[Plan], jobs: int, ahead: Sequence[Share] = ()) -> 
 
     Args:
         plans: the runs. Several at a time begin with those that take longest.
-        jobs: how many at a time. They share the threads of this process, at least one each.
+        jobs: how many at a time, at most as many as there are runs. They share the threads of this process, at least
+            one each.
         ahead: what is played beside the last runs, where several are at work.
     Returns: whether all runs are finished; if not, the user has stopped them.
     Raises: what a run raises; ConfigError if a process dies.
     """
-    jobs = min(jobs, len(plans))
     if jobs > 1:
         plans = sorted(plans, key=lambda plan: plan.place)
     work: list[Plan | Share] = [*plans, *(ahead if jobs > 1 else ())]
     with make_bars() as bars, stop_on_interrupt() as stop:
-        shown = [ProgressBar(w.title, **w.shown, bars=bars) if isinstance(w, Plan) else _Pieces(bars) for w in work]
+        shown = [piece.bar(bars) for piece in work]
 
-        def hear(number: int, message: Any) -> None:
-            bar = shown[number]
-            if isinstance(bar, _Pieces):
-                bar.show(*message)
-            else:
-                method, arguments = message
-                method(bar, *arguments)
+        def hear(number: int, message: tuple[Callable[..., None], tuple[Any, ...]]) -> None:
+            method, arguments = message
+            method(shown[number], *arguments)
 
         with Exchange(hear, stop.is_set, jobs > 1) as exchange:
             items = [(w, exchange.line(number)) for number, w in enumerate(work)]
@@ -153,8 +158,8 @@ def play_side_by_side(share: Share, threads: int) -> None:
     """
     progress, done = share.options.progress, dict[int, tuple[int, int]]()
 
-    def hear(number: int, message: tuple[str, int, int]) -> None:
-        stage, *counts = message
+    def hear(number: int, message: tuple[Any, tuple[str, int, int]]) -> None:
+        _, (stage, *counts) = message
         done[number] = counts[0], counts[1]
         if progress is not None:
             progress(stage, sum(n for n, _ in done.values()), sum(n for _, n in done.values()))
@@ -181,7 +186,7 @@ class _Pieces:
         """Tell how much is done, in tasks, and what comes next."""
         if self.bar is None:
             self.bar = self.bars.add_task("evaluate", status="")
-        self.bars.update(self.bar, completed=done, total=total, status=stage)
+        self.bars.update(self.bar, completed=done, total=total, status=stage, visible=done < total)
 
 
 class _Relay(Monitor):

@@ -112,6 +112,7 @@ def play_ahead(
     Args:
         checkpoints, family, settings: see `evaluate`.
         options: of the evaluation, with its journal.
+        part, parts: which part, of how many.
     Raises: see `evaluate`.
     """
     learned = learned_contestants(checkpoints, settings.device)

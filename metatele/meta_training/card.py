@@ -18,6 +18,7 @@ def training_card(trainer: MetaTrainer, best_score: float) -> str:
     against = ""
     if trainer.validation.baselines:
         against = f", over that of the best of {', '.join(trainer.validation.baselines)}, tuned on training tasks"
+    steps = "" if meta.loss in ("end", "error") else " and steps"
     stages = "\n".join(map(_of_stage, trainer.stages))
     return f"""---
 library_name: metatele
@@ -29,10 +30,9 @@ tags: [learned-optimizer, parameter-symmetry, teleportation]
 - teleport: {type(inner.teleport).__name__} {inner.teleport.arguments()}, {inner.order} the update
 - state of the update at a teleport: {inner.moments}
 - meta-trained on: {families}, seed {trainer.seed}
-- meta-training: {trainer.done} of {meta.iterations} iterations of {meta.tasks} tasks, clip {meta.clip},
-  {meta.schedule} schedule
+- meta-training: {trainer.done} of {meta.iterations} iterations of {meta.tasks} tasks
 {stages}
-- best validation loss ({kind} over held-out tasks and steps{against}): {score}
+- best validation loss ({kind} over held-out tasks{steps}{against}): {score}
 
     from metatele import load_checkpoint
     optimizer = load_checkpoint("this folder")
@@ -43,9 +43,10 @@ def _of_stage(stage: Stage) -> str:
     """A line on a stage of the run."""
     unroll, meta = stage.unroll, stage.meta
     steps = " to ".join(map(str, dict.fromkeys((unroll.shortest, unroll.longest))))
-    order = f", {'second' if unroll.second_order else 'first'} order" if meta.estimator == "bptt" else ""
+    order = f", {'second' if unroll.second_order else 'first'} order"
     what = "update and teleport" if stage.learn == "both" else stage.learn
+    how = order if meta.estimator == "bptt" else f", sigma {meta.sigma:g}, {meta.pairs or meta.tasks} pairs"
     return (
-        f"- iterations {stage.begin + 1} to {stage.end}: {what} by {meta.estimator}{order}, meta-loss {meta.loss}, "
-        f"lr {meta.lr:g}, {steps} steps in windows of {unroll.window}"
+        f"- iterations {stage.begin + 1} to {stage.end}: {what} by {meta.estimator}{how}, meta-loss {meta.loss}, "
+        f"{steps} steps in windows of {unroll.window}, lr {meta.lr:g}, {meta.schedule} schedule, clip {meta.clip}"
     )

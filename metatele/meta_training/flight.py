@@ -1,7 +1,7 @@
 """A meta-batch in flight: its trajectory, from window to window."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,8 +26,8 @@ class Flight:
         horizon: the length of the trajectory.
         first, window: the lengths of the first window and of the others.
         play, position: what plays it, and where it stands.
-        noise: for each pair of particles the sum of its perturbations so far, in units of sigma, [pairs, weights]; None
-            if there are none, or they are to be drawn again.
+        noise: for each pair of particles its xi (see `EvolutionStrategy`), in units of sigma, [pairs, weights]; None if
+            there is none, or it is to be drawn again.
         losses, norms: of its windows so far: meta-loss, if they have one, and norm of the meta-gradient.
         weights: of the losses in that of the whole trajectory.
         scales: see `Estimator.scales`; None until it is asked for.
@@ -67,9 +67,9 @@ class Flight:
         """Whether a window that ends at this step has a meta-loss."""
         return loss != "end" or end >= self.horizon
 
-    def weight(self, length: int, loss: MetaLossName) -> float:
-        """How much a window of this length weighs: of a meta-loss that is a mean over steps, each step weighs alike."""
-        return length / self.window if loss == "log" else 1.0
+    def weight(self, loss: MetaLossName) -> float:
+        """How much the next window weighs: of a meta-loss that is a mean over steps, each step weighs alike."""
+        return self.length / self.window if loss == "log" else 1.0
 
     def begins(self) -> list[int]:
         """The steps at which its windows began, up to the next one."""
@@ -88,41 +88,42 @@ class Flight:
             "norms": [n if math.isfinite(n) else None for n in self.norms],
         }
 
-    def gather(self, ranks: Ranks, scales: Sequence[bool]) -> list[Tensor]:
+    def gather(self, ranks: Ranks, scales: "Scales") -> list[Tensor]:
         """The tensors of its position for the tasks of all processes, on the CPU.
 
         Args:
             ranks: the processes.
-            scales: which of the tensors have rows of each task (see `Estimator.scales`).
+            scales: says which of the tensors have rows of each task (see `Estimator.scales`).
         """
         own = [t.detach().cpu() for t in self.position.tensors()]
         if ranks.size == 1:
             return own
         everyone = zip(*ranks.gather(own), strict=True)
-        return [torch.cat(parts) if of_tasks else parts[0] for of_tasks, parts in zip(scales, everyone, strict=True)]
+        return [
+            torch.cat(parts) if of_tasks else parts[0] for of_tasks, parts in zip(scales(self), everyone, strict=True)
+        ]
 
     def restore(
-        self, record: Mapping[str, Any], tensors: Sequence[Tensor], share: tuple[int, int, int], scales: Sequence[bool]
+        self, record: Mapping[str, Any], tensors: Sequence[Tensor], ranks: Ranks, units: int, scales: "Scales"
     ) -> None:
         """Go on from where `record` and `gather` were taken, on any number of processes. It must be at its start.
 
         Args:
             record, tensors: what was saved.
-            share: this process has the units from the first number to before the second one, of the third.
+            ranks, units: the processes, and how many units of tasks they share (see `Estimator`).
             scales: see `gather`.
         Raises: ValueError, TypeError or OverflowError if they do not fit.
         """
         step, since, horizon = (record[key] for key in ("step", "since", "horizon"))
         if not all(type(n) is int for n in (step, since, horizon)) or not 0 <= since <= step < horizon:
             raise ValueError(f"meta-batch {self.number} stands at step {step!r} of {horizon!r}")
-        begin, end, units = share
-        given = self.position.tensors()
-        if not len(tensors) == len(given) == len(scales):
+        mine, given = ranks.share(range(units)), self.position.tensors()
+        if len(tensors) != len(given):
             raise ValueError(f"meta-batch {self.number} has {len(tensors)} tensors")
         filled = []
-        for start, saved, of_tasks in zip(given, tensors, scales, strict=True):
+        for start, saved, of_tasks in zip(given, tensors, scales(self), strict=True):
             each = len(saved) // units if of_tasks else 0
-            own = saved[begin * each : end * each] if of_tasks else saved
+            own = saved[mine[0] * each : (mine[-1] + 1) * each] if of_tasks else saved
             if own.shape != start.shape or own.dtype != start.dtype:
                 raise ValueError(f"meta-batch {self.number} has {saved.dtype} tensors of shape {tuple(saved.shape)}")
             filled.append(own.to(start.device))
@@ -134,6 +135,9 @@ class Flight:
         self.norms = [math.nan if n is None else _number(n) for n in record["norms"]]
         if not len(self.losses) == len(self.weights) == len(self.norms):
             raise ValueError(f"meta-batch {self.number} has {len(self.losses)} losses and {len(self.norms)} norms")
+
+
+Scales = Callable[[Flight], Sequence[bool]]
 
 
 def _number(value: object) -> float:

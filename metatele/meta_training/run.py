@@ -86,12 +86,9 @@ def meta_train(
     """
     families = [family] if isinstance(family, TaskFamily) else family
     unroll, meta, validation = unroll or UnrollSettings(), meta or MetaSettings(), validation or ValidationSettings()
-    expected = {"optimizer": InnerOptimizer, "unroll": UnrollSettings, "meta": MetaSettings}
-    for name, given in {"optimizer": optimizer, "unroll": unroll, "meta": meta}.items():
-        if not isinstance(given, expected[name]):
-            raise ConfigError(f"{name} must be an object of {expected[name].__name__}, got {type(given).__name__}")
-    if not isinstance(families, (list, tuple)):
-        raise ConfigError(f"family must be an object of a class of TaskFamily, or a list of them, got {families!r}")
+    _check_given(
+        families, optimizer=(optimizer, InnerOptimizer), unroll=(unroll, UnrollSettings), meta=(meta, MetaSettings)
+    )
     with ExitStack() as stack:
         ranks, device = stack.enter_context(joined(device))
         trainer = MetaTrainer(optimizer, list(families), unroll, meta, validation, seed, device, ranks)
@@ -112,6 +109,15 @@ def meta_train(
                 break
     budget = budget_of(families, unroll, meta, trainer.seed, trainer.done)
     return MetaTraining(run.best(), run.history, trainer.done >= trainer.meta.iterations, budget)
+
+
+def _check_given(families: object, **given: tuple[object, type]) -> None:
+    """Raises: ConfigError for an argument of another type, {name: (argument, type)}."""
+    for name, (value, expected) in given.items():
+        if not isinstance(value, expected):
+            raise ConfigError(f"{name} must be an object of {expected.__name__}, got {type(value).__name__}")
+    if not isinstance(families, (list, tuple)):
+        raise ConfigError(f"family must be an object of a class of TaskFamily, or a list of them, got {families!r}")
 
 
 class _Saved(NamedTuple):
@@ -229,7 +235,7 @@ class _Run:
             assert iteration.validation is not None
             self.best_score = iteration.validation
             self.best_weights = {k: v.detach().clone() for k, v in trainer.current.state_dict().items()}
-        flights = [f.gather(trainer.ranks, trainer.estimator.scales(f)) for f in trainer.flights] if saving else []
+        flights = [f.gather(trainer.ranks, trainer.estimator.scales) for f in trainer.flights] if saving else []
         if self.folder is None:
             return
         card = training_card(trainer, self.best_score)

@@ -92,10 +92,8 @@ def _restore_flights(trainer: MetaTrainer, records: Sequence[Mapping[str, Any]],
         raise ValueError(f"of {trainer.begun!r} meta-batches {trainer.done!r} are done, and {numbers!r} in flight")
     for i, record in enumerate(records):
         flight, own = trainer.begin(record["number"]), _under(f"flight/{i}/", tensors)
-        tensors_of = [own[str(k)] for k in range(len(own))]
-        units = trainer.estimator.units
-        mine = trainer.ranks.share(range(units))
-        flight.restore(record, tensors_of, (mine[0], mine[-1] + 1, units), trainer.estimator.scales(flight))
+        saved, estimator = [own[str(k)] for k in range(len(own))], trainer.estimator
+        flight.restore(record, saved, trainer.ranks, estimator.units, estimator.scales)
         trainer.flights.append(flight)
 
 

@@ -35,7 +35,7 @@ class Iteration(NamedTuple):
 
     Attributes:
         number: of the iteration, counted from 1.
-        meta_loss: mean over the trajectory's windows.
+        meta_loss: of the whole trajectory (see `Flight.loss`).
         gradient_norm: mean norm of the meta-gradient before clipping.
         diverged: tasks of the meta-batch that diverged; of particles, the trajectories over those of each task.
         skipped: windows without a meta-update, because their meta-gradient was not finite.
@@ -77,7 +77,7 @@ class MetaTrainer:
     device: str = "cpu"
     ranks: Ranks = field(default_factory=Ranks)
     done: int = 0
-    begun: int = 0
+    begun: int = field(default=0, init=False)
     flights: list[Flight] = field(default_factory=list, init=False, repr=False)
     _alone: int = field(default=0, init=False, repr=False)  # the number of the first one since there were none
     _makers: dict[tuple[Any, ...], MakeEngine] = field(default_factory=dict, init=False, repr=False)
@@ -139,7 +139,8 @@ class MetaTrainer:
         """Run the iterations that are left, yielding after each."""
         while self.done < self.meta.iterations:
             began = time.perf_counter()
-            ended = self._until_one_ends()
+            while not (ended := self.play_next()).done:
+                pass
             self.done += 1
             lost = math.ceil(self.ranks.total(int((~ended.position.alive).sum()))[0] / self.estimator.copies)
             if self.stage.end <= self.done < self.meta.iterations:
@@ -177,29 +178,28 @@ class MetaTrainer:
             flight.position = flight.play.start()
         return flight
 
-    def _until_one_ends(self) -> Flight:
-        """Play windows of the meta-batches in flight in turn, with a meta-update after each, until one has ended."""
-        while True:
-            if not self.flights:
-                self._alone = self.begun
-            while len(self.flights) < self.stage.unroll.in_flight and self.begun < self.stage.end:
-                self.flights.append(self.begin(self.begun))
-                self.begun += 1
-            flight = self.flights.pop(0)
-            self.advance(flight)
-            if flight.done:
-                return flight
+    def play_next(self) -> Flight:
+        """Play a window of the meta-batch in flight whose turn it is, with a meta-update; it is in flight no more when
+        it is done. New ones are begun in the places of those that were."""
+        if not self.flights:
+            self._alone = self.begun
+        while len(self.flights) < self.stage.unroll.in_flight and self.begun < self.stage.end:
+            self.flights.append(self.begin(self.begun))
+            self.begun += 1
+        flight = self.flights.pop(0)
+        self.advance(flight)
+        if not flight.done:
             self.flights.append(flight)
+        return flight
 
     def advance(self, flight: Flight) -> None:
         """Play the next window of a meta-batch, and make a meta-update of it."""
         self.meta_optimizer.adam.zero_grad()
         if len(self.families) > 1:  # another family's tasks may have been begun, or played, since
             self.inner.bind(flight.batch.network, flight.batch.trained(flight.batch.params))
-        length = flight.length
-        weight = flight.weight(length, self.stage.meta.loss)
+        weight = flight.weight(self.stage.meta.loss)
         with multiplying(self.stage.unroll.tf32):
-            loss = self.estimator.gradient(flight, length, weight)
+            loss = self.estimator.gradient(flight)
         if loss is None:
             return
         share = len(self.estimator.tasks(self.ranks, self.meta.tasks)) / self.meta.tasks

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
 
@@ -53,9 +52,9 @@ class Validation:
     ) -> None:
         self.settings, self.meta, self.steps, self.ranks = settings, meta, steps, ranks
         self.references: list[float] = []
+        self.families, self.seed, self.device, self.dtype = families, seed, device, dtype
         own = ranks.share(range(settings.tasks))
         self.batches = [sample_meta_batch(f, "validation", own, seed).to(dtype, device) for f in families]
-        self._train = [partial(self._draw_train, family, seed, device, dtype) for family in families]
 
     def refer(self) -> None:
         """Measure what the score is relative to, if it is and that is not known.
@@ -65,8 +64,10 @@ class Validation:
         rules = self.settings.baselines
         if rules is None or self.references:
             return
-        for i, (batch, train) in enumerate(zip(self.batches, self._train, strict=True)):
-            scores = [self._mean(i, *self._played(self._tuned(rule, train()), batch))[0] for rule in rules]
+        tasks = range(max(self.settings.tasks, TUNED_ON))
+        for i, (family, batch) in enumerate(zip(self.families, self.batches, strict=True)):
+            train = sample_meta_batch(family, "train", tasks, self.seed).to(self.dtype, self.device)
+            scores = [self._mean(i, *self._played(self._tuned(rule, train), batch))[0] for rule in rules]
             if not self.meta.logarithmic and min(scores) + self._least(batch) <= 0:
                 raise ConfigError(
                     f"validation.baselines: a tuned baseline reaches a score of {min(scores):g} on "
@@ -89,11 +90,6 @@ class Validation:
             scores.append(self._relative(i, score))
             diverged += lost
         return sum(scores) / len(scores), diverged
-
-    def _draw_train(self, family: TaskFamily, seed: int, device: str, dtype: torch.dtype) -> MetaBatch:
-        """Tasks to tune baselines on."""
-        tasks = range(max(self.settings.tasks, TUNED_ON))
-        return sample_meta_batch(family, "train", tasks, seed).to(dtype, device)
 
     def _relative(self, family: int, score: float) -> float:
         if not self.references:

@@ -81,7 +81,9 @@ class FarLine(Line):
             self._connection.send(self._number)
             self._note(self._connection.recv())
         except (ConnectionError, EOFError):
+            self._connection = None
             self._bereft()
+            return self
         except OSError:  # on another machine there is no such address
             return self
         self._ear = threading.Thread(target=self._listen, args=(self._connection,), daemon=True)

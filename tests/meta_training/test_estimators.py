@@ -125,8 +125,8 @@ def moment(mean: float, n: int) -> float:
     )
 
 
-def training(update: Update, family: TaskFamily, estimator: str, tasks: int, pairs: int | None = None, **unroll: Any):
-    settings = UnrollSettings(STEPS, WINDOW, second_order=estimator == "bptt", **unroll)
+def training(update: Update, family: TaskFamily, estimator: str, tasks: int, pairs: int | None = None) -> MetaTrainer:
+    settings = UnrollSettings(STEPS, WINDOW, second_order=estimator == "bptt")
     meta = MetaSettings(1, tasks, "sum", False, lr=1e-30, clip=None, estimator=estimator, sigma=SIGMA, pairs=pairs)
     made = MetaTrainer(InnerOptimizer(update), [family], settings, meta, ValidationSettings(1, 1))
     made.initialise()
@@ -150,7 +150,7 @@ def estimates(case: str, estimator: str, draws: int, number: int = 0) -> Tensor:
     while not flight.done:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(torch.Tensor, "__matmul__", noted)
-            made.estimator.gradient(flight, flight.length)
+            made.estimator.gradient(flight)
         (weight,) = made.inner.parameters()
         torch.testing.assert_close(weight.grad, wanted["each"].mean())
         found.append(wanted["each"])
@@ -182,7 +182,7 @@ def test_without_persistence_it_is_biased_as_truncated_backpropagation_is() -> N
     flight = made.begin(0)
     while not flight.done:
         made.meta_optimizer.adam.zero_grad()
-        made.estimator.gradient(flight, flight.length)
+        made.estimator.gradient(flight)
         (weight,) = made.inner.parameters()
         assert float(weight.grad) == pytest.approx(truncated)
 
@@ -238,6 +238,32 @@ def test_particles_are_inner_optimizers_with_other_weights(case: str) -> None:
         found = {name: p[3 * k : 3 * k + 3] for name, p in position.params.items()}
         torch.testing.assert_close(flatten(found), flatten(expected.end.params), rtol=1e-8, atol=1e-10)
     assert not torch.equal(window.meta_losses[:, :3], window.meta_losses[:, 3:6])
+
+
+class Curved(Bowl):
+    """Bowls of different curvature."""
+
+    def sample(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        return 0.2 + torch.rand(1, 1, generator=generator), torch.zeros(1, 1)
+
+
+@pytest.mark.parametrize("estimator", ES)
+def test_a_pair_may_have_several_tasks(estimator: str) -> None:
+    """The first window's estimate from 2 pairs of 3 tasks each, by hand: w shrinks alike whatever the curvature."""
+    made = training(Shrink(), Curved(), estimator, 6, pairs=2)
+    flight = made.begin(0)
+    assert flight.batch.tasks == 6
+    curvatures = flight.batch.inputs["inner"].reshape(2, 3).square().mean(1)
+    noise = made.estimator._draw(0, 0)[:, 0]  # type: ignore[attr-defined]
+
+    def loss(a: Tensor) -> Tensor:
+        return sum((1 - a) ** (2 * k) / 2 for k in range(1, WINDOW + 1)) * curvatures
+
+    made.estimator.gradient(flight)
+    (weight,) = made.inner.parameters()
+    a = weight.detach()
+    expected = noise * (loss(a + SIGMA * noise) - loss(a - SIGMA * noise)) / (2 * SIGMA)
+    torch.testing.assert_close(weight.grad, expected.mean(), rtol=1e-9, atol=0)
 
 
 class Branching(CoordinateUpdate):
@@ -339,7 +365,7 @@ def test_memory_does_not_grow_with_the_horizon() -> None:
     flight.window = flight.first = 20
     sizes = []
     while not flight.done:
-        made.estimator.gradient(flight, flight.length)
+        made.estimator.gradient(flight)
         held = [
             *flight.position.tensors(),
             flight.noise,
@@ -417,7 +443,7 @@ def test_what_a_part_begins_with_is_perturbed(estimator: str) -> None:
     made = training(Remembering(), Line(), estimator, 4000)
     flight, found = made.begin(0), []
     while not flight.done:
-        made.estimator.gradient(flight, flight.length)
+        made.estimator.gradient(flight)
         (weight,) = made.inner.parameters()
         found.append(float(weight.grad))
     assert found[0] == pytest.approx(3, rel=0.1)
@@ -433,7 +459,7 @@ def test_diverging_is_never_better_than_not_diverging() -> None:
             inner = InnerOptimizer(GradientDescent(lr, learn=True))
             made = MetaTrainer(inner, [Bowl()], unroll, meta, ValidationSettings(1, 1))
             made.enter()
-            made.estimator.gradient(made.begin(0), 20)
+            made.estimator.gradient(made.begin(0))
             assert float(inner.update.log_lr.grad) > 0
 
 
@@ -462,7 +488,7 @@ def test_a_teleport_that_writes_element_is_perturbed_there_and_one_that_looks_el
     settings = UnrollSettings(4, 2, second_order=False), MetaSettings(1, 4, estimator="pes"), ValidationSettings(2)
     made = MetaTrainer(inner, [family], *settings)
     made.enter()
-    made.estimator.gradient(made.begin(0), 2)
+    made.estimator.gradient(made.begin(0))
     assert float(inner.teleport.gain.grad) != 0
     with pytest.raises(ConfigError, match="Looking has a look of its own"):
         MetaTrainer(InnerOptimizer(GlobalStepSize(3), Looking(3)), [family], *settings)

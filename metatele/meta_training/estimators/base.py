@@ -30,17 +30,31 @@ class Estimator(abc.ABC):
         """What plays the tasks of a meta-batch."""
 
     @abc.abstractmethod
-    def gradient(self, flight: Flight, length: int, weight: float = 1.0) -> float | None:
-        """Play the next `length` steps and add an estimate of the gradient of the mean meta-loss of this process's
-        tasks, times the weight, to the `grad` of the learned weights; a weight that has none keeps None.
+    def gradient(self, flight: Flight) -> float | None:
+        """Play the next window and add an estimate of the gradient of the mean meta-loss of this process's tasks, times
+        `Flight.weight`, to the `grad` of the learned weights; a weight that has none keeps None.
 
         Returns: that mean; None if nothing in the window counts.
         """
 
     def scales(self, flight: Flight) -> list[bool]:
-        """Which tensors of a flight's position have rows for each task, side by side; others are of all tasks."""
+        """Which tensors of a flight's position have rows for each task, side by side; others are of all tasks. Of a
+        state it is found by starting with one task and with two."""
         if flight.scales is None:
-            flight.scales = _scales(self.inner, flight, self.particles_of())
+            one, two = (flight.batch.take(tasks) for tasks in ([0], [0, 0]))
+            inner, group = self.inner, self.inner.bind(one.network, one.trained(one.params))
+
+            def found(part: OptimizerPart, start: Callable[[MetaBatch], State]) -> list[bool]:
+                pairs = zip(start(one).tensors(), start(two).tensors(), strict=True)
+                return [part in self.particles_of() or a.shape != b.shape for a, b in pairs]
+
+            state = [
+                *found(inner.update, lambda batch: inner.update.start(batch.trained(batch.params))),
+                *found(inner.teleport, lambda b: inner.teleport.start(b.trained(b.params), group, b.seeds)),
+            ]
+            position = flight.position
+            before, all_tensors = len(position.params), len(position.tensors())
+            flight.scales = [True] * before + state + [True] * (all_tensors - before - len(state))
         return flight.scales
 
     def particles_of(self) -> frozenset[OptimizerPart]:
@@ -51,26 +65,3 @@ class Estimator(abc.ABC):
         """The tasks of a meta-batch that are this process's: those of whole units."""
         own, each = ranks.share(range(self.units)), tasks // self.units
         return range(own[0] * each, (own[-1] + 1) * each)
-
-
-def _scales(inner: InnerOptimizer, flight: Flight, always: frozenset[OptimizerPart]) -> list[bool]:
-    """`Estimator.scales`, found by starting with one task and with two.
-
-    Args:
-        inner: the inner optimizer.
-        flight: which tasks.
-        always: parts all of whose tensors do.
-    """
-    one, two = (flight.batch.take(tasks) for tasks in ([0], [0, 0]))
-    group = inner.bind(one.network, one.trained(one.params))
-
-    def found(part: OptimizerPart, start: Callable[[MetaBatch], State]) -> list[bool]:
-        pairs = zip(start(one).tensors(), start(two).tensors(), strict=True)
-        return [part in always or a.shape != b.shape for a, b in pairs]
-
-    params = [True] * len(flight.position.params)
-    update = found(inner.update, lambda batch: inner.update.start(batch.trained(batch.params)))
-    teleport = found(
-        inner.teleport, lambda batch: inner.teleport.start(batch.trained(batch.params), group, batch.seeds)
-    )
-    return [*params, *update, *teleport, True, True, True]

@@ -25,7 +25,8 @@ class Backpropagation(Estimator):
     def engine(self, flight: Flight) -> Engine:
         return self.make(flight)
 
-    def gradient(self, flight: Flight, length: int, weight: float = 1.0) -> float | None:
+    def gradient(self, flight: Flight) -> float | None:
+        length, weight = flight.length, flight.weight(self.meta.loss)
         if not flight.counts_at(flight.position.step + length, self.meta.loss):
             flight.position = flight.play.window(flight.position, length, differentiable=False).end
             return None

@@ -44,23 +44,21 @@ class EvolutionStrategy(Estimator):
         self.pairs = ranks.share(range(self.units))
         self.copies = COPIES[meta.estimator]
         self.particles = Particles(inner, self.copies * len(self.pairs))
-
-    @property
-    def learned(self) -> dict[str, Tensor]:
-        """The weights that are perturbed, {name: weight}."""
-        return {name: p for name, p in self.inner.named_parameters() if p.requires_grad}
+        self.learned = {name: p for name, p in inner.named_parameters() if p.requires_grad}  # what is perturbed
+        self.sizes = [p.numel() for p in self.learned.values()]
 
     def engine(self, flight: Flight) -> Engine:
         """An engine for the tasks of all particles: those of the first pair's, copy by copy, then the next pair's."""
         each = flight.batch.tasks // len(self.pairs)
         tasks = [k * each + task for k in range(len(self.pairs)) for _ in range(self.copies) for task in range(each)]
-        self._perturb(torch.zeros(len(self.pairs), sum(p.numel() for p in self.learned.values())))  # to begin with
+        self._perturb(torch.zeros(len(self.pairs), sum(self.sizes)))  # to begin with
         return Unroll(self.particles.optimizer, flight.batch.take(tasks), flight.horizon)
 
     def particles_of(self) -> frozenset[OptimizerPart]:
         return frozenset(part for part in (self.inner.update, self.inner.teleport) if part.learned)
 
-    def gradient(self, flight: Flight, length: int, weight: float = 1.0) -> float | None:
+    def gradient(self, flight: Flight) -> float | None:
+        length, weight = flight.length, flight.weight(self.meta.loss)
         noise, xi = self._noise(flight)
         self._perturb(noise)
         assert isinstance(flight.play, Unroll)
@@ -74,16 +72,20 @@ class EvolutionStrategy(Estimator):
         plus, minus, *_ = losses.reshape(len(self.pairs), self.copies, -1).mean(2).unbind(1)
         slopes = weight * (plus - minus) / (2 * self.meta.sigma * len(self.pairs))
         flat = slopes.to(xi) @ xi
-        parts = flat.split([p.numel() for p in self.learned.values()])
+        parts = flat.split(self.sizes)
         for p, part in zip(self.learned.values(), parts, strict=True):
             p.grad = part.reshape(p.shape).to(p).clone()
         return float((plus + minus).mean() / 2)
 
     def _noise(self, flight: Flight) -> tuple[Tensor, Tensor]:
         """The perturbations of the next window, and each pair's xi, in units of sigma, [pairs, weights]."""
-        *before, now = [0] if self.meta.estimator == "nres" else flight.begins()
+        if self.meta.estimator == "nres":
+            if flight.noise is None:
+                flight.noise = self._draw(flight.number, 0)
+            return flight.noise, flight.noise
+        *before, now = flight.begins()
         drawn = self._draw(flight.number, now)
-        if self.meta.estimator != "pes":
+        if self.meta.estimator == "es":
             return drawn, drawn
         if flight.noise is None:  # at the start, and when a saved run goes on
             flight.noise = torch.zeros_like(drawn)
@@ -95,9 +97,10 @@ class EvolutionStrategy(Estimator):
     def _draw(self, number: int, step: int) -> Tensor:
         """Standard normal perturbations for the window of a meta-batch that begins at a step, [pairs, weights]."""
         first = next(iter(self.learned.values()))
-        size = sum(p.numel() for p in self.learned.values())
         rows = [
-            torch.randn(size, generator=generator("perturbation", self.seed, number, step, k), dtype=first.dtype)
+            torch.randn(
+                sum(self.sizes), generator=generator("perturbation", self.seed, number, step, k), dtype=first.dtype
+            )
             for k in self.pairs
         ]
         return torch.stack(rows).to(first.device)
@@ -106,7 +109,7 @@ class EvolutionStrategy(Estimator):
         """Give the particles their weights: those of the optimizer plus and minus sigma times the noise."""
         signs = noise.new_tensor([1.0, -1.0, 0.0][: self.copies])
         scaled = self.meta.sigma * signs.unsqueeze(1) * noise.unsqueeze(1)  # [pairs, copies, weights]
-        parts = scaled.flatten(0, 1).split([p.numel() for p in self.learned.values()], dim=1)
+        parts = scaled.flatten(0, 1).split(self.sizes, dim=1)
         self.particles.weights = {
             name: p.detach() + part.reshape(-1, *p.shape).to(p)
             for (name, p), part in zip(self.learned.items(), parts, strict=True)
