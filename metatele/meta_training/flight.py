@@ -104,7 +104,8 @@ class Flight:
     def restore(
         self, record: Mapping[str, Any], tensors: Sequence[Tensor], share: tuple[int, int, int], scales: Sequence[bool]
     ) -> None:
-        """Go on from where `record` and `gather` were taken, on any number of processes. It must be at its start.
+        """Go on from where `record` and `gather` were taken, on any number of processes. It must be at its start, with
+        the horizon that was saved.
 
         Args:
             record, tensors: what was saved.
@@ -112,9 +113,9 @@ class Flight:
             scales: see `gather`.
         Raises: ValueError, TypeError or OverflowError if they do not fit.
         """
-        step, since, horizon = (record[key] for key in ("step", "since", "horizon"))
-        if not all(type(n) is int for n in (step, since, horizon)) or not 0 <= since <= step < horizon:
-            raise ValueError(f"meta-batch {self.number} stands at step {step!r} of {horizon!r}")
+        step, since = record["step"], record["since"]
+        if not all(type(n) is int for n in (step, since)) or not 0 <= since <= step < self.horizon:
+            raise ValueError(f"meta-batch {self.number} stands at step {step!r} of {self.horizon!r}")
         begin, end, units = share
         given = self.position.tensors()
         if not len(tensors) == len(given) == len(scales):
@@ -129,7 +130,6 @@ class Flight:
         left = iter(filled)
         filled_position = self.position.map(lambda _: next(left))
         self.position = replace(filled_position, step=step, state=replace(filled_position.state, since=since))
-        self.horizon = horizon
         self.losses, self.weights = ([_number(n) for n in record[key]] for key in ("losses", "weights"))
         self.norms = [math.nan if n is None else _number(n) for n in record["norms"]]
         if not len(self.losses) == len(self.weights) == len(self.norms):

@@ -91,7 +91,10 @@ def _restore_flights(trainer: MetaTrainer, records: Sequence[Mapping[str, Any]],
     if trainer.begun - trainer.done != len(numbers) or len(set(numbers) & set(known)) != len(numbers):
         raise ValueError(f"of {trainer.begun!r} meta-batches {trainer.done!r} are done, and {numbers!r} in flight")
     for i, record in enumerate(records):
-        flight, own = trainer.begin(record["number"]), _under(f"flight/{i}/", tensors)
+        if type(record["horizon"]) is not int or record["horizon"] < 1:
+            raise ValueError(f"meta-batch {record['number']} has {record['horizon']!r} steps")
+        flight = trainer.begin(record["number"], horizon=record["horizon"])  # which its engine is made with
+        own = _under(f"flight/{i}/", tensors)
         tensors_of = [own[str(k)] for k in range(len(own))]
         units = trainer.estimator.units
         mine = trainer.ranks.share(range(units))
