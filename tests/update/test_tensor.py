@@ -194,7 +194,8 @@ def test_teleports_carry_the_last_step_along():
     point = Point(params, here.gradient(params), here.inputs, 3, here, here)
     there, _, carried = inner.teleport.move(point, group, state.teleport, state.update)
     before, after = (
-        flatten(s.detach().covectors[2]) / (flatten(s.squares[0]) + LEAST_SQUARE) for s in (state.update, carried)
+        flatten(s.covectors[2]) / (flatten(s.squares[0]) + LEAST_SQUARE)
+        for s in (state.update.detach(), carried.detach())
     )
     assert float((before - after).abs().max()) > 0.1 * float(before.abs().max())
     slopes = [(flatten(p.gradient) * last).sum(1) for p, last in ((point, before), (there, after))]
