@@ -14,7 +14,7 @@ class Span:
     Statistics and steps are one batched product each for a tensor, once the directions lie side by side.
 
     Args:
-        rows: the directions of all tensors as one row, R times [B, n].
+        directions: of each tensor, [B, R, ...].
         sizes: how many entries each tensor has.
 
     Attributes:
@@ -22,8 +22,8 @@ class Span:
         products: their inner products, [B, T, R, R].
     """
 
-    def __init__(self, rows: Sequence[Tensor], sizes: Sequence[int]) -> None:
-        self.parts = torch.stack(list(rows), 1).split(list(sizes), 2)
+    def __init__(self, directions: Sequence[Tensor], sizes: Sequence[int]) -> None:
+        self.parts = [x.reshape(*x.shape[:2], size) for x, size in zip(directions, sizes, strict=True)]
         self.products = torch.stack([x @ x.mT for x in self.parts], 1)
 
     def statistics(self, scale: Tensor) -> tuple[Tensor, Tensor]:

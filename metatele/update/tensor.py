@@ -1,5 +1,6 @@
 """A learned update that runs once a parameter tensor, not once a coordinate."""
 
+from collections.abc import Iterable
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 from metatele.parts.point import PROGRESS, Point, State
 from metatele.recurrent import RecurrentCore
 from metatele.support.checks import above_zero, at_least, one_of, yes_or_no
-from metatele.task.params import Params, flatten, map_params, unflatten
+from metatele.task.params import Params, map_params
 from metatele.update.base import Update
 from metatele.update.coordinate_network import CoordinateNetwork
 from metatele.update.size_free import LEAST_SQUARE
@@ -21,12 +22,26 @@ LEAST_SLOPE = 1e-30  # added to squared slopes
 
 
 class Moments(NamedTuple):
-    """Means of gradients and of their squares, not corrected for their zero start, each [B, n]."""
+    """Means of a tensor's gradients and of their squares, not corrected for their zero start, shaped like it."""
 
     fast: Tensor
     slow: Tensor
     long: Tensor
     short: Tensor
+
+
+class Own(NamedTuple):
+    """What is made of one tensor, coordinate by coordinate.
+
+    Attributes:
+        moments: after the gradient.
+        metric: the long second moment, above zero: what makes covectors of steps.
+        directions: [B, R, ...]
+    """
+
+    moments: Moments
+    metric: Tensor
+    directions: Tensor
 
 
 class Units(NamedTuple):
@@ -105,50 +120,56 @@ class TensorUpdate(Update):
 
     def start(self, params: Params) -> State:
         zeros = map_params(torch.zeros_like, params)
-        flat = flatten(params)
-        shapes = TensorShapes.of(params, flat)
-        means = _sums(flat.square(), shapes) / shapes.counts
+        first = next(iter(params.values()))
+        shapes = TensorShapes.of(params, first)
+        means = _sums(p.square() for p in params.values()) / shapes.counts
         begin = torch.where(means > LEAST_SQUARE, (means + LEAST_SQUARE).sqrt(), shapes.begin)
         none = torch.zeros_like(begin)  # the gradient's first size, and slopes
         memory = (begin, none, none) if self.secant else (begin, none)
         covectors = (zeros,) * (2 + self.secant)
-        return State(covectors, (zeros, zeros), (*memory, *self.core.start(begin.numel(), flat)))
+        return State(covectors, (zeros, zeros), (*memory, *self.core.start(begin.numel(), first)))
 
     def propose(self, point: Point, state: State) -> tuple[Params, State]:
-        like, g = point.params, flatten(point.gradient)
-        shapes, old = TensorShapes.of(like, g), Moments(*map(flatten, (*state.covectors[:2], *state.squares)))
-        moments = self._moments(g, old)
-        metric = moments.long + LEAST_SQUARE
-        rows = [*_directions(g, moments, metric), flatten(like)]
-        if self.secant:  # the last step, as it was before it became a covector
-            rows.append(flatten(state.covectors[2]) / (old.long + LEAST_SQUARE))
-        span = Span(rows, shapes.sizes)
+        params, shapes = point.params, TensorShapes.of(point.params, next(iter(point.params.values())))
+        own = {name: self._own(name, point, state) for name in params}
+        span = Span([o.directions for o in own.values()], shapes.sizes)
         begin, first, *rest = state.memory
-        units = self._units(point, span, moments, begin, shapes)
-        first = torch.where(torch.as_tensor(point.step, device=g.device) == 0, units.power, first)
+        units = self._units(point, span, _sums(o.moments.short for o in own.values()), begin, shapes)
+        first = torch.where(torch.as_tensor(point.step, device=begin.device) == 0, units.power, first)
         before = rest.pop(0) if self.secant else None
         features = self._features(point, span, units, shapes, (units.power - first) / 3, before)
         out, memory = self.core(features.flatten(0, 1), tuple(rest))
         parts, slopes = self._steps(span, units, out.unflatten(0, first.shape))
-        step = torch.cat(parts, 1)
-        means, kept = [moments.fast, moments.slow], [begin, first]
-        if self.secant:
-            means.append(step * metric)
-            kept.append(slopes)
-        covectors = tuple(unflatten(m, like) for m in means)
-        squares = tuple(unflatten(v, like) for v in (moments.long, moments.short))
-        return unflatten(step, like), State(covectors, squares, (*kept, *memory))
+        step = {name: f.reshape(p.shape) for (name, p), f in zip(params.items(), parts, strict=True)}
+        fast, slow, long, short = ({k: o.moments[i] for k, o in own.items()} for i in range(len(Moments._fields)))
+        lowered = ({k: f * own[k].metric for k, f in step.items()},) if self.secant else ()
+        kept = (begin, first, slopes) if self.secant else (begin, first)
+        return step, State((fast, slow, *lowered), (long, short), (*kept, *memory))
 
-    def _moments(self, g: Tensor, old: Moments) -> Moments:
-        """The moments after a gradient [B, n]."""
+    def _own(self, name: str, point: Point, state: State) -> Own:
+        """What is made of a tensor's gradient, coordinate by coordinate."""
+        # Autograd gives transposed gradients, which cost more in every operation than a copy does.
+        p, g = point.params[name], point.gradient[name].contiguous()
+        fast, slow, long, short = (m[name] for m in (*state.covectors[:2], *state.squares))
+        # The last step, as it was before it became a covector.
+        last = [state.covectors[2][name] / (long + LEAST_SQUARE)] if self.secant else []
         square, (a, b), (c, d) = g.square(), self.MOMENTA, self.SQUARES
-        means = torch.lerp(old.fast, g, 1 - a), torch.lerp(old.slow, g, 1 - b)
-        return Moments(*means, torch.lerp(old.long, square, 1 - c), torch.lerp(old.short, square, 1 - d))
+        fast, slow = torch.lerp(fast, g, 1 - a), torch.lerp(slow, g, 1 - b)
+        long, short = torch.lerp(long, square, 1 - c), torch.lerp(short, square, 1 - d)
+        metric = long + LEAST_SQUARE
+        over, lately = metric.rsqrt(), (short + LEAST_SQUARE).rsqrt()
+        rows = [fast * over, fast * lately, g * lately, slow * over, fast, g, p, *last]
+        return Own(Moments(fast, slow, long, short), metric, torch.stack(rows, 1))
 
-    def _units(self, point: Point, span: Span, m: Moments, begin: Tensor, shapes: TensorShapes) -> Units:
-        """What the directions are measured in. begin: what the parameters' size was, [B, T]."""
+    def _units(self, point: Point, span: Span, squares: Tensor, begin: Tensor, shapes: TensorShapes) -> Units:
+        """What the directions are measured in.
+
+        Args:
+            squares: the sum of each tensor's short second moment, [B, T].
+            begin: what the parameters' size was where the state began, [B, T].
+        """
         a, b, c, d = self._corrections(point, begin)
-        power = (_sums(m.short, shapes) / (d * shapes.counts) + LEAST_SQUARE).sqrt()
+        power = (squares / (d * shapes.counts) + LEAST_SQUARE).sqrt()
         square = span.products[..., PARAMS, PARAMS] / shapes.counts
         unit = (square + (self.FLOOR * begin).square()).sqrt()
         step = self.lr * (shapes.step * unit if self.relative else torch.ones_like(unit))
@@ -215,15 +236,9 @@ class TensorUpdate(Update):
         return parts, slopes
 
 
-def _directions(g: Tensor, m: Moments, metric: Tensor) -> list[Tensor]:
-    """What is made of gradients, [B, n] each; metric is the long second moment, above zero."""
-    long, short = metric.rsqrt(), (m.short + LEAST_SQUARE).rsqrt()
-    return [m.fast * long, m.fast * short, g * short, m.slow * long, m.fast, g]
-
-
-def _sums(flat: Tensor, shapes: TensorShapes) -> Tensor:
-    """The sum over each tensor's entries of [B, n], [B, T]."""
-    return torch.stack([x.sum(1) for x in flat.split(list(shapes.sizes), 1)], 1)
+def _sums(tensors: Iterable[Tensor]) -> Tensor:
+    """The sum over the entries of each of T tensors [B, ...], [B, T]."""
+    return torch.stack([x.reshape(len(x), x[0].numel()).sum(1) for x in tensors], 1)
 
 
 def _secant(after: Tensor, before: Tensor) -> list[Tensor]:
