@@ -24,7 +24,7 @@ class Span:
 
     def __init__(self, directions: Sequence[Tensor], sizes: Sequence[int]) -> None:
         self.parts = [x.reshape(*x.shape[:2], size) for x, size in zip(directions, sizes, strict=True)]
-        self.products = torch.stack([x @ x.mT for x in self.parts], 1)
+        self.products = torch.stack([torch.bmm(x, x.mT) for x in self.parts], 1)
 
     def statistics(self, scale: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines between the directions, and the logarithms of their lengths.
@@ -44,4 +44,4 @@ class Span:
         """The sum of each tensor's first directions, weighted by [B, T, K]; T times [B, its entries]."""
         many = weights.shape[2]
         pairs = zip(weights.unsqueeze(2).unbind(1), self.parts, strict=True)
-        return [(w @ x[:, :many]).squeeze(1) for w, x in pairs]
+        return [torch.bmm(w, x[:, :many]).squeeze(1) for w, x in pairs]

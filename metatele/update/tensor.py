@@ -18,6 +18,19 @@ from metatele.update.tensor_shapes import SHAPE_FEATURES, TensorShapes
 
 Decay = Literal["none", "relative", "absolute", "both"]
 GRADIENT, PARAMS, LAST = 5, 6, 7  # places in a span; what comes before PARAMS is made of gradients
+# For each direction: which of (1, gradient's size, parameters' size, step) it is divided by; and the powers of what the
+# moments (fast, slow, long, short) have of their numbers, by which their start from zero is corrected.
+DIVISORS = [0, 0, 0, 0, 1, 1, 2, 3]
+ZERO_START = [
+    [-1, 0, 0.5, 0],
+    [-1, 0, 0, 0.5],
+    [0, 0, 0, 0.5],
+    [0, -1, 0.5, 0],
+    [-1, 0, 0, 0],
+    [0, 0, 0, 0],
+    [0, 0, 0, 0],
+    [0, 0, 0, 0],
+]
 LEAST_SLOPE = 1e-30  # added to squared slopes
 
 
@@ -168,23 +181,17 @@ class TensorUpdate(Update):
             squares: the sum of each tensor's short second moment, [B, T].
             begin: what the parameters' size was where the state began, [B, T].
         """
-        a, b, c, d = self._corrections(point, begin)
-        power = (squares / (d * shapes.counts) + LEAST_SQUARE).sqrt()
+        betas = torch.tensor([*self.MOMENTA, *self.SQUARES], dtype=torch.float64, device=begin.device)
+        there = (1 - betas ** (point.step + 1)).to(begin.dtype)  # what a mean has of the numbers that it began without
+        power = (squares / (there[-1] * shapes.counts) + LEAST_SQUARE).sqrt()
         square = span.products[..., PARAMS, PARAMS] / shapes.counts
         unit = (square + (self.FLOOR * begin).square()).sqrt()
-        step = self.lr * (shapes.step * unit if self.relative else torch.ones_like(unit))
         one = torch.ones_like(unit)
-        columns = [c.sqrt() / a * one, d.sqrt() / a * one, d.sqrt() * one, c.sqrt() / b * one]
-        columns += [1 / (a * power), 1 / power, 1 / unit]
-        if self.secant:
-            columns.append(1 / step)
+        step = self.lr * (shapes.step * unit if self.relative else one)
+        divisors = torch.stack([one, power, unit, step], 2)[..., DIVISORS[: LAST + self.secant]]
+        factors = (there.new_tensor(ZERO_START[: LAST + self.secant]) @ there.log()).exp()
         growth = (square / begin.square() + self.FLOOR**2).log() / 2
-        return Units(torch.stack(columns, 2), step, power.log(), growth)
-
-    def _corrections(self, point: Point, like: Tensor) -> tuple[Tensor, ...]:
-        """1 - beta^(t + 1), what a mean of the first t + 1 numbers has of them, for all betas."""
-        betas = torch.tensor([*self.MOMENTA, *self.SQUARES], dtype=torch.float64, device=like.device)
-        return (1 - betas ** (point.step + 1)).to(like.dtype).unbind()
+        return Units(factors / divisors, step, power.log(), growth)
 
     def _features(
         self, point: Point, span: Span, units: Units, shapes: TensorShapes, change: Tensor, before: Tensor | None
