@@ -155,7 +155,7 @@ class InnerOptimizer(nn.Module):
         return there.params, state
 
     def _update(self, point: Point, state: InnerState) -> tuple[Params, InnerState]:
-        f, update = self.update.propose(replace(point, step=point.step - state.since), state.update)
+        f, update = self.update.propose(point.counted_from(state.since), state.update)
         return map_params(torch.add, point.params, f), replace(state, update=update)
 
     def _teleport(

@@ -106,7 +106,8 @@ class Flight:
     def restore(
         self, record: Mapping[str, Any], tensors: Sequence[Tensor], ranks: Ranks, units: int, scales: "Scales"
     ) -> None:
-        """Go on from where `record` and `gather` were taken, on any number of processes. It must be at its start.
+        """Go on from where `record` and `gather` were taken, on any number of processes. It must be at its start, with
+        the horizon that was saved.
 
         Args:
             record, tensors: what was saved.
@@ -114,9 +115,9 @@ class Flight:
             scales: see `gather`.
         Raises: ValueError, TypeError or OverflowError if they do not fit.
         """
-        step, since, horizon = (record[key] for key in ("step", "since", "horizon"))
-        if not all(type(n) is int for n in (step, since, horizon)) or not 0 <= since <= step < horizon:
-            raise ValueError(f"meta-batch {self.number} stands at step {step!r} of {horizon!r}")
+        step, since = record["step"], record["since"]
+        if not all(type(n) is int for n in (step, since)) or not 0 <= since <= step < self.horizon:
+            raise ValueError(f"meta-batch {self.number} stands at step {step!r} of {self.horizon!r}")
         mine, given = ranks.share(range(units)), self.position.tensors()
         if len(tensors) != len(given):
             raise ValueError(f"meta-batch {self.number} has {len(tensors)} tensors")
@@ -130,7 +131,6 @@ class Flight:
         left = iter(filled)
         filled_position = self.position.map(lambda _: next(left))
         self.position = replace(filled_position, step=step, state=replace(filled_position.state, since=since))
-        self.horizon = horizon
         self.losses, self.weights = ([_number(n) for n in record[key]] for key in ("losses", "weights"))
         self.norms = [math.nan if n is None else _number(n) for n in record["norms"]]
         if not len(self.losses) == len(self.weights) == len(self.norms):

@@ -91,9 +91,11 @@ def _restore_flights(trainer: MetaTrainer, records: Sequence[Mapping[str, Any]],
     if trainer.begun - trainer.done != len(numbers) or len(set(numbers) & set(known)) != len(numbers):
         raise ValueError(f"of {trainer.begun!r} meta-batches {trainer.done!r} are done, and {numbers!r} in flight")
     for i, record in enumerate(records):
-        flight, own = trainer.begin(record["number"]), _under(f"flight/{i}/", tensors)
-        saved, estimator = [own[str(k)] for k in range(len(own))], trainer.estimator
-        flight.restore(record, saved, trainer.ranks, estimator.units, estimator.scales)
+        if type(record["horizon"]) is not int or record["horizon"] < 1:
+            raise ValueError(f"meta-batch {record['number']} has {record['horizon']!r} steps")
+        flight = trainer.begin(record["number"], horizon=record["horizon"])  # which its engine is made with
+        own, estimator = _under(f"flight/{i}/", tensors), trainer.estimator
+        flight.restore(record, [own[str(k)] for k in range(len(own))], trainer.ranks, estimator.units, estimator.scales)
         trainer.flights.append(flight)
 
 

@@ -164,14 +164,15 @@ class MetaTrainer:
         with multiplying(self.unroll.tf32):
             return self.tests.score(lambda i, batch: self._maker(i, batch)(self.current, batch, self.horizon, False))
 
-    def begin(self, number: int, batch: MetaBatch | None = None) -> Flight:
-        """A meta-batch at the start of its trajectory; its tasks are drawn when they are not given."""
+    def begin(self, number: int, batch: MetaBatch | None = None, horizon: int | None = None) -> Flight:
+        """A meta-batch at the start of its trajectory; its tasks and its horizon are drawn when they are not given."""
         stage, tasks = self.stage, self.meta.tasks
         family = number % len(self.families)
         if batch is None:
             indices = [number * tasks + i for i in self.estimator.tasks(self.ranks, tasks)]
             batch = sample_meta_batch(self.families[family], "train", indices, self.seed).to(DTYPE, self.device)
-        horizon = stage.horizon(number, self.seed, number - self._alone)
+        if horizon is None:
+            horizon = stage.horizon(number, self.seed, number - self._alone)
         flight = Flight(number, family, batch, horizon, stage.first_window(number, self.seed), stage.unroll.window)
         with multiplying(stage.unroll.tf32):
             flight.play = self.estimator.engine(flight)

@@ -9,6 +9,8 @@ from torch import Tensor
 from metatele.landscape import Landscape
 from metatele.task.params import Params, map_params
 
+PROGRESS = 4  # numbers that `Point.progress` gives
+
 
 @dataclass(frozen=True)
 class Point:
@@ -22,6 +24,8 @@ class Point:
             holds the number while a step is traced, so that the compiled step serves for every number.
         landscape: the losses on the step's batch; None where nobody needs it.
         whole: the losses on all rows that the inner loop trains on; likewise.
+        horizon: the number of steps that the trajectory is to have, counted as `step` is, and likewise a tensor while a
+            step is traced; None where nobody knows it. More steps than that are no error.
     """
 
     params: Params
@@ -30,11 +34,33 @@ class Point:
     step: int
     landscape: Landscape | None = None
     whole: Landscape | None = None
+    horizon: int | None = None
 
     def time(self, like: Tensor) -> Tensor:
         """log(1 + step) / 3, of order one, with the shape, dtype and device of `like`."""
         now = torch.as_tensor(self.step, dtype=torch.float64, device=like.device).log1p() / 3
         return now.to(like.dtype).expand_as(like)
+
+    def progress(self, like: Tensor) -> Tensor:
+        """What is known of the horizon T at step t: (1, t / T, log((T - t + 1) / (T + 1)) / 3, log(1 + T) / 3).
+
+        Args:
+            like: whose dtype and device the result has.
+        Returns: [PROGRESS]; zeros, as far from the end as can be, if no horizon is known. Steps beyond the horizon see
+            its end.
+        """
+        if self.horizon is None:
+            return torch.zeros(PROGRESS, dtype=like.dtype, device=like.device)
+        t, end = (torch.as_tensor(n, dtype=torch.float64, device=like.device) for n in (self.step, self.horizon))
+        end = end.clamp(min=1)
+        t = torch.minimum(t, end)
+        left = (end - t + 1) / (end + 1)
+        return torch.stack([torch.ones_like(t), t / end, left.log() / 3, end.log1p() / 3]).to(like.dtype)
+
+    def counted_from(self, step: int) -> "Point":
+        """The same point with its steps, and its horizon, counted from a step on."""
+        horizon = None if self.horizon is None else self.horizon - step
+        return replace(self, step=self.step - step, horizon=horizon)
 
     def at(self, params: Params, gradient: Params) -> "Point":
         """Another point of the same landscape."""

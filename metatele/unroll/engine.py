@@ -41,7 +41,7 @@ class Engine(Protocol):
 
 
 MakeEngine = Callable[[InnerOptimizer, MetaBatch, int, bool], Engine]
-"""Makes an engine from an inner optimizer, a meta-batch, a number of steps, and whether to use second order."""
+"""Makes an engine from an inner optimizer, a meta-batch, its trajectory's length, and whether to use second order."""
 
 
 def engine_maker(name: EngineName) -> MakeEngine:

@@ -7,6 +7,7 @@ from metatele.update.dense import DenseStepSize, DenseUpdate
 from metatele.update.from_learn2learn import LearnableTransform, MetaSGD, import_learn2learn
 from metatele.update.hand_designed import HandDesigned
 from metatele.update.size_free import CoordinateUpdate, GlobalStepSize
+from metatele.update.tensor import TensorUpdate
 from metatele.update.torch_update import TorchUpdate
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "LearnableTransform",
     "MetaSGD",
     "Momentum",
+    "TensorUpdate",
     "TorchUpdate",
     "Update",
     "import_learn2learn",

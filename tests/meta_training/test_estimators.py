@@ -25,6 +25,7 @@ from metatele import (
     NeuronTeleport,
     Stay,
     TaskFamily,
+    TensorUpdate,
     TorchUpdate,
     UnrollSettings,
     Update,
@@ -202,6 +203,7 @@ PARTS: dict[str, Callable[[], InnerOptimizer]] = {
     "dense": lambda: InnerOptimizer(DenseUpdate(3, 1), DenseTeleport(3, 1)),
     "torch": lambda: InnerOptimizer(TorchUpdate("AdamW", {"lr": 0.01}), NeuronTeleport(hidden=3)),
     "meta-sgd": lambda: InnerOptimizer(MetaSGD(0.05), Stay()),
+    "tensors": lambda: InnerOptimizer(TensorUpdate(3, per_coordinate=2), NeuronTeleport(hidden=3)),
     "reset": lambda: InnerOptimizer(CoordinateUpdate(hidden=3), NeuronTeleport(hidden=3), moments="reset"),
 }
 

@@ -13,6 +13,7 @@ from metatele import (
     GradientDescent,
     RandomTeleport,
     Teleport,
+    TensorUpdate,
     Update,
 )
 from metatele.task.params import map_params
@@ -43,6 +44,9 @@ def test_every_teleport_obeys_the_laws(cls, make_batch):
         DenseStepSize(4, bound="clamp"),
         CoordinateUpdate(4, layers=2),
         GlobalStepSize(4, layers=2),
+        TensorUpdate(4, decay="absolute", per_coordinate=3),
+        TensorUpdate(4, decay="relative", secant=False),
+        TensorUpdate(4, decay="none", relative=False, horizon=False),
     ],
     ids=lambda u: type(u).__name__,
 )

@@ -22,6 +22,7 @@ from metatele import (
     MetaSettings,
     NeuronTeleport,
     RandomTeleport,
+    TensorUpdate,
     Unroll,
     UnrollSettings,
     ValidationSettings,
@@ -68,6 +69,11 @@ CASES = {
     "global step size": (
         lambda: InnerOptimizer(GlobalStepSize(4, layers=2), NeuronTeleport(4)),
         TeacherStudent(rows=8),
+    ),
+    "tensors": (lambda: InnerOptimizer(TensorUpdate(5, per_coordinate=2), NeuronTeleport(4)), TeacherStudent(rows=8)),
+    "tensors, after, minibatches": (
+        lambda: InnerOptimizer(TensorUpdate(5), NeuronTeleport(3, layers=2), "after"),
+        ExampleFamily(rows=24, batch_size=4, parts=(0.5, 0.5, 0.0)),
     ),
     "no biases": (
         lambda: InnerOptimizer(GlobalStepSize(4), RandomTeleport()),

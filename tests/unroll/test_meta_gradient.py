@@ -26,6 +26,7 @@ from metatele import (
     RandomTeleport,
     Stay,
     Teleport,
+    TensorUpdate,
     Unroll,
     Update,
 )
@@ -42,6 +43,7 @@ UPDATES = {
     "dense lr clamped": lambda: DenseStepSize(hidden=4, layers=2, smallest=1e-3, largest=0.5, bound="clamp"),
     "gd": lambda: GradientDescent(lr=0.05, learn=True),
     "coordinate": lambda: CoordinateUpdate(hidden=4, lr=0.02),
+    "tensor": lambda: TensorUpdate(hidden=4, lr=0.02, per_coordinate=2),
     "global lr": lambda: GlobalStepSize(hidden=4, layers=2, lr=0.05),
 }
 TELEPORTS = {
@@ -149,6 +151,7 @@ def test_every_pair(make_batch, update, teleport, order):
         ("dense", "stay"),
         ("dense", "auto"),
         ("coordinate", "neuron"),
+        ("tensor", "neuron"),
         ("gd", "data dependent"),
         ("global lr", "scaling"),
     ],

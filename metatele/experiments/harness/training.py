@@ -143,7 +143,7 @@ def train_stack(
         if index is not None:
             rows = index[step].to(whole.inputs.device)
             here = replace(whole, inputs=whole.inputs[task, rows], targets=whole.targets[task, rows])
-        point = Point(params, here.gradient(params), here.inputs, step, here, whole)
+        point = Point(params, here.gradient(params), here.inputs, step, here, whole, steps)
         with torch.no_grad():
             alive = task_norm(params).isfinite() & task_norm(point.gradient).isfinite()
             params, state = inner.step(point, group, state, alive)

@@ -80,6 +80,7 @@ class Deck:
             scored=[] if self.shared else [(chunk.of(meta[0]), chunk.of(meta[1]))],
             made=[tuple(chunk.of(t) for t in tensors) for tensors in made],
             constants={k: chunk.of(c) for k, c in batch.constants.items()},
+            horizon=torch.tensor(play.steps, dtype=torch.float64, device=x.device),
         )
         if before is None:
             self.carry, self.losses = self._start(x, y)

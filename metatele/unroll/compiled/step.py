@@ -53,6 +53,7 @@ class Fixed(NamedTuple):
         scored: the rows that steps are scored on, in a list; none if they are the same.
         made: what each factor of the group computed from the data.
         constants: frozen parameters and buffers of the networks, {name: [B, ...]}.
+        horizon: the number of steps that the trajectory is to have.
     """
 
     rows: DataRows
@@ -61,6 +62,7 @@ class Fixed(NamedTuple):
     scored: list[DataRows]
     made: list[OfData]
     constants: Params
+    horizon: Tensor
 
 
 class Now(NamedTuple):
@@ -179,9 +181,9 @@ class StepFunction:
                 gradient = map_params(torch.detach, gradient)
             gradient = select_tasks(alive, gradient, map_params(torch.zeros_like, gradient))
             group = self.group if "inner" in given.now.drawn else self.group.on(x, fixed.made)
-            step = cast(int, given.now.step)  # see Point
+            step, horizon = cast(int, given.now.step), cast(int, fixed.horizon)  # see Point
             here, whole = self._landscape(x, y, fixed), self._landscape(*fixed.rows, fixed)
-            point = Point(params, gradient, x, step, here, whole)
+            point = Point(params, gradient, x, step, here, whole, horizon)
             taken = (point, group, self._state(carry), alive, self.active)
             new, state = functional_call(_Stepper(self.inner), learned, taken)
             presume(~alive | task_norm(map_params(torch.detach, new)).isfinite(), IN_ORDER)

@@ -29,13 +29,21 @@ class InnerStep(torch.optim.Optimizer):
         group: the network's group, from `InnerOptimizer.bind`.
         begin: where the tasks stand; those that have diverged stay there.
         whole: the losses on all rows that the tasks train on.
+        horizon: the number of steps that the trajectory is to have.
     """
 
     def __init__(
-        self, network: StackedNetwork, inner: InnerOptimizer, group: ProductGroup, begin: Position, whole: Landscape
+        self,
+        network: StackedNetwork,
+        inner: InnerOptimizer,
+        group: ProductGroup,
+        begin: Position,
+        whole: Landscape,
+        horizon: int,
     ) -> None:
         super().__init__(network.parameters(), {})
         self.names, self.inner, self.group, self.begin, self.whole = network.names, inner, group, begin, whole
+        self.horizon = horizon
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         raise NotImplementedError("an inner step is taken through higher.innerloop_ctx")
@@ -83,7 +91,7 @@ class DifferentiableInnerStep(higher.optim.DifferentiableOptimizer):
 
     def __init__(self, other: InnerStep, *args: Any, **kwargs: Any) -> None:
         super().__init__(other, *args, **kwargs)
-        self.names, self.inner, self.group = other.names, other.inner, other.group
+        self.names, self.inner, self.group, self.horizon = other.names, other.inner, other.group, other.horizon
         self.inner_state, self.step_count = other.begin.state, other.begin.step
         self._gate = _Gate(other.begin.alive, other.begin.stopped_at)
         self._whole = self._landscape = other.whole
@@ -144,7 +152,7 @@ class DifferentiableInnerStep(higher.optim.DifferentiableOptimizer):
         params = self.params
         gradient = dict(zip(self.names, grouped_grads[0], strict=True))
         here = self._landscape
-        point = Point(params, gradient, here.inputs, self.step_count, here, self._whole)
+        point = Point(params, gradient, here.inputs, self.step_count, here, self._whole, self.horizon)
         with torch.set_grad_enabled(self._track_higher_grads):
             new, self.inner_state = self.inner.step(point, self.group, self.inner_state, self.alive)
         # Whatever parameters a step starts from, their squares are finite: so are all features.

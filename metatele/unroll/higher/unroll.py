@@ -44,7 +44,7 @@ class Unroll:
     Args:
         inner: the inner optimizer; it is bound to the meta-batch's network.
         batch: the tasks.
-        steps: length of the trajectory.
+        steps: length of the trajectory, which its parts see as `Point.horizon`.
         second_order: whether the meta-gradient passes through the inner gradients.
 
     Attributes:
@@ -183,7 +183,7 @@ class Unroll:
         """The network at a position, patched by `higher`, and the inner optimizer to go on with."""
         network = StackedNetwork(self.batch.network, self.batch.trained(begin.params), self.batch.constants)
         whole = self._landscape(*self.batch.rows("inner"))
-        opt = InnerStep(network, self.inner, self.group, begin, whole)
+        opt = InnerStep(network, self.inner, self.group, begin, whole, self.steps)
         with higher.innerloop_ctx(network, opt, copy_initial_weights=False, track_higher_grads=differentiable) as pair:
             yield pair
 

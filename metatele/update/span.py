@@ -1,0 +1,47 @@
+"""Directions of parameter tensors side by side: their inner products, and steps in what they span."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+LEAST_SIZE = 1e-8  # added to mean squares of scaled directions, so that roots and quotients stay smooth at zero
+
+
+class Span:
+    """R directions of each of T parameter tensors.
+
+    Statistics and steps are one batched product each for a tensor, once the directions lie side by side.
+
+    Args:
+        directions: of each tensor, [B, R, ...].
+        sizes: how many entries each tensor has.
+
+    Attributes:
+        parts: the directions of each tensor, T times [B, R, its entries].
+        products: their inner products, [B, T, R, R].
+    """
+
+    def __init__(self, directions: Sequence[Tensor], sizes: Sequence[int]) -> None:
+        self.parts = [x.reshape(*x.shape[:2], size) for x, size in zip(directions, sizes, strict=True)]
+        self.products = torch.stack([torch.bmm(x, x.mT) for x in self.parts], 1)
+
+    def statistics(self, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines between the directions, and the logarithms of their lengths.
+
+        Args:
+            scale: what each direction is multiplied by before, [B, T, R].
+        Returns: [B, T, R (R - 1) / 2] and [B, T, R].
+        """
+        gram = self.products * scale.unsqueeze(2) * scale.unsqueeze(3)
+        size = (gram.diagonal(dim1=2, dim2=3) + LEAST_SIZE).sqrt()
+        cosines = (gram / (size.unsqueeze(2) * size.unsqueeze(3))).flatten(2)
+        many = scale.shape[2]
+        above = [i * many + j for i in range(many) for j in range(i + 1, many)]
+        return cosines.index_select(2, torch.tensor(above, device=scale.device)), size.log()
+
+    def combine(self, weights: Tensor) -> list[Tensor]:
+        """The sum of each tensor's first directions, weighted by [B, T, K]; T times [B, its entries]."""
+        many = weights.shape[2]
+        pairs = zip(weights.unsqueeze(2).unbind(1), self.parts, strict=True)
+        return [torch.bmm(w, x[:, :many]).squeeze(1) for w, x in pairs]

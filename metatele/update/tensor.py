@@ -1,0 +1,254 @@
+"""A learned update that runs once a parameter tensor, not once a coordinate."""
+
+from collections.abc import Iterable
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from metatele.parts.point import PROGRESS, Point, State
+from metatele.recurrent import RecurrentCore
+from metatele.support.checks import above_zero, at_least, one_of, yes_or_no
+from metatele.task.params import Params, map_params
+from metatele.update.base import Update
+from metatele.update.coordinate_network import CoordinateNetwork
+from metatele.update.size_free import LEAST_SQUARE
+from metatele.update.span import Span
+from metatele.update.tensor_shapes import SHAPE_FEATURES, TensorShapes
+
+Decay = Literal["none", "relative", "absolute", "both"]
+GRADIENT, PARAMS, LAST = 5, 6, 7  # places in a span; what comes before PARAMS is made of gradients
+# For each direction: which of (1, gradient's size, parameters' size, step) it is divided by; and the powers of what the
+# moments (fast, slow, long, short) have of their numbers, by which their start from zero is corrected.
+DIVISORS = [0, 0, 0, 0, 1, 1, 2, 3]
+ZERO_START = [
+    [-1, 0, 0.5, 0],
+    [-1, 0, 0, 0.5],
+    [0, 0, 0, 0.5],
+    [0, -1, 0.5, 0],
+    [-1, 0, 0, 0],
+    [0, 0, 0, 0],
+    [0, 0, 0, 0],
+    [0, 0, 0, 0],
+]
+LEAST_SLOPE = 1e-30  # added to squared slopes
+
+
+class Moments(NamedTuple):
+    """Means of a tensor's gradients and of their squares, not corrected for their zero start, shaped like it."""
+
+    fast: Tensor
+    slow: Tensor
+    long: Tensor
+    short: Tensor
+
+
+class Own(NamedTuple):
+    """What is made of one tensor, coordinate by coordinate.
+
+    Attributes:
+        moments: after the gradient.
+        metric: the long second moment, above zero: what makes covectors of steps.
+        directions: [B, R, ...]
+    """
+
+    moments: Moments
+    metric: Tensor
+    directions: Tensor
+
+
+class Units(NamedTuple):
+    """What the numbers of a span are measured in.
+
+    Attributes:
+        scale: brings each direction to order one, [B, T, R].
+        step: what steps are measured in, [B, T].
+        power: log root mean square of the gradient, lately, [B, T].
+        growth: log root mean square of the parameters relative to where they began, [B, T].
+    """
+
+    scale: Tensor
+    step: Tensor
+    power: Tensor
+    growth: Tensor
+
+
+class TensorUpdate(Update):
+    """LSTM(update) for each parameter tensor: f = -s sum_k w_k d_k, with the weights w and the step size s chosen.
+
+    The directions d_k are made coordinate by coordinate: momentum over the root of Adam's second moment, of two spans;
+    the gradient and a slow momentum likewise; momentum and gradient over their root mean square; the parameters. A
+    fresh LSTM takes Adam's steps. The tensors of all tasks are the rows of one LSTM, which sees the angles between
+    the directions and their lengths, how the gradient and the parameters have grown, the tensor's shape and place, the
+    time, the horizon, and the mean of what all tensors see: nothing that depends on the scale of the loss. A learned
+    step size for each tensor: Metz et al. 2022, arXiv:2211.09760.
+
+    Args:
+        hidden: size of the LSTM.
+        lr: the step size of a fresh LSTM.
+        relative: measure the steps of a tensor in its own root mean square (see `TensorShapes`).
+        decay: whether the parameters are a direction: divided by their root mean square, so that the pull does not
+            depend on it; or as they are, so that large tensors are pulled more strongly, as by AdamW; or both, or not.
+            Without "absolute" nothing depends on the scale of the parameters either, if `relative` is true.
+        secant: whether the LSTM sees how the slope along the last step has changed. That step is carried along by
+            teleports as a covector: multiplied by Adam's second moment.
+        horizon: whether it sees the horizon, where that is known.
+        per_coordinate: units of a small network that corrects the step of each coordinate; 0 for none.
+    Raises: ConfigError for an argument out of range.
+    """
+
+    MOMENTA = (0.9, 0.99)
+    SQUARES = (0.999, 0.95)
+    FLOOR = 0.1  # of a tensor's first root mean square: what its steps are measured in when it has shrunk to zero
+
+    def __init__(
+        self,
+        hidden: int = 32,
+        lr: float = 0.01,
+        relative: bool = True,
+        decay: Decay = "both",
+        secant: bool = True,
+        horizon: bool = True,
+        per_coordinate: int = 0,
+    ) -> None:
+        super().__init__()
+        above_zero(lr=lr)
+        yes_or_no(relative=relative, secant=secant, horizon=horizon)
+        one_of(get_args(Decay), decay=decay)
+        at_least(0, per_coordinate=per_coordinate)
+        self.hidden, self.lr, self.relative, self.decay = hidden, lr, relative, decay
+        self.secant, self.horizon, self.per_coordinate = secant, horizon, per_coordinate
+        self.pulls = [pull for pull in ("relative", "absolute") if decay in (pull, "both")]
+        many = LAST + secant
+        own = many * (many - 1) // 2 + many + 2 + ("absolute" in self.pulls) + 2 * secant + SHAPE_FEATURES
+        shared = 1 + PROGRESS * horizon + 2 * secant
+        outputs = PARAMS + len(self.pulls) + 1 + per_coordinate
+        self.core = RecurrentCore(2 * own + shared, hidden, 1, outputs, head_scale=0.1)
+        self.network = CoordinateNetwork(LAST, per_coordinate) if per_coordinate else None
+
+    def initialise(self) -> None:
+        super().initialise()
+        if self.network is not None:
+            self.network.initialise()
+
+    def start(self, params: Params) -> State:
+        zeros = map_params(torch.zeros_like, params)
+        first = next(iter(params.values()))
+        shapes = TensorShapes.of(params, first)
+        means = _sums(p.square() for p in params.values()) / shapes.counts
+        begin = torch.where(means > LEAST_SQUARE, (means + LEAST_SQUARE).sqrt(), shapes.begin)
+        none = torch.zeros_like(begin)  # the gradient's first size, and slopes
+        memory = (begin, none, none) if self.secant else (begin, none)
+        covectors = (zeros,) * (2 + self.secant)
+        return State(covectors, (zeros, zeros), (*memory, *self.core.start(begin.numel(), first)))
+
+    def propose(self, point: Point, state: State) -> tuple[Params, State]:
+        params, shapes = point.params, TensorShapes.of(point.params, next(iter(point.params.values())))
+        own = {name: self._own(name, point, state) for name in params}
+        span = Span([o.directions for o in own.values()], shapes.sizes)
+        begin, first, *rest = state.memory
+        units = self._units(point, span, _sums(o.moments.short for o in own.values()), begin, shapes)
+        first = torch.where(torch.as_tensor(point.step, device=begin.device) == 0, units.power, first)
+        before = rest.pop(0) if self.secant else None
+        features = self._features(point, span, units, shapes, (units.power - first) / 3, before)
+        out, memory = self.core(features.flatten(0, 1), tuple(rest))
+        parts, slopes = self._steps(span, units, out.unflatten(0, first.shape))
+        step = {name: f.reshape(p.shape) for (name, p), f in zip(params.items(), parts, strict=True)}
+        fast, slow, long, short = ({k: o.moments[i] for k, o in own.items()} for i in range(len(Moments._fields)))
+        lowered = ({k: f * own[k].metric for k, f in step.items()},) if self.secant else ()
+        kept = (begin, first, slopes) if self.secant else (begin, first)
+        return step, State((fast, slow, *lowered), (long, short), (*kept, *memory))
+
+    def _own(self, name: str, point: Point, state: State) -> Own:
+        """What is made of a tensor's gradient, coordinate by coordinate."""
+        # Autograd gives transposed gradients, which cost more in every operation than a copy does.
+        p, g = point.params[name], point.gradient[name].contiguous()
+        fast, slow, long, short = (m[name] for m in (*state.covectors[:2], *state.squares))
+        # The last step, as it was before it became a covector.
+        last = [state.covectors[2][name] / (long + LEAST_SQUARE)] if self.secant else []
+        square, (a, b), (c, d) = g.square(), self.MOMENTA, self.SQUARES
+        fast, slow = torch.lerp(fast, g, 1 - a), torch.lerp(slow, g, 1 - b)
+        long, short = torch.lerp(long, square, 1 - c), torch.lerp(short, square, 1 - d)
+        metric = long + LEAST_SQUARE
+        over, lately = metric.rsqrt(), (short + LEAST_SQUARE).rsqrt()
+        rows = [fast * over, fast * lately, g * lately, slow * over, fast, g, p, *last]
+        return Own(Moments(fast, slow, long, short), metric, torch.stack(rows, 1))
+
+    def _units(self, point: Point, span: Span, squares: Tensor, begin: Tensor, shapes: TensorShapes) -> Units:
+        """What the directions are measured in.
+
+        Args:
+            squares: the sum of each tensor's short second moment, [B, T].
+            begin: what the parameters' size was where the state began, [B, T].
+        """
+        betas = torch.tensor([*self.MOMENTA, *self.SQUARES], dtype=torch.float64, device=begin.device)
+        there = (1 - betas ** (point.step + 1)).to(begin.dtype)  # what a mean has of the numbers that it began without
+        power = (squares / (there[-1] * shapes.counts) + LEAST_SQUARE).sqrt()
+        square = span.products[..., PARAMS, PARAMS] / shapes.counts
+        unit = (square + (self.FLOOR * begin).square()).sqrt()
+        one = torch.ones_like(unit)
+        step = self.lr * (shapes.step * unit if self.relative else one)
+        divisors = torch.stack([one, power, unit, step], 2)[..., DIVISORS[: LAST + self.secant]]
+        factors = (there.new_tensor(ZERO_START[: LAST + self.secant]) @ there.log()).exp()
+        growth = (square / begin.square() + self.FLOOR**2).log() / 2
+        return Units(factors / divisors, step, power.log(), growth)
+
+    def _features(
+        self, point: Point, span: Span, units: Units, shapes: TensorShapes, change: Tensor, before: Tensor | None
+    ) -> Tensor:
+        """What the LSTM sees, all of order one, [B, T, inputs].
+
+        Args:
+            change: how the gradient's size has changed, [B, T].
+            before: the slopes along the last step where it was taken, [B, T]; None without a secant.
+        """
+        cosines, sizes = span.statistics(units.scale * shapes.counts.rsqrt().unsqueeze(1))
+        columns, shared = [change, units.growth], [point.time(change[:, 0])]
+        if "absolute" in self.pulls:
+            square = span.products[..., PARAMS, PARAMS] / shapes.counts
+            columns.append((square * shapes.fan_in + self.FLOOR**4).log() / 6)
+        if self.horizon:
+            shared += point.progress(change).expand(len(change), -1).unbind(1)
+        if before is not None:
+            after = span.products[..., GRADIENT, LAST]
+            columns += _secant(after, before)
+            shared += _secant(after.sum(1), before.sum(1))
+        shape = shapes.features.expand(len(change), -1, -1)
+        own = torch.cat([cosines, sizes / 2, torch.stack(columns, 2), shape], 2)
+        mean = torch.cat([own.mean(1), torch.stack(shared, 1)], 1)
+        return torch.cat([own, mean.unsqueeze(1).expand(-1, own.shape[1], -1)], 2)
+
+    def _steps(self, span: Span, units: Units, out: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The step of each tensor, T times [B, its entries], and the slopes along them, [B, T].
+
+        out: the LSTM's outputs, [B, T, outputs].
+        """
+        chosen, pulls, log_size, shifts = out.split([PARAMS, len(self.pulls), 1, self.per_coordinate], 2)
+        size = -units.step.unsqueeze(2) * (5 * torch.tanh(log_size / 2.5)).exp()
+        adam = torch.tensor([1.0] + [0.0] * (PARAMS - 1), dtype=out.dtype, device=out.device)
+        weights = (adam + 2 * chosen.tanh()) * units.scale[..., :PARAMS]
+        if self.pulls:
+            relative = units.scale[..., PARAMS : PARAMS + 1]
+            scales = [relative if pull == "relative" else torch.ones_like(relative) for pull in self.pulls]
+            pull = (2 * pulls.tanh() * torch.cat(scales, 2)).sum(2, keepdim=True)
+            weights = torch.cat([weights, pull], 2)
+        weights = size * weights
+        parts = span.combine(weights)
+        slopes = (span.products[..., GRADIENT, : weights.shape[2]] * weights).sum(2)
+        if self.network is not None:
+            scaled = [x[:, :LAST] * units.scale[:, t, :LAST, None] for t, x in enumerate(span.parts)]
+            more = [size[:, t] * self.network(x, shifts[:, t]) for t, x in enumerate(scaled)]
+            along = [(f * x[:, GRADIENT]).sum(1) for f, x in zip(more, span.parts, strict=True)]
+            parts, slopes = [a + b for a, b in zip(parts, more, strict=True)], slopes + torch.stack(along, 1)
+        return parts, slopes
+
+
+def _sums(tensors: Iterable[Tensor]) -> Tensor:
+    """The sum over the entries of each of T tensors [B, ...], [B, T]."""
+    return torch.stack([x.reshape(len(x), x[0].numel()).sum(1) for x in tensors], 1)
+
+
+def _secant(after: Tensor, before: Tensor) -> list[Tensor]:
+    """How the slopes along a step changed: (after, before) as a point on the circle, downhill positive."""
+    size = (after.square() + before.square() + LEAST_SLOPE).sqrt()
+    return [-after / size, -before / size]

@@ -1,0 +1,119 @@
+"""The length of a trajectory, where it is known: what an update sees of it, and that every engine tells it."""
+
+import itertools
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from metatele import (
+    GradientDescent,
+    InnerOptimizer,
+    NeuronTeleport,
+    UnrollSettings,
+    ValidationSettings,
+    sample_meta_batch,
+)
+from metatele.meta_training import MetaSettings, trainer
+from metatele.parts.point import PROGRESS, Point, State
+from metatele.task.params import Params, map_params
+from metatele.testing import ExampleFamily
+from metatele.unroll import Unroll
+from metatele.unroll.compiled import CompiledUnroll, Programs, program, programs
+
+LIKE = torch.zeros(2, 3, dtype=torch.float64)
+
+
+def at(step: int, horizon: int | None) -> Tensor:
+    return Point({}, {}, LIKE, step, horizon=horizon).progress(LIKE)
+
+
+def test_what_a_part_sees_of_the_horizon():
+    assert at(5, None).tolist() == [0.0] * PROGRESS
+    begin, middle, end = at(0, 9), at(3, 9), at(9, 9)
+    assert begin[:3].tolist() == [1.0, 0.0, 0.0]
+    expected = [1.0, 1 / 3, math.log(0.7) / 3, math.log(10) / 3]
+    assert middle.tolist() == pytest.approx(expected)
+    assert float(end[1]) == 1
+
+
+@pytest.mark.parametrize("horizon", [-3, 0, 1, 4])
+def test_steps_beyond_the_horizon_see_its_end(horizon: int):
+    expected = at(max(horizon, 1), max(horizon, 1))
+    for step in (max(horizon, 1), 5, 1000):
+        assert bool(at(step, horizon).isfinite().all())
+        torch.testing.assert_close(at(step, horizon), expected)
+
+
+def test_a_horizon_that_is_traced_is_a_number_like_any_other():
+    for step, horizon in itertools.product((0, 3, 20), (1, 9)):
+        numbers = (torch.tensor(float(n), dtype=torch.float64) for n in (step, horizon))
+        traced = replace(Point({}, {}, LIKE, 0), **dict(zip(("step", "horizon"), numbers, strict=True)))
+        torch.testing.assert_close(traced.progress(LIKE), at(step, horizon))
+
+
+class Annealed(GradientDescent):
+    """Steps that shrink towards the end, and stop there."""
+
+    def propose(self, point: Point, state: State) -> tuple[Params, State]:
+        known, passed, _, _ = point.progress(point.inputs)
+        step, state = super().propose(point, state)
+        return map_params(lambda f: f * (1 - known * passed), step), state
+
+
+@pytest.fixture
+def traced_only(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What is traced is run by torch, operation by operation; gives what has been traced."""
+    made: list[object] = []
+    monkeypatch.setattr(program, "_compile", lambda graph, inputs: made.append(graph) or (lambda v: graph(*v)))
+    monkeypatch.setattr(programs, "settle", lambda: None)
+    return made
+
+
+@pytest.mark.parametrize("moments", ["transform", "reset"])
+def test_both_engines_tell_it_and_one_step_serves_for_all(moments, traced_only):
+    """A state that is reset counts steps, and the horizon, from where it begins."""
+    inner = InnerOptimizer(Annealed(0.05), NeuronTeleport(3, first=1, last=1), moments=moments).double()
+    batch = sample_meta_batch(ExampleFamily(), "train", range(3)).to(torch.float64)
+    held, traced = Programs(), []
+    for horizon in (4, 7, 2):
+        plain, compiled = Unroll(inner, batch, horizon), CompiledUnroll(held, inner, batch, horizon)
+        windows = [play.window(play.start(), 6, differentiable=False) for play in (plain, compiled)]
+        torch.testing.assert_close(windows[1].meta_losses, windows[0].meta_losses, rtol=1e-9, atol=0)
+        still = windows[0].meta_losses.diff(dim=0).abs().sum(1) < 1e-14
+        assert still.tolist() == [k >= horizon for k in range(1, 6)]
+        traced.append(len(traced_only))
+    assert traced[0] == traced[-1] > 0
+    assert not held.refused
+
+
+class Noted(GradientDescent):
+    """Notes at which step, of how many, it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__(0.01, learn=True)
+        self.asked: list[tuple[int, int | None]] = []
+
+    def propose(self, point: Point, state: State) -> tuple[Params, State]:
+        self.asked.append((point.step, point.horizon))
+        return super().propose(point, state)
+
+
+def test_meta_training_tells_each_trajectory_its_own():
+    """Also one that goes on after a restart, whose horizon depends on when it was begun."""
+    update = Noted()
+    unroll = UnrollSettings((3, 9), 3, in_flight=2)
+    training = trainer.MetaTrainer(
+        InnerOptimizer(update), [ExampleFamily()], unroll, MetaSettings(6, 2), ValidationSettings(2, 2)
+    )
+    training.initialise()
+    training.enter()
+    flights = [training.begin(number) for number in range(6)]
+    assert len({flight.horizon for flight in flights}) > 1
+    for flight in [*flights, training.begin(1, horizon=5)]:
+        update.asked.clear()
+        while not flight.done:
+            training.estimator.gradient(flight)
+        assert update.asked == [(k, flight.horizon) for k in range(flight.horizon)]

@@ -1,0 +1,224 @@
+"""`TensorUpdate`: what its design promises, on networks of any kind."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from metatele.tasks import TeacherStudent
+from torch import Tensor
+
+from metatele import (
+    Adam,
+    Balance,
+    ConfigError,
+    InnerOptimizer,
+    TensorUpdate,
+    Unroll,
+    sample_meta_batch,
+)
+from metatele.landscape import Landscape
+from metatele.parts.point import Point
+from metatele.support.seeding import seeded
+from metatele.task.params import Params, flatten, map_params
+from metatele.update.size_free import LEAST_SQUARE
+
+SHAPES = ((5, 3), (5,), (2, 5), (2,))
+ODD = {
+    "a scalar": [()],
+    "one tensor": [(3, 4)],
+    "a vector": [(7,)],
+    "no entries": [(4, 3), (0, 4), (4, 0), (0,), ()],
+    "a convolution": [(4, 3, 2, 2), (4,), (1, 4)],
+}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "as it comes": {},
+    "per coordinate": {"per_coordinate": 3},
+    "absolute steps": {"relative": False},
+    "no decay": {"decay": "none"},
+    "absolute decay": {"decay": "absolute"},
+    "no secant": {"secant": False},
+}
+SCALES = st.floats(-4, 4).map(lambda x: 10.0**x)
+every_setting = pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+
+
+def strong(**settings: Any) -> TensorUpdate:
+    """An update whose LSTM has much to say."""
+    update = TensorUpdate(6, **settings)
+    with seeded(1):
+        for p in update.parameters():
+            torch.nn.init.normal_(p, std=0.4)
+    return update.double()
+
+
+def random_params(shapes: Sequence[tuple[int, ...]], seed: int, tasks: int = 2) -> Params:
+    stream = torch.Generator().manual_seed(seed)
+    return {str(i): torch.randn(tasks, *s, generator=stream, dtype=torch.float64) for i, s in enumerate(shapes)}
+
+
+def path(
+    update: TensorUpdate,
+    start: Params,
+    change: Callable[[Params], Params] = lambda g: g,
+    horizon: int | None = None,
+    steps: int = 4,
+) -> list[Params]:
+    """The steps from a start along given gradients, each of which is changed before the update sees it."""
+    params, state, out = start, update.start(start), list[Params]()
+    for k in range(steps):
+        gradient = change(random_params([tuple(p.shape[1:]) for p in start.values()], 10 + k))
+        step, state = update.propose(Point(params, gradient, torch.empty(0), k, horizon=horizon), state)
+        params = map_params(lambda p, f: (p + f).detach(), params, step)
+        out.append(map_params(torch.detach, step))
+    return out
+
+
+def scaled(params: Params, factors: Sequence[float]) -> Params:
+    return {name: f * p for f, (name, p) in zip(factors, params.items(), strict=True)}
+
+
+def assert_steps(found: list[Params], expected: list[Params]) -> None:
+    for a, e in zip(found, expected, strict=True):
+        for name in e:
+            size = float(e[name].abs().max()) if e[name].numel() else 0.0
+            torch.testing.assert_close(a[name], e[name], rtol=0, atol=1e-6 * size)
+
+
+@every_setting
+@given(scale=SCALES)
+def test_the_scale_of_the_loss_changes_nothing(settings, scale):
+    update, start = strong(**settings), random_params(SHAPES, 0)
+    assert_steps(path(update, start, lambda g: map_params(lambda x: scale * x, g)), path(update, start))
+
+
+@pytest.mark.parametrize("decay", ["none", "relative"])
+@pytest.mark.parametrize("per_coordinate", [0, 3])
+@given(scales=st.lists(SCALES, min_size=4, max_size=4))
+def test_steps_go_with_the_scale_of_each_tensor(decay, per_coordinate, scales):
+    """As a rescaling of neurons, which divides the gradients, asks for; a tensor of zeros has no scale."""
+    update, start = strong(decay=decay, per_coordinate=per_coordinate), random_params(SHAPES, 0)
+    found = path(update, scaled(start, scales), lambda g: scaled(g, [1 / s for s in scales]))
+    assert_steps(found, [scaled(step, scales) for step in path(update, start)])
+
+
+def test_absolute_decay_sees_the_scale():
+    update, start = strong(decay="absolute"), random_params(SHAPES, 0)
+    a, b = path(update, scaled(start, [9.0] * 4), lambda g: scaled(g, [1 / 9] * 4)), path(update, start)
+    assert float((flatten(a[-1]) - 9 * flatten(b[-1])).abs().max()) > 1e-3
+
+
+@every_setting
+@given(data=st.data())
+def test_neurons_may_be_numbered_in_any_order(settings, data):
+    order = torch.tensor(data.draw(st.permutations(range(5))))
+
+    def permuted(params: Params) -> Params:
+        a, b, c, d = params.values()
+        return dict(zip(params, (a[:, order], b[:, order], c[:, :, order], d), strict=True))
+
+    update, start = strong(**settings), random_params(SHAPES, 0)
+    found = path(update, permuted(start), permuted)
+    assert_steps(found, [permuted(step) for step in path(update, start)])
+
+
+@every_setting
+@pytest.mark.parametrize("case", ODD)
+@pytest.mark.parametrize("zero", ["nothing", "gradients", "parameters", "both"])
+def test_networks_of_any_kind(case, settings, zero):
+    """In single precision: finite steps, with finite derivatives, also where everything is zero."""
+    update, start = strong(**settings).float(), map_params(Tensor.float, random_params(ODD[case], 0))
+    if zero in ("parameters", "both"):
+        start = map_params(torch.zeros_like, start)
+    leaves = map_params(lambda p: p.clone().requires_grad_(), start)
+    slopes = [map_params(lambda g: g.float().requires_grad_(), random_params(ODD[case], k)) for k in range(3)]
+    if zero in ("gradients", "both"):
+        slopes = [map_params(lambda g: torch.zeros_like(g, requires_grad=True), g) for g in slopes]
+    params, state = leaves, update.start(leaves)
+    for k, gradient in enumerate(slopes):
+        step, state = update.propose(Point(params, gradient, torch.empty(0), k, horizon=2), state)
+        assert {n: (f.shape, f.dtype) for n, f in step.items()} == {n: (p.shape, p.dtype) for n, p in start.items()}
+        params = map_params(torch.add, params, step)
+    assert bool(flatten(params).isfinite().all())
+    inputs = [*leaves.values(), *(g for gradient in slopes for g in gradient.values()), *update.parameters()]
+    found = torch.autograd.grad(flatten(params).square().sum(), inputs, allow_unused=True)
+    assert all(bool(g.isfinite().all()) for g in found if g is not None)
+
+
+def test_a_silent_lstm_takes_adams_steps():
+    update = TensorUpdate(4, lr=0.03, relative=False).double()
+    for p in update.core.head.parameters():
+        p.data.zero_()
+    adam, start = Adam(0.03, eps=1e-12), random_params(SHAPES, 0)
+    assert_steps(path(update, start), path(adam, start))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (16, 16), (64, 64), (64, 4)])
+def test_relative_steps_change_the_spectral_norm_alike_at_every_width(shape):
+    """By about a tenth in the first step, if the gradient is of rank one."""
+    update = TensorUpdate(4, relative=True).double()
+    for p in update.core.head.parameters():
+        p.data.zero_()
+    stream = torch.Generator().manual_seed(0)
+    start = {"w": torch.randn(1, *shape, generator=stream, dtype=torch.float64)}
+    gradient = {"w": torch.outer(*(torch.randn(n, generator=stream, dtype=torch.float64) for n in shape))[None]}
+    step, _ = update.propose(Point(start, gradient, torch.empty(0), 0), update.start(start))
+    sizes = [float(torch.linalg.matrix_norm(x["w"].detach(), 2)) for x in (step, start)]
+    assert 0.07 < sizes[0] / sizes[1] < 0.13
+
+
+def test_what_it_sees_of_the_horizon():
+    start = random_params(SHAPES, 0)
+    sees, does_not = strong(), strong(horizon=False)
+    assert_steps(path(does_not, start, horizon=9), path(does_not, start))
+    ends = [flatten(path(sees, start, horizon=horizon)[-1]) for horizon in (None, 4, 400)]
+    for i, a in enumerate(ends):
+        assert all(float((a - b).abs().max()) > 1e-6 for b in ends[:i])
+    for horizon in (-1, 0, 1, 2):  # passed long ago
+        assert all(bool(flatten(f).isfinite().all()) for f in path(sees, start, horizon=horizon, steps=6))
+
+
+def test_teleports_carry_the_last_step_along():
+    """A rescaling of neurons leaves the slope along it what it was."""
+    batch = sample_meta_batch(TeacherStudent(rows=8, spread=10), "train", range(3)).to(torch.float64)
+    inner = InnerOptimizer(strong(), Balance())
+    group = inner.bind(batch.network, batch.params)
+    inner.double()
+    here = Landscape(batch.network, batch.family.loss, *batch.rows("inner"))
+    params, state = batch.params, inner.start(batch.params, group, batch.seeds)
+    for k in (1, 2):
+        point = Point(params, here.gradient(params), here.inputs, k, here, here)
+        params, state = inner.step(point, group, state, active=False)
+    point = Point(params, here.gradient(params), here.inputs, 3, here, here)
+    there, _, carried = inner.teleport.move(point, group, state.teleport, state.update)
+    before, after = (
+        flatten(s.covectors[2]) / (flatten(s.squares[0]) + LEAST_SQUARE)
+        for s in (state.update.detach(), carried.detach())
+    )
+    assert float((before - after).abs().max()) > 0.1 * float(before.abs().max())
+    slopes = [(flatten(p.gradient) * last).sum(1) for p, last in ((point, before), (there, after))]
+    torch.testing.assert_close(slopes[1], slopes[0], rtol=1e-6, atol=0)
+
+
+def test_a_fresh_one_trains():
+    batch = sample_meta_batch(TeacherStudent(), "test", range(4))
+    unroll = Unroll(InnerOptimizer(TensorUpdate()), batch, 100)
+    window = unroll.window(unroll.start(), 100, differentiable=False)
+    assert bool((window.meta_losses[-1] < 0.2 * window.inner_losses[0]).all())
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"lr": 0.0}, "lr must be above 0"),
+        ({"relative": 1}, "relative must be true or false, got 1"),
+        ({"decay": "some"}, "decay must be one of none, relative, absolute, both, got 'some'"),
+        ({"per_coordinate": -1}, "per_coordinate must be a whole number of at least 0, got -1"),
+        ({"hidden": 0}, "hidden must be a whole number of at least 1"),
+    ],
+)
+def test_settings_that_make_no_sense(settings, said):
+    with pytest.raises(ConfigError, match=said):
+        TensorUpdate(**settings)
