@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from torch import Tensor
 
-from metatele.meta_training.meta_loss import SOLVED
+from metatele import MetaSettings
 
 Weights = dict[str, Array]  # the learned weights, by their names and in their layout in torch
 Tree = Any  # a pytree of arrays
@@ -51,4 +51,4 @@ def advance(gates: Array, c: Array, axis: int) -> tuple[Array, Array]:
 
 def score(losses: Array, initial: Array) -> Array:
     """The log meta-loss."""
-    return jnp.mean(jnp.log(losses + SOLVED * initial))
+    return jnp.mean(jnp.log(losses + MetaSettings.floor * initial))

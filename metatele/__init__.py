@@ -29,6 +29,7 @@ from metatele.symmetry import DiscreteSymmetry, Symmetry, discrete_symmetries_of
 from metatele.task.batch import MetaBatch
 from metatele.task.family import TaskFamily
 from metatele.task.images import ImageSplit, load_images, split_images
+from metatele.task.mixture import TaskMixture
 from metatele.task.sampling import sample_meta_batch
 from metatele.teleports import (
     AlgebraTeleport,
@@ -124,6 +125,7 @@ __all__ = [
     "SymmetryError",
     "TaskError",
     "TaskFamily",
+    "TaskMixture",
     "Teleport",
     "Teleported",
     "TensorUpdate",

@@ -7,6 +7,7 @@ from metatele import TaskFamily
 
 from .classification import Digits, GaussianMixture, Mnist
 from .few_shot import FewShot, FewShotDigits, FewShotMnist
+from .mixture import Mixture, Rescaled
 from .regression import PaperRegression, TeacherStudent
 
 __all__ = [
@@ -15,8 +16,10 @@ __all__ = [
     "FewShotDigits",
     "FewShotMnist",
     "GaussianMixture",
+    "Mixture",
     "Mnist",
     "PaperRegression",
+    "Rescaled",
     "TeacherStudent",
 ]
 

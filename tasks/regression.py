@@ -61,6 +61,7 @@ class TeacherStudent(TaskFamily):
         parts: fractions of the rows that are inner, meta and test rows.
         batch_size: rows in a minibatch, or None for the full batch.
         activation: of teacher and student, by its name in `metatele.tasks.mlp`.
+        noise: standard deviation of normal noise on the targets.
     """
 
     shuffle = False  # the rows are drawn in random order
@@ -76,7 +77,10 @@ class TeacherStudent(TaskFamily):
         parts: tuple[float, float, float] = (1.0, 0.0, 0.0),
         batch_size: int | None = None,
         activation: str = "relu",
+        noise: float = 0.0,
     ) -> None:
+        if not noise >= 0:
+            raise TaskError(f"noise must be at least 0, got {noise}")
         if min(inputs, hidden, outputs, depth, rows) < 1 or not spread >= 1:
             raise TaskError(
                 "inputs, hidden, outputs, depth, rows and spread must be at least 1, got "
@@ -89,7 +93,7 @@ class TeacherStudent(TaskFamily):
             )
         self.widths = [inputs] + [hidden] * depth + [outputs]
         self.activation = check_activation(activation)
-        self.rows, self.spread, self.parts, self.batch_size = rows, spread, parts, batch_size
+        self.rows, self.spread, self.parts, self.batch_size, self.noise = rows, spread, parts, batch_size, noise
 
     def network(self) -> nn.Module:
         return mlp(self.widths, self.activation)
@@ -100,7 +104,8 @@ class TeacherStudent(TaskFamily):
         x = torch.randn(self.rows, self.widths[0], generator=generator)
         with torch.no_grad():
             y = teacher(x)
-        return x, y / y.std().clamp_min(1e-6)
+        y = y / y.std().clamp_min(1e-6)
+        return x, y + self.noise * torch.randn(y.shape, generator=generator) if self.noise else y
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         return (prediction - target).square().mean()

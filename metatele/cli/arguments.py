@@ -32,7 +32,17 @@ BOILERPLATE = (
 
 _load_yaml = get_loader("yaml")  # jsonargparse's own
 SECTIONS = {"optimizer", "unroll", "meta", "validation", "evaluation"}
-SINGLE = {"config", "family", "seed", "device", "output", "controls", "seeds", "jobs"}  # what stands beside them
+SINGLE = {
+    "config",
+    "family",
+    "validation_family",
+    "seed",
+    "device",
+    "output",
+    "controls",
+    "seeds",
+    "jobs",
+}  # what stands beside them
 
 
 def set_up_parsing() -> None:
@@ -66,6 +76,11 @@ def make_training_parser(description: str) -> ArgumentParser:
     parser.add_argument("--config", action="config", help="YAML file with any of the settings below")
     parser.add_argument(
         "--family", type=Families, help="task family (or a list of them, used in turn): a class and its arguments"
+    )
+    parser.add_argument(
+        "--validation_family",
+        type=Families | None,
+        help="task family (or a list) to validate on (default: the one that is trained on)",
     )
     parser.add_class_arguments(InnerOptimizer, "optimizer")
     parser.add_class_arguments(UnrollSettings, "unroll")

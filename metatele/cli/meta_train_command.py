@@ -125,6 +125,7 @@ def train(
         stop=stop,
         device=made.device,
         config=dump(parser, config, drop=("output", "resume")),
+        validation_family=made.validation_family or (),
     )
 
 

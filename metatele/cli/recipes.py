@@ -49,7 +49,7 @@ def possible_recipes(inner: InnerOptimizer, families: list[TaskFamily], controls
             f"compare needs an optimizer that teleports, and {teleport} does not; set optimizer.teleport, or use "
             "meta-train"
         )
-    batches = [sample_meta_batch(family, "train", range(1)) for family in families]
+    batches = [sample_meta_batch(family, "train", range(1), number=0) for family in families]
     found = []
     for name in (WITH, WITHOUT):
         if _learned(name, inner):

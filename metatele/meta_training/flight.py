@@ -24,6 +24,7 @@ class Flight:
         family: the number of its family.
         batch: its tasks, as far as they are this process's.
         horizon: the length of the trajectory.
+        told: the horizon, as far as the parts are told it; None if they are not.
         first, window: the lengths of the first window and of the others.
         play, position: what plays it, and where it stands.
         noise: for each pair of particles its xi (see `EvolutionStrategy`), in units of sigma, [pairs, weights]; None if
@@ -39,6 +40,7 @@ class Flight:
     horizon: int
     first: int
     window: int
+    told: int | None
     play: Engine = field(init=False)
     position: Position = field(init=False)
     noise: Tensor | None = None

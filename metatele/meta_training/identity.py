@@ -37,7 +37,7 @@ def alike(a: Sketch, b: Sketch) -> bool:
 def identity_of(family: TaskFamily, seed: int) -> dict[str, Any]:
     """A family's class, its plain attributes, as far as JSON can hold them, whether its rows are shuffled, and a sketch
     of its first tasks, on which all of its arguments have a say."""
-    batch = sample_meta_batch(family, "train", range(2), seed)
+    batch = sample_meta_batch(family, "train", range(2), seed, number=0)
     values = {k: plain_numbers(v) for k, v in vars(family).items()}
     plain = {k: v for k, v in values.items() if isinstance(v, (bool, int, float, str, list, tuple, type(None)))}
     name = f"{type(family).__module__}.{type(family).__qualname__}"

@@ -4,17 +4,16 @@ import torch
 from torch import Tensor
 
 from metatele.errors import TaskError
-from metatele.meta_training.settings import LOGARITHMIC, MetaLossName
+from metatele.meta_training.settings import MetaLossName, MetaSettings
 from metatele.task.batch import MetaBatch
 from metatele.unroll.trajectory import Window
 
 BEGINS_SOLVED = 1e-12  # an initial loss up to which a task has nothing to learn, and gives no scale
-SOLVED = 1e-8  # of the initial loss; keeps the logarithm finite when a task is solved exactly
 HUGE = 100.0  # of the initial loss
 LAST: tuple[MetaLossName, ...] = ("final", "end")  # of the window's losses only the last one counts
 
 
-def meta_loss(window: Window, name: MetaLossName, normalise: bool) -> Tensor:
+def meta_loss(window: Window, meta: MetaSettings, horizon: int) -> Tensor:
     """The mean over the tasks.
 
     A task that has diverged counts with the loss at which it was stopped. In the window in which it diverges, each step
@@ -24,38 +23,38 @@ def meta_loss(window: Window, name: MetaLossName, normalise: bool) -> Tensor:
 
     Args:
         window: its meta-losses are [K, B]; for "end", the trajectory's last one.
-        name, normalise: see `MetaSettings`.
+        meta: says which meta-loss.
+        horizon: the length of the trajectory.
     Raises: TaskError if the loss is "log" or "end" and a loss is not positive.
     """
     losses, scale, in_order = window.meta_losses, _scale(window.end.initial_loss), window.in_order
     if bool(in_order.all()):
-        scores = _scores(losses, scale, name, normalise)
+        scores = _scores(losses, scale, meta)
     else:
         losses = torch.where(in_order, losses, window.end.bar)
-        scores = _with_price(_scores(losses, scale, name, normalise), losses, scale, in_order, name, normalise)
-    return scores[-1].mean() if name in LAST else scores.mean() if name == "log" else scores.sum(0).mean()
+        scores = _with_price(_scores(losses, scale, meta), losses, scale, in_order, meta)
+    return _total(scores, window.end.step, meta, horizon).mean()
 
 
 @torch.no_grad()
-def task_losses(window: Window, name: MetaLossName, normalise: bool, batch: MetaBatch) -> Tensor:
+def task_losses(window: Window, meta: MetaSettings, horizon: int, batch: MetaBatch) -> Tensor:
     """The meta-loss of each task, [B], where it is compared and not differentiated.
 
     Losses above `HUGE` times the initial one count by their logarithm: a difference between two trajectories must not
     be drowned by one that explodes, nor reward it for that.
 
     Args:
-        window, name, normalise: see `meta_loss`.
+        window, meta, horizon: see `meta_loss`.
         batch: the tasks, to measure their accuracy.
     Raises: as `meta_loss`; NotImplementedError if the loss is "error" and the family measures no accuracy.
     """
-    if name == "error":
+    if meta.loss == "error":
         return error_rates(window, batch)
     scale, in_order = _scale(window.end.initial_loss), window.in_order
     losses = torch.where(in_order, window.meta_losses, window.end.bar)
-    if name not in LOGARITHMIC:
+    if not meta.logarithmic:
         losses = _tamed(losses, HUGE * scale)
-    scores = _scores(losses, scale, name, normalise)
-    return scores[-1] if name in LAST else scores.mean(0) if name == "log" else scores.sum(0)
+    return _total(_scores(losses, scale, meta), window.end.step, meta, horizon)
 
 
 @torch.no_grad()
@@ -68,32 +67,45 @@ def error_rates(window: Window, batch: MetaBatch) -> Tensor:
 
 
 @torch.no_grad()
-def trajectory_scores(window: Window, batch: MetaBatch, name: MetaLossName, normalise: bool) -> Tensor:
+def trajectory_scores(window: Window, batch: MetaBatch, meta: MetaSettings) -> Tensor:
     """What validation compares, of each task, [B], from the window of a whole trajectory: the mean over its steps of
-    its log losses if the meta-loss is "log", otherwise of its losses, normalised if `normalise` is set; if it is "end",
+    its log losses, weighed as in the meta-loss, if that is "log", otherwise of its losses, normalised if `normalise` is
+    set; if it is "end",
     the log of its last loss; if it is "error", its `error_rates`. A task that has diverged counts at every step with
     the loss at which it would have been stopped."""
-    if name == "error":
+    if meta.loss == "error":
         return error_rates(window, batch)
     losses = torch.where(window.end.alive, window.meta_losses, window.end.bar)
-    scores = _scores(losses, _scale(window.end.initial_loss), name, normalise)
-    return scores[-1] if name == "end" else scores.mean(0)
+    scores = _scores(losses, _scale(window.end.initial_loss), meta)
+    return _total(scores, len(scores), meta, len(scores)) if meta.logarithmic else scores.mean(0)
 
 
-def _scores(losses: Tensor, scale: Tensor, name: MetaLossName, normalise: bool) -> Tensor:
+def _total(scores: Tensor, end: int, meta: MetaSettings, horizon: int) -> Tensor:
+    """The meta-loss of each task, [B], of its scores [K, B] in the window that ends at step `end`."""
+    if meta.loss in LAST:
+        return scores[-1]
+    if meta.loss != "log":
+        return scores.sum(0)
+    if meta.growth == 0:
+        return scores.mean(0)
+    steps = torch.arange(end - len(scores), end, dtype=torch.float64, device=scores.device)
+    weights = (1 + meta.growth) * ((steps + 0.5) / horizon) ** meta.growth  # one in the mean over the trajectory
+    return (weights.to(scores.dtype).unsqueeze(1) * scores).mean(0)
+
+
+def _scores(losses: Tensor, scale: Tensor, meta: MetaSettings) -> Tensor:
     """What each loss counts, [K, B]."""
-    if name in LOGARITHMIC:
-        _check_positive(losses, scale)
-        return (losses + SOLVED * scale).log()
-    return losses / (scale + torch.finfo(scale.dtype).tiny) if normalise else losses
+    if meta.logarithmic:
+        floor = meta.floor * scale  # keeps the logarithm finite when a task is solved exactly
+        _check_positive(losses + floor, losses)
+        return (losses + floor).log()
+    return losses / (scale + torch.finfo(scale.dtype).tiny) if meta.normalise else losses
 
 
-def _with_price(
-    scores: Tensor, losses: Tensor, scale: Tensor, in_order: Tensor, name: MetaLossName, normalise: bool
-) -> Tensor:
+def _with_price(scores: Tensor, losses: Tensor, scale: Tensor, in_order: Tensor, meta: MetaSettings) -> Tensor:
     """The scores [K, B] of which some are not in order, with the gradient of those before them."""
-    if name not in LOGARITHMIC:
-        tamed = _scores(_tamed(losses, scale), scale, name, normalise)
+    if not meta.logarithmic:
+        tamed = _scores(_tamed(losses, scale), scale, meta)
         scores = torch.where(in_order.all(0), scores, scores.detach() + tamed - tamed.detach())
     count = in_order.sum(0)
     last = scores.gather(0, (count - 1).clamp_min(0).unsqueeze(0))
@@ -112,8 +124,8 @@ def _scale(initial: Tensor) -> Tensor:
     return torch.where(initial.abs() > BEGINS_SOLVED, initial.abs(), 1.0)
 
 
-def _check_positive(losses: Tensor, scale: Tensor) -> None:
-    if not bool((losses.detach() + SOLVED * scale > 0).all()):
+def _check_positive(raised: Tensor, losses: Tensor) -> None:
+    if not bool((raised.detach() > 0).all()):
         raise TaskError(
             f"the logarithm of a loss was asked for, but a loss is {losses.min().item():.3g}; "
             "use meta.loss sum or final, or add a constant to the family's loss"

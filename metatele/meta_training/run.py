@@ -62,6 +62,7 @@ def meta_train(
     stop: Callable[[], bool] = lambda: False,
     device: str = "cpu",
     config: str = "",
+    validation_family: TaskFamily | Sequence[TaskFamily] = (),
 ) -> MetaTraining:
     """Meta-train an inner optimizer on a task family, or on several in turn.
 
@@ -81,17 +82,20 @@ def meta_train(
         stop: called after every iteration; when it returns True, the run is saved and ends.
         device: where to compute.
         config: the configuration as YAML, to be kept beside the checkpoints.
+        validation_family: where the held-out tasks come from, if it is not `family`; then the score also tells how well
+            what was learned carries over.
     Raises: ConfigError, TaskError, SymmetryError, OutputError; CheckpointError if there is nothing
         to resume, or if the saved state is damaged or belongs to another run.
     """
     families = [family] if isinstance(family, TaskFamily) else family
+    tests = [validation_family] if isinstance(validation_family, TaskFamily) else validation_family
     unroll, meta, validation = unroll or UnrollSettings(), meta or MetaSettings(), validation or ValidationSettings()
     _check_given(
         families, optimizer=(optimizer, InnerOptimizer), unroll=(unroll, UnrollSettings), meta=(meta, MetaSettings)
     )
     with ExitStack() as stack:
         ranks, device = stack.enter_context(joined(device))
-        trainer = MetaTrainer(optimizer, list(families), unroll, meta, validation, seed, device, ranks)
+        trainer = MetaTrainer(optimizer, list(families), unroll, meta, validation, seed, device, list(tests), ranks)
         stack.callback(trainer.learning.let, "both")
         run = _Run(trainer, None if output is None or not ranks.first else Path(output), config)
         ranks.from_first(lambda: stack.enter_context(run.alone()))
@@ -216,7 +220,7 @@ class _Run:
     def _references(self, saved: Any) -> list[float]:
         """The scores of the best baselines, as they were saved. Raises: TypeError, ValueError."""
         found = [float(score) for score in saved]
-        expected = len(self.trainer.families) if self.trainer.validation.baselines else 0
+        expected = len(self.trainer.tests.families) if self.trainer.validation.baselines else 0
         if len(found) != expected or not all(map(math.isfinite, found)):
             raise ValueError(f"references are {saved!r}")
         return found
@@ -257,6 +261,10 @@ class _Run:
     def _families(self) -> list[dict[str, Any]]:
         return [identity_of(f, self.trainer.seed) for f in self.trainer.families]
 
+    @cached_property
+    def _validation_families(self) -> list[dict[str, Any]]:
+        return [identity_of(f, self.trainer.seed) for f in self.trainer.validation_families]
+
     def _record(self) -> dict[str, Any]:
         best = self.best_score if math.isfinite(self.best_score) else None
         history = [list(row) for row in self.history]
@@ -270,6 +278,7 @@ class _Run:
         settings = {
             "seed": trainer.seed,
             "family": self._families,
+            **({"validation_family": self._validation_families} if self._validation_families else {}),
             "optimizer": optimizer,
             "unroll": asdict(trainer.unroll),
             "meta": _without_iterations(trainer.meta),

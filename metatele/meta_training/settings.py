@@ -40,6 +40,8 @@ class UnrollSettings:
             shorter, so that afterwards they stand at different steps, and so do the tasks of neighbouring meta-updates.
         random_start: whether the first window of a trajectory has a random length, of 1 to `window` steps, so that
             windows do not always end at the same steps.
+        untold: the fraction of the meta-batches whose horizon the update and the teleport are not told, as in a
+            training that somebody will stop.
     """
 
     steps: int | tuple[int, int] = 100
@@ -51,9 +53,11 @@ class UnrollSettings:
     curriculum: int = 0
     in_flight: int = 1
     random_start: bool = False
+    untold: float = 0.0
 
     def __post_init__(self) -> None:
         make_plain(self)
+        within(0, 1, **{"unroll.untold": self.untold})
         at_least(1, **{"unroll.window": self.window, "unroll.in_flight": self.in_flight})
         at_least(0, **{"unroll.curriculum": self.curriculum})
         self._check_steps()
@@ -105,8 +109,8 @@ class Phase:
     Args:
         iterations: how long it lasts. A schedule of step sizes begins anew with each phase, and so does Adam.
         learn: which part of the inner optimizer learns; the other one stays as it is.
-        estimator, lr, teleport_lr, sigma, pairs, loss, clip, schedule: see `MetaSettings`.
-        steps, window, second_order, engine, curriculum, in_flight, random_start: see `UnrollSettings`.
+        estimator, lr, teleport_lr, sigma, pairs, loss, growth, clip, schedule: see `MetaSettings`.
+        steps, window, second_order, engine, curriculum, in_flight, random_start, untold: see `UnrollSettings`.
     """
 
     iterations: int
@@ -117,6 +121,7 @@ class Phase:
     sigma: float | None = None
     pairs: int | None = None
     loss: MetaLossName | None = None
+    growth: float | None = None
     clip: float | None = None
     schedule: Schedule | None = None
     steps: int | tuple[int, int] | None = None
@@ -126,6 +131,7 @@ class Phase:
     curriculum: int | None = None
     in_flight: int | None = None
     random_start: bool | None = None
+    untold: float | None = None
 
     def __post_init__(self) -> None:
         make_plain(self)
@@ -145,6 +151,10 @@ class MetaSettings:
             sum of its losses; "final", its last loss; "end", the log of the trajectory's last loss, so that only its
             last window counts; "error", the fraction of the meta rows that are predicted wrong at its end, for which
             only the evolution strategies have a gradient.
+        growth: in a mean over steps ("log"), step t of a trajectory of T steps weighs as (t / T) ** growth: 0 for
+            alike, larger for the end, which is what optimizers are judged by, rather than the start.
+        floor: what is added to losses before their logarithm, as a fraction of the task's initial loss: below it,
+            smaller losses count no more.
         normalise: divide each task's losses by its initial loss, so that tasks of different scale
             have equal weight (it has no effect on "log", "end" and "error").
         lr: Adam's step size for the update's weights.
@@ -166,6 +176,8 @@ class MetaSettings:
     iterations: int = 200
     tasks: int = 16
     loss: MetaLossName = "log"
+    growth: float = 0.0
+    floor: float = 1e-8
     normalise: bool = True
     lr: float = 1e-3
     teleport_lr: float | None = None
@@ -180,13 +192,16 @@ class MetaSettings:
     def __post_init__(self) -> None:
         make_plain(self)
         at_least(1, **{"meta.iterations": self.iterations, "meta.tasks": self.tasks})
-        above_zero(**{"meta.lr": self.lr, "meta.sigma": self.sigma})
+        above_zero(**{"meta.lr": self.lr, "meta.sigma": self.sigma, "meta.floor": self.floor})
+        within(0, 100, **{"meta.growth": self.growth})
         yes_or_no(**{"meta.normalise": self.normalise})
         optional = {"meta.teleport_lr": self.teleport_lr, "meta.clip": self.clip}
         above_zero(**{name: value for name, value in optional.items() if value is not None})
         one_of(get_args(MetaLossName), **{"meta.loss": self.loss})
         one_of(get_args(Schedule), **{"meta.schedule": self.schedule})
         one_of(get_args(EstimatorName), **{"meta.estimator": self.estimator})
+        if self.growth and self.loss != "log" and self.phases is None:
+            raise ConfigError(f"meta.growth weighs the steps of loss 'log', not of {self.loss!r}; set it to 0")
         if self.average is not None:
             within(0, 1, **{"meta.average": self.average})
         if self.pairs is not None:

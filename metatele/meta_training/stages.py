@@ -44,6 +44,11 @@ class Stage:
         steps = round(shortest * (self._longest(since) / shortest) ** drawn)
         return max(1, math.ceil(steps * min((place + 1) / self.unroll.in_flight, 1.0)))
 
+    def told(self, number: int, seed: int) -> bool:
+        """Whether the parts are told the horizon of a meta-batch."""
+        drawn = float(torch.rand((), generator=generator("told", seed, number), dtype=torch.float64))
+        return drawn >= self.unroll.untold
+
     def mean_horizon(self, iterations: int) -> float:
         """The mean length that is to be expected over the first iterations."""
         points = [iterations * (i + 0.5) / POINTS for i in range(POINTS)] if self.unroll.curriculum else [0.0]

@@ -24,6 +24,7 @@ from metatele.support.ranks import Ranks
 from metatele.support.seeding import derive_seed
 from metatele.task.batch import MetaBatch
 from metatele.task.family import TaskFamily
+from metatele.task.mixture import TaskMixture
 from metatele.task.sampling import sample_meta_batch
 from metatele.unroll import Engine, MakeEngine, engine_maker
 
@@ -65,7 +66,8 @@ class MetaTrainer:
         begun: meta-batches that have been begun.
         flights: those that have not ended, in the order of their next windows.
         stage: the stage of the run that the next iteration belongs to.
-        tests: the tasks of the validation split.
+        validation_families: where the tasks of the validation split come from; `families` if there are none.
+        tests: those tasks.
     """
 
     inner: InnerOptimizer
@@ -75,6 +77,7 @@ class MetaTrainer:
     validation: ValidationSettings
     seed: int = 0
     device: str = "cpu"
+    validation_families: Sequence[TaskFamily] = ()
     ranks: Ranks = field(default_factory=Ranks)
     done: int = 0
     begun: int = field(default=0, init=False)
@@ -91,8 +94,10 @@ class MetaTrainer:
                 raise ConfigError(f"{name} is {tasks}, fewer than the {self.ranks.size} processes; start fewer")
         self.stages = stages_of(self.unroll, self.meta)
         check_device(self.device)
+        self._check_mixtures()
         where = self.seed, self.device, DTYPE, self.ranks
-        self.tests = Validation(self.families, self.validation, self.meta, self.horizon, *where)
+        given = self.validation_families or self.families
+        self.tests = Validation(given, self.validation, self.meta, self.horizon, *where)
         for batch in self.tests.batches:  # also reports now, not later, a family that does not fit
             self.inner.bind(batch.network, batch.params)
         self.inner.to(self.device, DTYPE)
@@ -104,6 +109,19 @@ class MetaTrainer:
         self.learning.let("both")
         self.stage = self.stages[0]
         self.average: AveragedModel | None = None
+
+    def _check_mixtures(self) -> None:
+        """Raises: ConfigError for an engine that would make itself anew for each meta-batch of a mixture."""
+        for family in (*self.families, *self.validation_families):
+            if isinstance(family, TaskMixture) and any(s.unroll.engine != "higher" for s in self.stages):
+                raise ConfigError(
+                    f"unroll.engine 'compiled' would compile each network of {type(family).__name__} anew; use 'higher'"
+                )
+
+    @property
+    def mixed(self) -> bool:
+        """Whether meta-batches may be of several families."""
+        return len(self.families) > 1 or isinstance(self.families[0], TaskMixture)
 
     @property
     def current(self) -> InnerOptimizer:
@@ -162,7 +180,9 @@ class MetaTrainer:
     def validate(self) -> tuple[float, int]:
         """The score on held-out tasks, and how many of them diverged (see `Validation.score`)."""
         with multiplying(self.unroll.tf32):
-            return self.tests.score(lambda i, batch: self._maker(i, batch)(self.current, batch, self.horizon, False))
+            return self.tests.score(
+                lambda family, batch: self._maker(family, batch)(self.current, batch, self.horizon, False)
+            )
 
     def begin(self, number: int, batch: MetaBatch | None = None, horizon: int | None = None) -> Flight:
         """A meta-batch at the start of its trajectory; its tasks and its horizon are drawn when they are not given."""
@@ -170,10 +190,12 @@ class MetaTrainer:
         family = number % len(self.families)
         if batch is None:
             indices = [number * tasks + i for i in self.estimator.tasks(self.ranks, tasks)]
-            batch = sample_meta_batch(self.families[family], "train", indices, self.seed).to(DTYPE, self.device)
+            given = self.families[family]
+            batch = sample_meta_batch(given, "train", indices, self.seed, number).to(DTYPE, self.device)
         if horizon is None:
             horizon = stage.horizon(number, self.seed, number - self._alone)
-        flight = Flight(number, family, batch, horizon, stage.first_window(number, self.seed), stage.unroll.window)
+        told, first = stage.told(number, self.seed), stage.first_window(number, self.seed)
+        flight = Flight(number, family, batch, horizon, first, stage.unroll.window, horizon if told else None)
         with multiplying(stage.unroll.tf32):
             flight.play = self.estimator.engine(flight)
             flight.position = flight.play.start()
@@ -196,7 +218,7 @@ class MetaTrainer:
     def advance(self, flight: Flight) -> None:
         """Play the next window of a meta-batch, and make a meta-update of it."""
         self.meta_optimizer.adam.zero_grad()
-        if len(self.families) > 1:  # another family's tasks may have been begun, or played, since
+        if self.mixed:  # another family's tasks may have been begun, or played, since
             self.inner.bind(flight.batch.network, flight.batch.trained(flight.batch.params))
         weight = flight.weight(self.stage.meta.loss)
         with multiplying(self.stage.unroll.tf32):
@@ -212,12 +234,13 @@ class MetaTrainer:
 
     def _play(self, flight: Flight) -> Engine:
         """The engine that backpropagates through a meta-batch."""
-        make = self._maker(flight.family, flight.batch)
-        return make(self.inner, flight.batch, flight.horizon, self.stage.unroll.second_order)
+        make = self._maker(self.families[flight.family], flight.batch)
+        return make(self.inner, flight.batch, flight.told, self.stage.unroll.second_order)
 
-    def _maker(self, family: int, batch: MetaBatch) -> MakeEngine:
-        """What makes engines for tasks of family number `family`."""
+    def _maker(self, given: TaskFamily, batch: MetaBatch) -> MakeEngine:
+        """What makes engines for tasks of a family that was given."""
         # `for_split` may return a new family for each meta-batch; it gives equal families for equal splits.
-        split = None if batch.family is self.families[family] else batch.split
+        split = None if batch.family is given else batch.split
+        family = next(i for i, known in enumerate((*self.families, *self.tests.families)) if known is given)
         averaged, engine = batch.split != "train" and self.average is not None, self.stage.unroll.engine
         return self._makers.setdefault((averaged, family, split, engine), engine_maker(engine))

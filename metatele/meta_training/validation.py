@@ -12,21 +12,23 @@ from metatele.optimizer import InnerOptimizer
 from metatele.support.ranks import Ranks
 from metatele.task.batch import MetaBatch
 from metatele.task.family import TaskFamily
-from metatele.task.sampling import sample_meta_batch
+from metatele.task.mixture import TaskMixture
+from metatele.task.sampling import member_of, sample_meta_batch
 from metatele.tuning import tune
 from metatele.unroll import Engine, Unroll
 from metatele.update import HandDesigned
 from metatele.update.hand_designed import UpdateRule
 
+MEMBERS = 8  # of a mixture that are validated on
 TUNED_ON = 32  # tasks at least: a step size tuned on fewer may diverge on others, and flatter what is compared with it
-Play = Callable[[int, MetaBatch], Engine]
+Play = Callable[[TaskFamily, MetaBatch], Engine]
 
 
 class Validation:
     """Held-out tasks of each family, divided among the processes.
 
     Args:
-        families: where the tasks come from.
+        families: where the tasks come from; of a mixture, `MEMBERS` members.
         settings: how many there are, and what the score is relative to.
         meta: says which meta-loss.
         steps: length of the trajectories.
@@ -34,6 +36,7 @@ class Validation:
         ranks: the processes.
 
     Attributes:
+        families: those, with members in the places of mixtures.
         batches: this process's tasks, of each family.
         references: for each family the score of the best tuned baseline, if the score is relative (see `refer`).
     Raises: TaskError.
@@ -52,9 +55,10 @@ class Validation:
     ) -> None:
         self.settings, self.meta, self.steps, self.ranks = settings, meta, steps, ranks
         self.references: list[float] = []
-        self.families, self.seed, self.device, self.dtype = families, seed, device, dtype
+        self.seed, self.device, self.dtype = seed, device, dtype
+        self.families = [member for family in families for member in _members(family, seed)]
         own = ranks.share(range(settings.tasks))
-        self.batches = [sample_meta_batch(f, "validation", own, seed).to(dtype, device) for f in families]
+        self.batches = [sample_meta_batch(f, "validation", own, seed).to(dtype, device) for f in self.families]
 
     def refer(self) -> None:
         """Measure what the score is relative to, if it is and that is not known.
@@ -82,11 +86,11 @@ class Validation:
         reference, so that the mean is that of a geometric mean of ratios.
 
         Args:
-            play: makes an engine for the tasks of a family, given its number.
+            play: makes an engine for the tasks of a family.
         """
         scores, diverged = [], 0
         for i, batch in enumerate(self.batches):
-            score, lost = self._mean(i, *self._end(play(i, batch), batch))
+            score, lost = self._mean(i, *self._end(play(self.families[i], batch), batch))
             scores.append(self._relative(i, score))
             diverged += lost
         return sum(scores) / len(scores), diverged
@@ -115,7 +119,7 @@ class Validation:
     def _end(self, play: Engine, batch: MetaBatch) -> tuple[float, int]:
         """The mean score of this process's tasks of a family, and how many diverged."""
         window = play.window(play.start(), self.steps, differentiable=False)
-        scores = trajectory_scores(window, batch, self.meta.loss, self.meta.normalise)
+        scores = trajectory_scores(window, batch, self.meta)
         return float(scores.mean()), int((~window.end.alive).sum())
 
     def _mean(self, family: int, score: float, diverged: int) -> tuple[float, int]:
@@ -123,3 +127,10 @@ class Validation:
         share = self.batches[family].tasks / self.settings.tasks
         total, lost = self.ranks.total(score * share, diverged)
         return total, round(lost)
+
+
+def _members(family: TaskFamily, seed: int) -> list[TaskFamily]:
+    """The families to validate on for one that was given."""
+    if not isinstance(family, TaskMixture):
+        return [family]
+    return [member_of(family, "validation", seed, number) for number in range(MEMBERS)]

@@ -25,7 +25,7 @@ class Point:
         landscape: the losses on the step's batch; None where nobody needs it.
         whole: the losses on all rows that the inner loop trains on; likewise.
         horizon: the number of steps that the trajectory is to have, counted as `step` is, and likewise a tensor while a
-            step is traced; None where nobody knows it. More steps than that are no error.
+            step is traced, NaN for None; None where nobody knows it. More steps than that are no error.
     """
 
     params: Params
@@ -52,10 +52,12 @@ class Point:
         if self.horizon is None:
             return torch.zeros(PROGRESS, dtype=like.dtype, device=like.device)
         t, end = (torch.as_tensor(n, dtype=torch.float64, device=like.device) for n in (self.step, self.horizon))
-        end = end.clamp(min=1)
+        known = end.isfinite()
+        end = torch.where(known, end, 1).clamp(min=1)
         t = torch.minimum(t, end)
         left = (end - t + 1) / (end + 1)
-        return torch.stack([torch.ones_like(t), t / end, left.log() / 3, end.log1p() / 3]).to(like.dtype)
+        seen = torch.stack([torch.ones_like(t), t / end, left.log() / 3, end.log1p() / 3])
+        return torch.where(known, seen, 0).to(like.dtype)
 
     def counted_from(self, step: int) -> "Point":
         """The same point with its steps, and its horizon, counted from a step on."""

@@ -15,25 +15,30 @@ from metatele.support.seeding import derive_seed, generator, seeded
 from metatele.task.batch import MetaBatch
 from metatele.task.contract import check_batch
 from metatele.task.family import PARTS, Part, Split, TaskFamily
+from metatele.task.mixture import TaskMixture
 from metatele.task.stack import unwrapped
 
 Answer = TypeVar("Answer")
 
 
-def sample_meta_batch(family: TaskFamily, split: Split, indices: Iterable[int], seed: int = 0) -> MetaBatch:
+def sample_meta_batch(
+    family: TaskFamily, split: Split, indices: Iterable[int], seed: int = 0, number: int | None = None
+) -> MetaBatch:
     """Draw the tasks with the given indices of one split.
 
     Task i of a split depends on (seed, split, i) only, so the splits are disjoint streams and a
     task does not depend on how a meta-batch is put together. The tasks come from
     `family.for_split(split)`.
 
+    Args:
+        number: of the meta-batch, on which the member of a `TaskMixture` depends; nothing else does.
     Raises: TaskError if the family breaks its contract (see `TaskFamily`).
     """
     if not isinstance(family, TaskFamily):
         raise TaskError(f"expected an instance of TaskFamily, got {family!r}")
     if split not in get_args(Split):
         raise TaskError(f"split must be one of {', '.join(get_args(Split))}, got {split!r}")
-    family = _restricted(family, split)
+    family = _restricted(family if number is None else member_of(family, split, seed, number), split)
     network = build_network(family)
     structure = {k: v.clone() for k, v in _tensors(network).items()}
     draws, drawn, seeds = [], [], []
@@ -68,6 +73,21 @@ def sample_meta_batch(family: TaskFamily, split: Split, indices: Iterable[int], 
     batch = MetaBatch(family, split, network, params, inputs, targets, own, frozen, buffers)
     check_batch(batch, numbers)
     return batch
+
+
+def member_of(family: TaskFamily, split: Split, seed: int, number: int) -> TaskFamily:
+    """The family that meta-batch `number` of a split is drawn from: a member of a `TaskMixture`, or the family itself.
+
+    Raises: TaskError.
+    """
+    while isinstance(family, TaskMixture):
+        stream = generator("member", seed, split, number)
+        with seeded(derive_seed("global member", seed, split, number)):
+            found = _call(family, "member", partial(family.member, stream))
+        if not isinstance(found, TaskFamily):
+            raise TaskError(f"{type(family).__name__}.member() must return a task family, got {found!r}")
+        family = found
+    return family
 
 
 def _tensors(network: nn.Module) -> dict[str, Tensor]:

@@ -40,8 +40,9 @@ class Engine(Protocol):
         """
 
 
-MakeEngine = Callable[[InnerOptimizer, MetaBatch, int, bool], Engine]
-"""Makes an engine from an inner optimizer, a meta-batch, its trajectory's length, and whether to use second order."""
+MakeEngine = Callable[[InnerOptimizer, MetaBatch, int | None, bool], Engine]
+"""Makes an engine from an inner optimizer, a meta-batch, its trajectory's length if that is told, and whether to use
+second order."""
 
 
 def engine_maker(name: EngineName) -> MakeEngine:

@@ -53,7 +53,7 @@ def play(lr: float, tasks: int = 6) -> Unroll:
 def scored(unroll: Unroll, loss: MetaLossName, piece: int | None = None) -> tuple[Window, float, float]:
     """A window, its meta-loss, and the derivative with respect to the logarithm of the step size."""
     unroll.inner.zero_grad()
-    window, value = unroll.gradient(unroll.start(), STEPS, lambda w: meta_loss(w, loss, True), piece)
+    window, value = unroll.gradient(unroll.start(), STEPS, lambda w: meta_loss(w, MetaSettings(loss=loss), 1), piece)
     slope = unroll.inner.update.log_lr.grad
     return window, value, 0.0 if slope is None else float(slope)
 
@@ -110,7 +110,7 @@ def test_a_task_that_diverged_before_counts_and_has_no_gradient(loss: MetaLossNa
     found: list[Any] = []
     for game, position in ((unroll, begin), (alone, start)):
         game.inner.zero_grad()
-        _, value = game.gradient(position, 4, lambda w: meta_loss(w, loss, True))
+        _, value = game.gradient(position, 4, lambda w: meta_loss(w, MetaSettings(loss=loss), 1))
         found.append((value, float(game.inner.update.log_lr.grad)))
     (value, slope), (own, its) = found
     bar, initial = float(begin.bar[1]), float(begin.initial_loss[1])
@@ -124,7 +124,7 @@ def test_where_no_task_is_left_nothing_is_learned() -> None:
     begin = replace(unroll.start(), alive=torch.tensor([False, False]))
     begin = replace(begin, stopped_at=torch.tensor([-1, -1]))
     unroll.inner.zero_grad()
-    window, value = unroll.gradient(begin, 4, lambda w: meta_loss(w, "log", True))
+    window, value = unroll.gradient(begin, 4, lambda w: meta_loss(w, MetaSettings(loss="log"), 1))
     assert unroll.inner.update.log_lr.grad is None
     assert value == pytest.approx(float((begin.bar + 1e-8 * begin.initial_loss).log().mean()))
     assert window.end.step == 4

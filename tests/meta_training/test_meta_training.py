@@ -58,10 +58,10 @@ def test_meta_losses_by_hand() -> None:
     play = Unroll(InnerOptimizer(GradientDescent(1e-3, learn=True)), batch, 4)
     window = play.window(play.start(), 4)
     losses, initial = window.meta_losses, window.end.initial_loss
-    torch.testing.assert_close(meta_loss(window, "log", True), (losses + 1e-8 * initial).log().mean())
-    torch.testing.assert_close(meta_loss(window, "sum", False), losses.sum(0).mean())
-    torch.testing.assert_close(meta_loss(window, "sum", True), (losses / initial).sum(0).mean())
-    torch.testing.assert_close(meta_loss(window, "final", True), (losses[-1] / initial).mean())
+    torch.testing.assert_close(meta_loss(window, MetaSettings(loss="log"), 1), (losses + 1e-8 * initial).log().mean())
+    torch.testing.assert_close(meta_loss(window, MetaSettings(loss="sum", normalise=False), 1), losses.sum(0).mean())
+    torch.testing.assert_close(meta_loss(window, MetaSettings(loss="sum"), 1), (losses / initial).sum(0).mean())
+    torch.testing.assert_close(meta_loss(window, MetaSettings(loss="final"), 1), (losses[-1] / initial).mean())
 
 
 def test_a_window_that_does_not_divide_the_trajectory_ends_with_a_shorter_one() -> None:

@@ -189,7 +189,7 @@ def test_a_relative_score_is_the_geometric_mean_over_the_best_baselines(loss: An
         def score(one: InnerOptimizer, held: MetaBatch = held) -> float:
             play = Unroll(one, held, 6)
             window = play.window(play.start(), 6, differentiable=False)
-            return float(trajectory_scores(window, held, loss, True).mean())
+            return float(trajectory_scores(window, held, MetaSettings(loss=loss)).mean())
 
         found = [tune(rule, train, 6) for rule in ("SGD", "Adam")]
         best = [

@@ -14,6 +14,7 @@ from metatele import (
     DenseUpdate,
     InnerOptimizer,
     MetaBatch,
+    MetaSettings,
     NeuronTeleport,
     UnrollSettings,
     ValidationSettings,
@@ -66,7 +67,7 @@ def test_losses_and_meta_gradient(workload):
     inner, batch = problem(workload)
     play = Unroll(inner, batch, workload.unroll.steps, workload.unroll.second_order)
     window = play.window(play.start(), workload.unroll.window)
-    meta_loss(window, "log", True).backward()
+    meta_loss(window, MetaSettings(loss="log"), 1).backward()
     loop = contestant.inner_loop(inner, batch, workload.unroll)
     run = jax.jit(lambda weights, data: loop.window(weights, data, loop.start(data), 0))
     gradient, losses, _ = run(contestant.learned_weights(inner), loop.data)

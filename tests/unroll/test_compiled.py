@@ -68,7 +68,7 @@ def surprises() -> Iterator[None]:
 
 
 def score(window: Window) -> Tensor:
-    return meta_loss(window, "log", True)
+    return meta_loss(window, MetaSettings(loss="log"), 1)
 
 
 def numbers(window: Window) -> list[Tensor]:

@@ -56,7 +56,9 @@ def play(name, second_order=True, tasks=3):
 
 def gradient(unroll, piece, loss="log", begin=None, length=STEPS):
     unroll.inner.zero_grad()
-    window, value = unroll.gradient(begin or unroll.start(), length, lambda w: meta_loss(w, loss, True), piece)
+    window, value = unroll.gradient(
+        begin or unroll.start(), length, lambda w: meta_loss(w, MetaSettings(loss=loss), 1), piece
+    )
     return window, value, [p.grad for p in unroll.inner.parameters() if p.requires_grad]
 
 

@@ -32,7 +32,7 @@ class Backpropagation(Estimator):
             return None
 
         def score(window: Window) -> Tensor:
-            return weight * meta_loss(window, self.meta.loss, self.meta.normalise)
+            return weight * meta_loss(window, self.meta, flight.horizon)
 
         scored = flight.play.gradient(flight.position, length, score, self.unroll.checkpoint)
         flight.position = scored.window.end

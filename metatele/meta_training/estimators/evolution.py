@@ -52,7 +52,7 @@ class EvolutionStrategy(Estimator):
         each = flight.batch.tasks // len(self.pairs)
         tasks = [k * each + task for k in range(len(self.pairs)) for _ in range(self.copies) for task in range(each)]
         self._perturb(torch.zeros(len(self.pairs), sum(self.sizes)))  # to begin with
-        return Unroll(self.particles.optimizer, flight.batch.take(tasks), flight.horizon)
+        return Unroll(self.particles.optimizer, flight.batch.take(tasks), flight.told)
 
     def particles_of(self) -> frozenset[OptimizerPart]:
         return frozenset(part for part in (self.inner.update, self.inner.teleport) if part.learned)
@@ -68,7 +68,7 @@ class EvolutionStrategy(Estimator):
         flight.position = self._together(window.end, flight) if self.meta.estimator == "es" else window.end
         if not flight.counts_at(window.end.step, self.meta.loss):
             return None
-        losses = task_losses(window, self.meta.loss, self.meta.normalise, flight.play.batch)
+        losses = task_losses(window, self.meta, flight.horizon, flight.play.batch)
         plus, minus, *_ = losses.reshape(len(self.pairs), self.copies, -1).mean(2).unbind(1)
         slopes = weight * (plus - minus) / (2 * self.meta.sigma * len(self.pairs))
         flat = slopes.to(xi) @ xi

@@ -1,5 +1,6 @@
 """Some tasks of a meta-batch, dealt out for the steps of one window."""
 
+import math
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -80,7 +81,7 @@ class Deck:
             scored=[] if self.shared else [(chunk.of(meta[0]), chunk.of(meta[1]))],
             made=[tuple(chunk.of(t) for t in tensors) for tensors in made],
             constants={k: chunk.of(c) for k, c in batch.constants.items()},
-            horizon=torch.tensor(play.steps, dtype=torch.float64, device=x.device),
+            horizon=torch.tensor(math.nan if play.steps is None else play.steps, dtype=torch.float64, device=x.device),
         )
         if before is None:
             self.carry, self.losses = self._start(x, y)

@@ -53,7 +53,7 @@ class Fixed(NamedTuple):
         scored: the rows that steps are scored on, in a list; none if they are the same.
         made: what each factor of the group computed from the data.
         constants: frozen parameters and buffers of the networks, {name: [B, ...]}.
-        horizon: the number of steps that the trajectory is to have.
+        horizon: the number of steps that the trajectory is to have; NaN if that is not told.
     """
 
     rows: DataRows

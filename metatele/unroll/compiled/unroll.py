@@ -43,7 +43,7 @@ class CompiledUnroll:
     """
 
     def __init__(
-        self, programs: Programs, inner: InnerOptimizer, batch: MetaBatch, steps: int, second_order: bool = False
+        self, programs: Programs, inner: InnerOptimizer, batch: MetaBatch, steps: int | None, second_order: bool = False
     ) -> None:
         self.plain = Unroll(inner, batch, steps, second_order)
         self.programs, self.weights = programs, Weights(inner)

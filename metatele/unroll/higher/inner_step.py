@@ -29,7 +29,7 @@ class InnerStep(torch.optim.Optimizer):
         group: the network's group, from `InnerOptimizer.bind`.
         begin: where the tasks stand; those that have diverged stay there.
         whole: the losses on all rows that the tasks train on.
-        horizon: the number of steps that the trajectory is to have.
+        horizon: the number of steps that the trajectory is to have, or None.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class InnerStep(torch.optim.Optimizer):
         group: ProductGroup,
         begin: Position,
         whole: Landscape,
-        horizon: int,
+        horizon: int | None,
     ) -> None:
         super().__init__(network.parameters(), {})
         self.names, self.inner, self.group, self.begin, self.whole = network.names, inner, group, begin, whole

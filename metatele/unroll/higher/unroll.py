@@ -44,7 +44,7 @@ class Unroll:
     Args:
         inner: the inner optimizer; it is bound to the meta-batch's network.
         batch: the tasks.
-        steps: length of the trajectory, which its parts see as `Point.horizon`.
+        steps: length of the trajectory, which its parts see as `Point.horizon`; None if they are not told.
         second_order: whether the meta-gradient passes through the inner gradients.
 
     Attributes:
@@ -53,8 +53,9 @@ class Unroll:
     Raises: what `InnerOptimizer.bind` raises; ConfigError if steps is below 1.
     """
 
-    def __init__(self, inner: InnerOptimizer, batch: MetaBatch, steps: int, second_order: bool = False) -> None:
-        at_least(1, steps=steps)
+    def __init__(self, inner: InnerOptimizer, batch: MetaBatch, steps: int | None, second_order: bool = False) -> None:
+        if steps is not None:
+            at_least(1, steps=steps)
         self.inner, self.batch, self.steps, self.second_order = inner, batch, steps, second_order
         parts: tuple[Part, ...] = ("inner", "meta")
         self.index = {part: batch.minibatches(part) for part in parts}
