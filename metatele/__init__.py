@@ -51,6 +51,7 @@ from metatele.unroll.higher.unroll import Unroll
 from metatele.unroll.trajectory import Outcome
 from metatele.update import (
     Adam,
+    CeloUpdate,
     CoordinateUpdate,
     DenseStepSize,
     DenseUpdate,
@@ -60,6 +61,7 @@ from metatele.update import (
     LearnableTransform,
     MetaSGD,
     Momentum,
+    SmallMLPUpdate,
     TensorUpdate,
     TorchUpdate,
     Update,
@@ -80,6 +82,7 @@ __all__ = [
     "Adam",
     "AlgebraTeleport",
     "Balance",
+    "CeloUpdate",
     "CheckpointError",
     "ConfigError",
     "CoordinateUpdate",
@@ -117,6 +120,7 @@ __all__ = [
     "ProgressBar",
     "RandomTeleport",
     "Sharpness",
+    "SmallMLPUpdate",
     "State",
     "Stay",
     "Svd",
