@@ -13,6 +13,7 @@ import torch
 
 from metatele import (
     Balance,
+    CeloUpdate,
     CoordinateUpdate,
     DenseStepSize,
     DenseTeleport,
@@ -24,6 +25,7 @@ from metatele import (
     Momentum,
     NeuronTeleport,
     RandomTeleport,
+    SmallMLPUpdate,
     Stay,
     Teleport,
     TensorUpdate,
@@ -44,6 +46,8 @@ UPDATES = {
     "gd": lambda: GradientDescent(lr=0.05, learn=True),
     "coordinate": lambda: CoordinateUpdate(hidden=4, lr=0.02),
     "tensor": lambda: TensorUpdate(hidden=4, lr=0.02, per_coordinate=2),
+    "small MLP": lambda: SmallMLPUpdate(hidden=3, step=0.02, exponent=0.1),
+    "Celo": lambda: CeloUpdate(hidden=4, units=3, lr=0.02, exponent=0.1),
     "global lr": lambda: GlobalStepSize(hidden=4, layers=2, lr=0.05),
 }
 TELEPORTS = {
