@@ -40,8 +40,8 @@ class FeatureNetwork(nn.Module):
         whole, rows, columns = (_apart(w, part) for w, part in zip(weights, x, strict=True))
         units = (whole + (rows + bias.reshape(-1, 1, 1)) + columns).relu().flatten(2)
         units = _affine(self.middle, units).relu()
-        direction, magnitude = _affine(self.head, units).unbind(1)
-        return direction.reshape(-1, *shape), magnitude.reshape(-1, *shape)
+        direction, magnitude = _affine(self.head, units).unflatten(2, shape).unbind(1)
+        return direction, magnitude
 
 
 def _apart(weight: Tensor, x: Tensor) -> Tensor:
