@@ -2,14 +2,18 @@
 
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from metatele import CeloUpdate, SmallMLPUpdate, Update
 from metatele.parts.point import Point
+from metatele.recurrent import RecurrentCore
+from metatele.recurrent.vmapped import VmappedCells
 from metatele.support.seeding import seeded
 from metatele.task.params import Params, flatten, map_params
 from metatele.update.accumulators import SPEED, Accumulators
@@ -33,7 +37,7 @@ def strong(case: str) -> Update:
     return update
 
 
-def features_of(shape: tuple[int, ...], steps: int = 2) -> dict[str, torch.Tensor]:
+def features_of(shape: tuple[int, ...], steps: int = 2) -> dict[str, Tensor]:
     """A tensor's features by name after some gradients, repeated for all coordinates, [B, rows, columns] each."""
     accumulators = Accumulators().double()
     params = random_params([shape], 0)
@@ -163,3 +167,33 @@ def test_networks_of_any_kind(case, shapes, zero):
 @pytest.mark.parametrize("size", [1e-30, 1e15])
 def test_steps_of_tasks_that_vanish_or_diverge_are_finite(case, size):
     assert_finite(strong(case), SHAPES, "nothing", size)
+
+
+class Played(nn.Module):
+    """An update whose first step depends on given weights only."""
+
+    def __init__(self, update: Update, point: Point) -> None:
+        super().__init__()
+        self.update, self.point = update, point
+
+    def forward(self) -> Tensor:
+        with ExitStack() as stack:
+            for core in (m for m in self.modules() if isinstance(m, RecurrentCore)):
+                stack.enter_context(core.played_by(VmappedCells(core)))
+            return flatten(self.update.propose(self.point, self.update.start(self.point.params))[0])
+
+
+@every_update
+def test_weights_of_many_particles_at_once(case):
+    """As evolution strategies have them: one batched call gives what each particle gives by itself."""
+    gradient = random_params(SHAPES, 1)
+    played = Played(strong(case), Point(random_params(SHAPES, 0), gradient, torch.empty(0), 0, horizon=5))
+    weights = {name: torch.stack([p.detach(), 0.9 * p.detach()]) for name, p in played.named_parameters()}
+
+    def step(own: dict[str, Tensor]) -> Tensor:
+        return torch.func.functional_call(played, own, ())
+
+    found = torch.func.vmap(step)(weights)
+    for k in range(2):
+        torch.testing.assert_close(found[k], step({name: w[k] for name, w in weights.items()}))
+    assert float((found[0] - found[1]).abs().max()) > 1e-4
