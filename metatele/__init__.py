@@ -52,6 +52,7 @@ from metatele.unroll.higher.unroll import Unroll
 from metatele.unroll.trajectory import Outcome
 from metatele.update import (
     Adam,
+    CeloUpdate,
     CoordinateUpdate,
     DenseStepSize,
     DenseUpdate,
@@ -61,6 +62,7 @@ from metatele.update import (
     LearnableTransform,
     MetaSGD,
     Momentum,
+    SmallMLPUpdate,
     TensorUpdate,
     TorchUpdate,
     Update,
@@ -81,6 +83,7 @@ __all__ = [
     "Adam",
     "AlgebraTeleport",
     "Balance",
+    "CeloUpdate",
     "CheckpointError",
     "ConfigError",
     "CoordinateUpdate",
@@ -118,6 +121,7 @@ __all__ = [
     "ProgressBar",
     "RandomTeleport",
     "Sharpness",
+    "SmallMLPUpdate",
     "State",
     "Stay",
     "Svd",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import metatele.meta_training.trainer as trainer
 from metatele import (
     Adam,
+    CeloUpdate,
     ConfigError,
     CoordinateUpdate,
     DenseTeleport,
@@ -23,6 +24,7 @@ from metatele import (
     MetaSettings,
     MetaSGD,
     NeuronTeleport,
+    SmallMLPUpdate,
     Stay,
     TaskFamily,
     TensorUpdate,
@@ -204,6 +206,8 @@ PARTS: dict[str, Callable[[], InnerOptimizer]] = {
     "torch": lambda: InnerOptimizer(TorchUpdate("AdamW", {"lr": 0.01}), NeuronTeleport(hidden=3)),
     "meta-sgd": lambda: InnerOptimizer(MetaSGD(0.05), Stay()),
     "tensors": lambda: InnerOptimizer(TensorUpdate(3, per_coordinate=2), NeuronTeleport(hidden=3)),
+    "small MLP": lambda: InnerOptimizer(SmallMLPUpdate(3, step=0.05), NeuronTeleport(hidden=3)),
+    "Celo": lambda: InnerOptimizer(CeloUpdate(3, units=3), NeuronTeleport(hidden=3)),
     "reset": lambda: InnerOptimizer(CoordinateUpdate(hidden=3), NeuronTeleport(hidden=3), moments="reset"),
 }
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from metatele import (
+    CeloUpdate,
     CoordinateUpdate,
     DenseStepSize,
     DenseTeleport,
@@ -12,6 +13,7 @@ from metatele import (
     GlobalStepSize,
     GradientDescent,
     RandomTeleport,
+    SmallMLPUpdate,
     Teleport,
     TensorUpdate,
     Update,
@@ -47,6 +49,8 @@ def test_every_teleport_obeys_the_laws(cls, make_batch):
         TensorUpdate(4, decay="absolute", per_coordinate=3),
         TensorUpdate(4, decay="relative", secant=False),
         TensorUpdate(4, decay="none", relative=False, horizon=False),
+        SmallMLPUpdate(4, step=0.1, exponent=0.1),
+        CeloUpdate(4, units=3, horizon=False),
     ],
     ids=lambda u: type(u).__name__,
 )

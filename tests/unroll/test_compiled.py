@@ -159,7 +159,9 @@ def test_meta_training_is_the_same(
 
 @pytest.mark.slow
 @BOTH_ORDERS
-@pytest.mark.parametrize("case", ["dense, paper", "size-free, after, minibatches", "tensors"])
+@pytest.mark.parametrize(
+    "case", ["dense, paper", "size-free, after, minibatches", "tensors", "Celo, after, minibatches"]
+)
 def test_meta_training_is_the_same_when_it_is_compiled(
     case: str, second_order: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,7 +171,9 @@ def test_meta_training_is_the_same_when_it_is_compiled(
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @BOTH_ORDERS
-@pytest.mark.parametrize("case", ["dense, paper", "size-free, after, minibatches", "tensors"])
+@pytest.mark.parametrize(
+    "case", ["dense, paper", "size-free, after, minibatches", "tensors", "small MLP", "Celo, after, minibatches"]
+)
 def test_windows_recorded_on_a_gpu_are_the_same(case: str, second_order: bool) -> None:
     make, family = CASES[case]
     inner = make().double()

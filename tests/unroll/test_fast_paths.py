@@ -12,6 +12,7 @@ from torch.func import functional_call, vmap
 
 import metatele.task.stack
 from metatele import (
+    CeloUpdate,
     CoordinateUpdate,
     DenseStepSize,
     DenseTeleport,
@@ -22,6 +23,7 @@ from metatele import (
     MetaSettings,
     NeuronTeleport,
     RandomTeleport,
+    SmallMLPUpdate,
     TensorUpdate,
     Unroll,
     UnrollSettings,
@@ -73,6 +75,14 @@ CASES = {
     "tensors": (lambda: InnerOptimizer(TensorUpdate(5, per_coordinate=2), NeuronTeleport(4)), TeacherStudent(rows=8)),
     "tensors, after, minibatches": (
         lambda: InnerOptimizer(TensorUpdate(5), NeuronTeleport(3, layers=2), "after"),
+        ExampleFamily(rows=24, batch_size=4, parts=(0.5, 0.5, 0.0)),
+    ),
+    "small MLP": (
+        lambda: InnerOptimizer(SmallMLPUpdate(5, step=0.05), NeuronTeleport(4)),
+        TeacherStudent(rows=8),
+    ),
+    "Celo, after, minibatches": (
+        lambda: InnerOptimizer(CeloUpdate(5, units=4), NeuronTeleport(3, layers=2), "after"),
         ExampleFamily(rows=24, batch_size=4, parts=(0.5, 0.5, 0.0)),
     ),
     "no biases": (

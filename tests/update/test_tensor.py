@@ -1,6 +1,5 @@
 """`TensorUpdate`: what its design promises, on networks of any kind."""
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -8,7 +7,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from metatele.tasks import TeacherStudent
-from torch import Tensor
 
 from metatele import (
     Adam,
@@ -24,15 +22,8 @@ from metatele.parts.point import Point
 from metatele.support.seeding import seeded
 from metatele.task.params import Params, flatten, map_params
 from metatele.update.size_free import LEAST_SQUARE
+from tests.update.paths import ODD, SHAPES, assert_finite, assert_steps, path, random_params, scaled
 
-SHAPES = ((5, 3), (5,), (2, 5), (2,))
-ODD = {
-    "a scalar": [()],
-    "one tensor": [(3, 4)],
-    "a vector": [(7,)],
-    "no entries": [(4, 3), (0, 4), (4, 0), (0,), ()],
-    "a convolution": [(4, 3, 2, 2), (4,), (1, 4)],
-}
 SETTINGS: dict[str, dict[str, Any]] = {
     "as it comes": {},
     "per coordinate": {"per_coordinate": 3},
@@ -52,39 +43,6 @@ def strong(**settings: Any) -> TensorUpdate:
         for p in update.parameters():
             torch.nn.init.normal_(p, std=0.4)
     return update.double()
-
-
-def random_params(shapes: Sequence[tuple[int, ...]], seed: int, tasks: int = 2) -> Params:
-    stream = torch.Generator().manual_seed(seed)
-    return {str(i): torch.randn(tasks, *s, generator=stream, dtype=torch.float64) for i, s in enumerate(shapes)}
-
-
-def path(
-    update: TensorUpdate,
-    start: Params,
-    change: Callable[[Params], Params] = lambda g: g,
-    horizon: int | None = None,
-    steps: int = 4,
-) -> list[Params]:
-    """The steps from a start along given gradients, each of which is changed before the update sees it."""
-    params, state, out = start, update.start(start), list[Params]()
-    for k in range(steps):
-        gradient = change(random_params([tuple(p.shape[1:]) for p in start.values()], 10 + k))
-        step, state = update.propose(Point(params, gradient, torch.empty(0), k, horizon=horizon), state)
-        params = map_params(lambda p, f: (p + f).detach(), params, step)
-        out.append(map_params(torch.detach, step))
-    return out
-
-
-def scaled(params: Params, factors: Sequence[float]) -> Params:
-    return {name: f * p for f, (name, p) in zip(factors, params.items(), strict=True)}
-
-
-def assert_steps(found: list[Params], expected: list[Params]) -> None:
-    for a, e in zip(found, expected, strict=True):
-        for name in e:
-            size = float(e[name].abs().max()) if e[name].numel() else 0.0
-            torch.testing.assert_close(a[name], e[name], rtol=0, atol=1e-6 * size)
 
 
 @every_setting
@@ -128,23 +86,7 @@ def test_neurons_may_be_numbered_in_any_order(settings, data):
 @pytest.mark.parametrize("case", ODD)
 @pytest.mark.parametrize("zero", ["nothing", "gradients", "parameters", "both"])
 def test_networks_of_any_kind(case, settings, zero):
-    """In single precision: finite steps, with finite derivatives, also where everything is zero."""
-    update, start = strong(**settings).float(), map_params(Tensor.float, random_params(ODD[case], 0))
-    if zero in ("parameters", "both"):
-        start = map_params(torch.zeros_like, start)
-    leaves = map_params(lambda p: p.clone().requires_grad_(), start)
-    slopes = [map_params(lambda g: g.float().requires_grad_(), random_params(ODD[case], k)) for k in range(3)]
-    if zero in ("gradients", "both"):
-        slopes = [map_params(lambda g: torch.zeros_like(g, requires_grad=True), g) for g in slopes]
-    params, state = leaves, update.start(leaves)
-    for k, gradient in enumerate(slopes):
-        step, state = update.propose(Point(params, gradient, torch.empty(0), k, horizon=2), state)
-        assert {n: (f.shape, f.dtype) for n, f in step.items()} == {n: (p.shape, p.dtype) for n, p in start.items()}
-        params = map_params(torch.add, params, step)
-    assert bool(flatten(params).isfinite().all())
-    inputs = [*leaves.values(), *(g for gradient in slopes for g in gradient.values()), *update.parameters()]
-    found = torch.autograd.grad(flatten(params).square().sum(), inputs, allow_unused=True)
-    assert all(bool(g.isfinite().all()) for g in found if g is not None)
+    assert_finite(strong(**settings), ODD[case], zero)
 
 
 def test_a_silent_lstm_takes_adams_steps():
@@ -152,7 +94,7 @@ def test_a_silent_lstm_takes_adams_steps():
     for p in update.core.head.parameters():
         p.data.zero_()
     adam, start = Adam(0.03, eps=1e-12), random_params(SHAPES, 0)
-    assert_steps(path(update, start), path(adam, start))  # type: ignore[arg-type]
+    assert_steps(path(update, start), path(adam, start))
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (16, 16), (64, 64), (64, 4)])
