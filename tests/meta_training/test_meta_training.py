@@ -21,7 +21,7 @@ from metatele import (
     sample_meta_batch,
 )
 from metatele.checkpoint import shipped_checkpoints
-from metatele.meta_training.meta_loss import meta_loss
+from metatele.meta_training.meta_loss import meta_loss, task_losses, trajectory_scores
 from metatele.meta_training.trainer import MetaTrainer
 from metatele.support.device import multiplying
 from metatele.unroll.higher.unroll import Unroll
@@ -62,6 +62,30 @@ def test_meta_losses_by_hand() -> None:
     torch.testing.assert_close(meta_loss(window, MetaSettings(loss="sum", normalise=False), 1), losses.sum(0).mean())
     torch.testing.assert_close(meta_loss(window, MetaSettings(loss="sum"), 1), (losses / initial).sum(0).mean())
     torch.testing.assert_close(meta_loss(window, MetaSettings(loss="final"), 1), (losses[-1] / initial).mean())
+
+
+def test_the_meta_loss_may_grow_towards_the_horizon_and_has_a_floor() -> None:
+    batch = sample_meta_batch(FAMILY, "train", range(3))
+    play = Unroll(InnerOptimizer(GradientDescent(1e-4)), batch, 8)
+    whole = play.window(play.start(), 8)
+    logs = (whole.meta_losses + 0.01 * whole.end.initial_loss).log()
+    weights = (torch.arange(8) + 0.5) ** 2
+    meta = MetaSettings(growth=2.0, floor=0.01)
+    parts, position = [], play.start()
+    for _ in range(2):
+        window = play.window(position, 4)
+        position = window.end
+        parts.append(meta_loss(window, meta, 8))
+    expected = (weights.unsqueeze(1) * logs).sum(0).mean() * 3 / 8**3
+    torch.testing.assert_close(sum(parts) / 2, expected)
+    torch.testing.assert_close(meta_loss(whole, meta, 8), expected)
+    torch.testing.assert_close(task_losses(whole, meta, 8, batch).mean(), expected)
+    torch.testing.assert_close(trajectory_scores(whole, batch, meta).mean(), expected)
+
+
+def test_growth_is_refused_where_it_says_nothing() -> None:
+    with pytest.raises(ConfigError, match="growth weighs the steps of loss 'log', not of 'end'"):
+        MetaSettings(loss="end", growth=1.0)
 
 
 def test_a_window_that_does_not_divide_the_trajectory_ends_with_a_shorter_one() -> None:

@@ -101,6 +101,34 @@ class Noted(GradientDescent):
         return super().propose(point, state)
 
 
+def test_one_that_is_not_told_is_none_to_both_engines(traced_only):
+    inner = InnerOptimizer(Annealed(0.05)).double()
+    batch = sample_meta_batch(ExampleFamily(), "train", range(3)).to(torch.float64)
+    plain, compiled = Unroll(inner, batch, None), CompiledUnroll(Programs(), inner, batch, None)
+    constant = Unroll(InnerOptimizer(GradientDescent(0.05)).double(), batch, 6)
+    windows = [play.window(play.start(), 6, differentiable=False) for play in (constant, plain, compiled)]
+    assert traced_only
+    for window in windows[1:]:
+        torch.testing.assert_close(window.meta_losses, windows[0].meta_losses, rtol=1e-9, atol=0)
+
+
+def test_meta_training_hides_it_from_a_fraction():
+    update = Noted()
+    unroll = UnrollSettings((3, 9), 3, untold=0.5)
+    training = trainer.MetaTrainer(
+        InnerOptimizer(update), [ExampleFamily()], unroll, MetaSettings(40, 2), ValidationSettings(2, 2)
+    )
+    training.initialise()
+    training.enter()
+    flights = [training.begin(number) for number in range(40)]
+    assert 8 < sum(flight.told is None for flight in flights) < 32
+    for flight in flights[:6]:
+        update.asked.clear()
+        training.estimator.gradient(flight)
+        assert {horizon for _, horizon in update.asked} == {flight.told}
+        assert flight.told in (None, flight.horizon)
+
+
 def test_meta_training_tells_each_trajectory_its_own():
     """Also one that goes on after a restart, whose horizon depends on when it was begun."""
     update = Noted()
