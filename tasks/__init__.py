@@ -5,18 +5,26 @@ import pkgutil
 
 from metatele import TaskFamily
 
+from .autoencoder import Autoencoder
 from .classification import Digits, GaussianMixture, Mnist
 from .few_shot import FewShot, FewShotDigits, FewShotMnist
-from .regression import PaperRegression, TeacherStudent
+from .functions import Friedman, Sines
+from .regression import Outliers, PaperRegression, TeacherStudent
+from .shapes import Shapes
 
 __all__ = [
+    "Autoencoder",
     "Digits",
     "FewShot",
     "FewShotDigits",
     "FewShotMnist",
+    "Friedman",
     "GaussianMixture",
     "Mnist",
+    "Outliers",
     "PaperRegression",
+    "Shapes",
+    "Sines",
     "TeacherStudent",
 ]
 
