@@ -5,21 +5,29 @@ import pkgutil
 
 from metatele import TaskFamily
 
+from .autoencoder import Autoencoder
 from .classification import Digits, GaussianMixture, Mnist
 from .few_shot import FewShot, FewShotDigits, FewShotMnist
+from .functions import Friedman, Sines
 from .mixture import Mixture, Rescaled
-from .regression import PaperRegression, TeacherStudent
+from .regression import Outliers, PaperRegression, TeacherStudent
+from .shapes import Shapes
 
 __all__ = [
+    "Autoencoder",
     "Digits",
     "FewShot",
     "FewShotDigits",
     "FewShotMnist",
+    "Friedman",
     "GaussianMixture",
     "Mixture",
     "Mnist",
+    "Outliers",
     "PaperRegression",
     "Rescaled",
+    "Shapes",
+    "Sines",
     "TeacherStudent",
 ]
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from metatele import TaskError, TaskFamily, load_images
 
 from .mlp import check_activation, mlp
+from .noise import chosen_to_train
 
 HeldOut = Literal["tasks", "images"]
 SHARES = {"train": (0.0, 0.6), "validation": (0.6, 0.8), "test": (0.8, 1.0)}  # of the images of each label
@@ -108,8 +109,11 @@ class ImageSubsets(Classification):
         rows: images of one task.
         held_out: what a split holds that the others do not: "tasks" (every split draws from all images), or
             "images": 60, 20 and 20% of each label's images are for the train, validation and test split.
+        noise: standard deviation of normal noise on every pixel; black is 0 and white 1.
+        flipped: fraction of the inner rows that have a wrong label; the other rows keep theirs.
     """
 
+    noise, flipped = 0.0, 0.0
     _mine: Tensor | None = None  # which images are those of this split, [n]; None for all
 
     def __init__(
@@ -122,11 +126,17 @@ class ImageSubsets(Classification):
         batch_size: int | None,
         activation: str = "relu",
         held_out: HeldOut = "tasks",
+        noise: float = 0.0,
+        flipped: float = 0.0,
     ) -> None:
         super().__init__(inputs, hidden, classes, parts, batch_size, activation)
         if held_out not in get_args(HeldOut):
             raise TaskError(f"held_out must be one of {', '.join(get_args(HeldOut))}, got {held_out!r}")
+        if not noise >= 0 or not 0 <= flipped <= 1:
+            raise TaskError(f"need noise >= 0 and flipped in [0, 1], got {(noise, flipped)}")
         self.rows, self.held_out = rows, held_out
+        if noise or flipped:  # runs of versions that had neither can be resumed
+            self.noise, self.flipped = noise, flipped
 
     @abc.abstractmethod
     def images(self) -> tuple[Tensor, Tensor]:
@@ -153,7 +163,17 @@ class ImageSubsets(Classification):
         rows = candidates[torch.randperm(len(candidates), generator=generator)[: self.rows]]
         new_label = torch.zeros(int(known.max()) + 1, dtype=torch.int64)
         new_label[chosen] = torch.arange(self.classes)
-        return images[rows], new_label[labels[rows]]
+        return self._spoiled(images[rows], new_label[labels[rows]], generator)
+
+    def _spoiled(self, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """A task's images and labels, with noise and with wrong labels; nothing is drawn where there are none."""
+        if self.noise:
+            x = x + self.noise * torch.randn(x.shape, generator=generator)
+        if self.flipped:
+            wrong = chosen_to_train(self, len(y), self.flipped, generator)
+            others = torch.randint(1, self.classes, (len(wrong),), generator=generator)
+            y[wrong] = (y[wrong] + others) % self.classes
+        return x, y
 
 
 def images_of_split(labels: Tensor, split: str) -> Tensor:
@@ -186,8 +206,10 @@ class Digits(ImageSubsets):
         batch_size: int | None = None,
         activation: str = "relu",
         held_out: HeldOut = "tasks",
+        noise: float = 0.0,
+        flipped: float = 0.0,
     ) -> None:
-        super().__init__(64, classes, rows, hidden, parts, batch_size, activation, held_out)
+        super().__init__(64, classes, rows, hidden, parts, batch_size, activation, held_out, noise, flipped)
 
     def images(self) -> tuple[Tensor, Tensor]:
         return _digits()
@@ -208,7 +230,7 @@ class Mnist(ImageSubsets):
         folder: where the idx files are, plain or .gz, under their usual names; torchvision's
             layout (`MNIST/raw` below the folder) is found too.
         subset: "train" or "t10k".
-        classes, rows, hidden, parts, batch_size, activation, held_out: see `ImageSubsets`.
+        classes, rows, hidden, parts, batch_size, activation, held_out, noise, flipped: see `ImageSubsets`.
     """
 
     def __init__(
@@ -222,8 +244,10 @@ class Mnist(ImageSubsets):
         batch_size: int | None = None,
         activation: str = "relu",
         held_out: HeldOut = "tasks",
+        noise: float = 0.0,
+        flipped: float = 0.0,
     ) -> None:
-        super().__init__(784, classes, rows, hidden, parts, batch_size, activation, held_out)
+        super().__init__(784, classes, rows, hidden, parts, batch_size, activation, held_out, noise, flipped)
         if subset not in ("train", "t10k"):
             raise TaskError(f"subset must be 'train' or 't10k', got {subset!r}")
         self.folder, self.subset = folder, subset

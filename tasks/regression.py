@@ -1,4 +1,4 @@
-"""The regression task of arXiv:2305.13404, section 6, and teacher-student regression."""
+"""The regression task of arXiv:2305.13404, section 6, and teacher-student regression, also with outliers."""
 
 import itertools
 
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from metatele import TaskError, TaskFamily
 
 from .mlp import SCALABLE, check_activation, mlp
+from .noise import chosen_to_train
 
 
 class PaperRegression(TaskFamily):
@@ -65,6 +66,7 @@ class TeacherStudent(TaskFamily):
     """
 
     shuffle = False  # the rows are drawn in random order
+    noise = 0.0
 
     def __init__(
         self,
@@ -93,7 +95,9 @@ class TeacherStudent(TaskFamily):
             )
         self.widths = [inputs] + [hidden] * depth + [outputs]
         self.activation = check_activation(activation)
-        self.rows, self.spread, self.parts, self.batch_size, self.noise = rows, spread, parts, batch_size, noise
+        self.rows, self.spread, self.parts, self.batch_size = rows, spread, parts, batch_size
+        if noise:  # runs of versions that had none can be resumed
+            self.noise = noise
 
     def network(self) -> nn.Module:
         return mlp(self.widths, self.activation)
@@ -119,6 +123,53 @@ class TeacherStudent(TaskFamily):
             before.weight.data.mul_(factor.unsqueeze(1))
             before.bias.data.mul_(factor)
             after.weight.data.div_(factor)
+
+
+class Outliers(TeacherStudent):
+    """Teacher-student regression with wrong targets among the inner rows, under Huber's loss.
+
+    Of the inner rows a share have normal errors of standard deviation `size` on all of their targets, whose own is 1.
+    The other rows have none, so that unseen rows say how near the student is to its teacher.
+
+    Args:
+        share: fraction of the inner rows that are outliers.
+        size: standard deviation of their errors.
+        delta: where Huber's loss turns from a parabola into a line.
+        inputs, hidden, outputs, depth, rows, spread, parts, batch_size, activation: see `TeacherStudent`.
+    Source: Huber 1964, Robust estimation of a location parameter.
+    """
+
+    def __init__(
+        self,
+        share: float = 0.2,
+        size: float = 10.0,
+        delta: float = 1.0,
+        inputs: int = 10,
+        hidden: int = 16,
+        outputs: int = 4,
+        depth: int = 1,
+        rows: int = 200,
+        spread: float = 1.0,
+        parts: tuple[float, float, float] = (0.5, 0.25, 0.25),
+        batch_size: int | None = None,
+        activation: str = "relu",
+    ) -> None:
+        super().__init__(inputs, hidden, outputs, depth, rows, spread, parts, batch_size, activation)
+        if not 0 <= share <= 1 or not size >= 0 or not delta > 0:
+            raise TaskError(f"need share in [0, 1], size >= 0 and delta > 0, got {(share, size, delta)}")
+        self.share, self.size, self.delta = share, size, delta
+
+    def sample(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        x, y = super().sample(generator)
+        wrong = chosen_to_train(self, len(y), self.share, generator)
+        y[wrong] += self.size * torch.randn(len(wrong), y.shape[1], generator=generator)
+        return x, y
+
+    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return nn.functional.huber_loss(prediction, target, delta=self.delta)
+
+    def losses(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.huber_loss(predictions, targets, reduction="none", delta=self.delta).mean((1, 2))
 
 
 def draw_he(network: nn.Module, generator: torch.Generator) -> None:
