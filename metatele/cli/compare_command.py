@@ -14,11 +14,13 @@ from metatele.cli.meta_train_command import how_to_show
 from metatele.cli.recipes import Recipe, possible_recipes
 from metatele.cli.reporting import family_spec, report
 from metatele.cli.side_by_side import Plan, Share, play_side_by_side, threads_of, train_all
+from metatele.errors import ConfigError
 from metatele.evaluation import Learned
 from metatele.evaluation.evaluator import JOURNAL
 from metatele.evaluation.settings import Options, Settings
 from metatele.support.checks import at_least
 from metatele.support.parallel import limited_threads
+from metatele.task.mixture import TaskMixture
 from metatele.teleports.rules import rules
 
 
@@ -58,6 +60,12 @@ class Compare(Command):
         require(config, "family", "optimizer.update")
         made = instantiate(parser, config)
         families, specs = families_of(made.family), families_of(config.family)
+        for family in families:
+            if isinstance(family, TaskMixture):
+                raise ConfigError(
+                    f"compare also evaluates on the family that it trains on, and {type(family).__name__} is a "
+                    "mixture of families; use meta-train, and then evaluate --family FAMILY"
+                )
         steps = made.unroll.longest if config.evaluation.steps is None else config.evaluation.steps
         at_least(1, seeds=config.seeds, jobs=config.jobs)
         at_least(1, **{"evaluation.tasks": config.evaluation.tasks, "evaluation.steps": steps})

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,6 +23,7 @@ from metatele.meta_training.settings import LOGARITHMIC
 from metatele.meta_training.state import STATE
 from metatele.optimizer import InnerOptimizer
 from metatele.support.ranks import restarted, speaks, under_torchrun
+from metatele.task.mixture import TaskMixture
 
 
 class MetaTrain(Command):
@@ -88,6 +90,9 @@ def how_to_show(config: Namespace) -> dict[str, Any]:
 def _family_argument(config: Namespace) -> str:
     """What must be added to the command `evaluate` for a family that is not a shipped one."""
     family, *_ = families_of(config.family)
+    module, _, name = family.class_path.rpartition(".")
+    if issubclass(getattr(import_module(module), name), TaskMixture):
+        return " --family FAMILY"  # one of its members, or any other
     return "" if family.class_path.startswith("metatele.tasks.") else f" --family {family.class_path}"
 
 

@@ -178,6 +178,28 @@ def test_a_name_with_an_equals_sign_and_markup_in_a_folder(checkpoint: Path) -> 
     assert Path("ev[/b]/results.json").is_file()
 
 
+MIXED = ["--family", "Mixture", "--family.widths=[4,6]", "--family.depths=[1,1]", "--family.rows=[16,20]",
+         "--optimizer.update", "GlobalStepSize", "--optimizer.update.hidden=3", "--unroll.steps=4", "--unroll.window=2",
+         "--meta.iterations=2", "--meta.tasks=2", "--validation.tasks=2", "--validation.every=1"]  # fmt: skip
+
+
+def test_a_mixture_is_trained_on_and_evaluated_on_a_family(capsys: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # few rows: not all labels are among them
+        assert main(["meta-train", *MIXED, "--output", "run", "--validation_family", "PaperRegression"]) == 0
+        assert "metatele evaluate run --family FAMILY" in capsys.readouterr().out
+        assert "name one of its members" in refused(capsys, "evaluate", "run")
+        family = "--family.rows=8", "--tasks=2", "--steps=3", "--output=evaluation"
+        assert main(["evaluate", "run", "--family", "TeacherStudent", *family]) == 0
+        capsys.readouterr()
+        teleport = "--optimizer.teleport", "NeuronTeleport"
+        assert "Mixture is a mixture of families" in refused(capsys, "compare", *MIXED, *teleport, "--output=none")
+    assert yaml.safe_load(Path("run/training.yaml").read_text())["validation_family"]["class_path"].endswith(
+        "Regression"
+    )
+    assert not Path("none").exists()
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=[p.stem for p in CONFIGS])
 def test_every_shipped_config_runs(path: Path) -> None:
     need_learn2learn(str(path.relative_to(ROOT)))
