@@ -1,0 +1,104 @@
+"""The benchmark on held-out families: its tables say what the evaluator found."""
+
+import math
+
+import pytest
+
+from benchmarks import general
+from benchmarks.general import FIXED, HELD_OUT, Line, families_table, main, summary_table
+from metatele import sample_meta_batch
+from metatele.evaluation import Evaluation, Interval, Verdict
+from metatele.evaluation.judge.pairing import best_baseline
+from tests.conftest import MNIST
+
+FEW = ["size-free-no-teleport", "--tasks=3", "--steps=4", "--tuning-tasks=2", "--timing-repeats=1"]
+NOTHING = Interval(math.nan, math.nan, math.nan)
+
+
+def verdict(percent: float, outcome: str, relative: bool = True) -> Verdict:
+    return Verdict("mine", "x", outcome, Interval(percent, percent - 1, percent + 1), relative, NOTHING, 4, (1, 1))
+
+
+def line(name: str, percent: float, outcome: str, **fields) -> Line:
+    given = {"against_best": verdict(percent, outcome), "against_fixed": verdict(-75, "better"), "equal_seconds": 2.0}
+    return Line(name, "SGD (lr 1)", **given | {"cost": 3.0, "fell": 0.1, "lately": 0.5} | fields)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("general")
+    main([*FEW, "--only", "friedman", "paper", f"--output={folder}"])
+    return folder
+
+
+def test_the_list():
+    assert len({one.name for one in HELD_OUT}) == len(HELD_OUT) == 14
+    for one in HELD_OUT:
+        assert one.why
+        if one.name != "mnist" or MNIST.is_dir():
+            sample_meta_batch(one.family(), "test", [0])
+
+
+def test_a_line_says_what_the_evaluator_found(folder):
+    for name in ("friedman", "paper"):
+        found = Evaluation.load(folder / name)
+        made = Line.of(name, found, "size-free-no-teleport")
+        best = best_baseline(found.entries)
+        assert found.reference == FIXED
+        assert found.settings.reported == (2, 4)
+        assert made.best == best.label
+        assert (made.against_best.name, made.against_best.against) == ("size-free-no-teleport", best.name)
+        assert made.against_best in found.verdicts
+        assert made.against_fixed in found.verdicts
+        assert made.against_fixed.against == FIXED
+        first, middle, last = (best.summary(found.part, step).geometric_mean for step in (0, 2, 4))
+        assert (made.fell, made.lately) == (last / first, last / middle)
+        mine = [found["size-free-no-teleport"].summary(found.part, step).geometric_mean for step in range(5)]
+        assert any(made.equal_seconds == pytest.approx(x / last) for x in mine)
+        assert made.cost > 0
+
+
+def test_what_is_done_is_not_done_again(folder, capsys, monkeypatch):
+    monkeypatch.setattr(general, "evaluate", None)
+    again = [*FEW, "--only", "friedman", "paper", f"--output={folder}"]
+    main(again)
+    out = capsys.readouterr().out
+    assert "size-free-no-teleport / best" in out, "in the terminal"
+    assert "| friedman | " in out
+    assert "| paper | " in out, "as Markdown"
+    with pytest.raises(SystemExit, match=r"paper holds an evaluation with other tasks: 3, not 5"):
+        main([*again, "--only", "paper", "--tasks=5"])
+    with pytest.raises(SystemExit, match="other recipes"):
+        main(["size-free-no-teleport=size-free", *again[1:]])
+
+
+def test_a_name_that_is_taken(tmp_path):
+    with pytest.raises(SystemExit, match="'Adam at 1e-3' is taken"):
+        main([f"{FIXED}=size-free", *FEW[1:], f"--output={tmp_path}"])
+
+
+def test_the_tables():
+    lines = [
+        line("a", -50, "better"),
+        line("b", 100, "worse"),
+        line("c", -75, "better"),
+        line("at zero", 900, "worse", fell=1e-9),
+        line("flat", 0, "not distinguishable", lately=0.99),
+        line("no ratio", 0.2, "worse", against_best=verdict(0.2, "worse", relative=False)),
+        Line("gone", trouble="failed: no"),
+    ]
+    families = families_table("mine", lines)
+    assert families.rows[0][:5] == ["a", "SGD (lr 1)", "0.100", "0.500 [0.490, 0.510]", "better"]
+    assert [row[2] for row in families.rows[3:5]] == ["1.00e-9 zero", "0.100 floor"]
+    assert families.rows[5][3] == "difference 0.200 [-0.800, 1.20]"
+    assert families.rows[6][1] == "failed: no"
+    assert all(len(row) == len(families.header) for row in families.rows)
+    summary = summary_table("mine", lines)
+    assert [row[:3] for row in summary.rows[::2]] == [
+        ["all", "6", "best baseline"],
+        ["with room", "4", "best baseline"],
+        ["best at zero or flat", "2", "best baseline"],
+    ]
+    assert summary.rows[2][3:] == ["0.630", "2.00", "2", "0", "2", "0"], "the cube root of 1/2 x 2 x 1/4"
+    assert summary.rows[4][3:] == ["3.16", "2.00", "0", "1", "1", "0"]
+    assert summary.rows[3][3:] == ["0.250", "-", "4", "0", "0", "0"]
