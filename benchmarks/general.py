@@ -11,7 +11,7 @@ Each family has a folder of its own; one that is done is not evaluated again, an
 import argparse
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ from benchmarks.tables import NOTHING, Table
 from metatele import HandDesigned, InnerOptimizer, TaskFamily, evaluate
 from metatele.cli.checkpoints import load_all
 from metatele.errors import ConfigError, MetateleError
-from metatele.evaluation import Entry, Evaluation, Learned, Options, Verdict
+from metatele.evaluation import Entry, Evaluation, Learned, Options, Settings, Verdict
 from metatele.evaluation.evaluation import RESULTS
 from metatele.evaluation.judge.pairing import best_baseline
 from metatele.evaluation.results import plain
@@ -247,19 +247,19 @@ def contestants(recipes: Recipes) -> dict[str, Any]:
     return {FIXED: InnerOptimizer(HandDesigned("Adam", 1e-3)), **recipes}
 
 
-def evaluated(one: HeldOut, recipes: Recipes, folder: Path, options: Options, **settings: Any) -> Evaluation:
+def evaluated(one: HeldOut, recipes: Recipes, folder: Path, settings: Settings, options: Options) -> Evaluation:
     """The evaluation on one family, from its folder if it is there.
 
     Raises: ConfigError if the folder holds another one.
     """
     if not (folder / RESULTS).is_file():
-        return evaluate(contestants(recipes), one.family(), output=folder, options=options, **settings)
+        return evaluate(contestants(recipes), one.family(), settings, output=folder, options=options)
     found = Evaluation.load(folder)
     wanted = {name: tuple(seed.origin for seed in seeds) for name, seeds in recipes.items()}
     there = {e.name: e.origins for e in found.entries if e.kind == "checkpoint" and e.name != FIXED}
-    mine = {"recipes": _digests(wanted), "family": plain(one.spec), **{k: v for k, v in settings.items() if v}}
-    theirs = {"recipes": _digests(there), "family": found.family_spec}
-    theirs |= {k: getattr(found.settings, k) for k in mine.keys() - theirs.keys()}
+    mine = {"recipes": _digests(wanted), "family": one.spec, **asdict(settings)}
+    theirs = {"recipes": _digests(there), "family": found.family_spec, **asdict(found.settings)}
+    del mine["chunk"]  # chosen by the evaluator
     for key in mine:
         if plain(mine[key]) != plain(theirs[key]):
             raise ConfigError(f"{folder} holds an evaluation with other {key}: {theirs[key]}, not {mine[key]}")
@@ -300,13 +300,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     progress, lines = Console(stderr=True), list[Line]()
     try:
         recipes = load_all(options.checkpoints)
-        settings = {name: getattr(options, name) for name in ("tasks", "steps", "tuning_tasks", "timing_repeats")}
-        reported = tuple(sorted({step for step in (10, 30, options.steps // 2) if step <= options.steps}))
+        reported = tuple(step for step in (10, 30, options.steps // 2) if step <= options.steps)
+        counts = {name: getattr(options, name) for name in ("tasks", "steps", "tuning_tasks", "timing_repeats")}
+        settings = Settings(**counts, report_steps=reported)
         for one in (one for one in HELD_OUT if one.name in options.only):
             with progress.status(one.name) as status:
                 how = Options(FIXED, strict=False, family_spec=one.spec, title=one.name, progress=_shower(one, status))
                 folder = options.output / one.name.replace(" ", "-")
-                made = evaluated(one, recipes, folder, how, report_steps=reported, **settings)
+                made = evaluated(one, recipes, folder, settings, how)
             progress.print(f"{one.name}: {made.elapsed:.0f} s")
             lines.append(Line.of(one.name, made, next(iter(recipes))))
     except MetateleError as error:
