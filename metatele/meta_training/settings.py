@@ -109,7 +109,7 @@ class Phase:
     Args:
         iterations: how long it lasts. A schedule of step sizes begins anew with each phase, and so does Adam.
         learn: which part of the inner optimizer learns; the other one stays as it is.
-        estimator, lr, teleport_lr, sigma, pairs, loss, growth, clip, schedule: see `MetaSettings`.
+        estimator, lr, teleport_lr, sigma, pairs, loss, clip, schedule, growth: see `MetaSettings`.
         steps, window, second_order, engine, curriculum, in_flight, random_start, untold: see `UnrollSettings`.
     """
 
@@ -121,7 +121,6 @@ class Phase:
     sigma: float | None = None
     pairs: int | None = None
     loss: MetaLossName | None = None
-    growth: float | None = None
     clip: float | None = None
     schedule: Schedule | None = None
     steps: int | tuple[int, int] | None = None
@@ -132,6 +131,7 @@ class Phase:
     in_flight: int | None = None
     random_start: bool | None = None
     untold: float | None = None
+    growth: float | None = None
 
     def __post_init__(self) -> None:
         make_plain(self)
@@ -151,10 +151,6 @@ class MetaSettings:
             sum of its losses; "final", its last loss; "end", the log of the trajectory's last loss, so that only its
             last window counts; "error", the fraction of the meta rows that are predicted wrong at its end, for which
             only the evolution strategies have a gradient.
-        growth: in a mean over steps ("log"), step t of a trajectory of T steps weighs as (t / T) ** growth: 0 for
-            alike, larger for the end, which is what optimizers are judged by, rather than the start.
-        floor: what is added to losses before their logarithm, as a fraction of the task's initial loss: below it,
-            smaller losses count no more.
         normalise: divide each task's losses by its initial loss, so that tasks of different scale
             have equal weight (it has no effect on "log", "end" and "error").
         lr: Adam's step size for the update's weights.
@@ -171,13 +167,15 @@ class MetaSettings:
         average: if given, what is validated, and saved in best/ and last/, is an exponential moving average of the
             learned weights, that keeps this fraction of itself at each meta-update (0.99, for example).
         phases: parts of the meta-training with settings of their own, one after the other.
+        growth: in a mean over steps ("log"), step t of a trajectory of T steps weighs as (t / T) ** growth: 0 for
+            alike, larger for the end, which is what optimizers are judged by, rather than the start.
+        floor: what is added to losses before their logarithm, as a fraction of the task's initial loss: below it,
+            smaller losses count no more.
     """
 
     iterations: int = 200
     tasks: int = 16
     loss: MetaLossName = "log"
-    growth: float = 0.0
-    floor: float = 1e-8
     normalise: bool = True
     lr: float = 1e-3
     teleport_lr: float | None = None
@@ -188,6 +186,8 @@ class MetaSettings:
     pairs: int | None = None
     average: float | None = None
     phases: list[Phase] | None = None
+    growth: float = 0.0
+    floor: float = 1e-8
 
     def __post_init__(self) -> None:
         make_plain(self)
