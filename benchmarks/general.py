@@ -98,11 +98,16 @@ HELD_OUT = (
     HeldOut("sines", Sines, {"noise": 0.0}, "the usual toy of meta-learning; without noise, which would be the floor"),
     HeldOut("teacher 2x64", TeacherStudent, {"hidden": 64, "depth": 2, "rows": 128}, "plain optimisation, wide"),
     HeldOut("teacher 6x16", TeacherStudent, {"hidden": 16, "depth": 6, "rows": 128}, "plain optimisation, deep"),
-    HeldOut("outliers", Outliers, {"rows": 800}, "another loss, whose gradient is bounded; heavy tails"),
+    HeldOut("outliers", Outliers, {"rows": 800, "delta": 0.1}, "another loss, whose gradient is bounded; heavy tails"),
     HeldOut("autoencoder", Autoencoder, {}, "64 outputs, a narrow layer"),
     HeldOut("paper", PaperRegression, {}, "the paper's own task: no biases, a sum as loss, huge at first"),
 )
-"""Chosen before meta-training: none of these takes part in it, or in the selection of a recipe."""
+# Chosen before meta-training: none of these takes part in it, or in the selection of a recipe. Rows and noise are such
+# that no best baseline is at zero or flat at step 100 (16 tasks): the second half of the steps still lowers its loss,
+# least on Friedman's function (by 14%), MNIST, digits 128 and the autoencoder (by 20%). Changed because flat:
+# MNIST with 200 inner rows, Friedman with 100, digits 128 with five classes (all baselines overfit alike), sines with
+# noise 0.1 (its variance was reached), shapes with noise 0.2, and outliers with delta 1 (their pull was the floor). On
+# noisy digits, MNIST and digits 128 six of the seven baselines end within 12% of each other: little can be won there.
 
 
 @dataclass(frozen=True)
@@ -317,3 +322,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for table in both:
         show(Console(), table)
     print("\n\n".join(map(markdown, both)))
+
+
+if __name__ == "__main__":
+    main()
