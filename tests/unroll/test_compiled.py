@@ -159,9 +159,7 @@ def test_meta_training_is_the_same(
 
 @pytest.mark.slow
 @BOTH_ORDERS
-@pytest.mark.parametrize(
-    "case", ["dense, paper", "size-free, after, minibatches", "tensors", "Celo, after, minibatches"]
-)
+@pytest.mark.parametrize("case", ["dense, paper", "size-free, after, minibatches", "tensors"])
 def test_meta_training_is_the_same_when_it_is_compiled(
     case: str, second_order: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
