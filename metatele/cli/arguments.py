@@ -32,17 +32,8 @@ BOILERPLATE = (
 
 _load_yaml = get_loader("yaml")  # jsonargparse's own
 SECTIONS = {"optimizer", "unroll", "meta", "validation", "evaluation"}
-SINGLE = {
-    "config",
-    "family",
-    "validation_family",
-    "seed",
-    "device",
-    "output",
-    "controls",
-    "seeds",
-    "jobs",
-}  # what stands beside them
+# What stands beside them.
+SINGLE = {"config", "family", "validation_family", "seed", "device", "output", "controls", "seeds", "jobs"}
 
 
 def set_up_parsing() -> None:

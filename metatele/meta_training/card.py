@@ -9,7 +9,10 @@ from metatele.meta_training.trainer import MetaTrainer
 def training_card(trainer: MetaTrainer, best_score: float) -> str:
     """What was trained, on what, with which settings, and how it validated."""
     inner = trainer.inner
-    families = ", ".join(type(f).__name__ for f in trainer.families)
+    families, tests = (
+        ", ".join(type(f).__name__ for f in given) for given in (trainer.families, trainer.validation_families)
+    )
+    validated = f", validated on: {tests}" if tests else ""
     meta = trainer.meta
     logarithm = meta.logarithmic or bool(trainer.validation.baselines)
     kind = "geometric mean" if logarithm else "mean"
@@ -29,7 +32,7 @@ tags: [learned-optimizer, parameter-symmetry, teleportation]
 - update: {type(inner.update).__name__} {inner.update.arguments()}
 - teleport: {type(inner.teleport).__name__} {inner.teleport.arguments()}, {inner.order} the update
 - state of the update at a teleport: {inner.moments}
-- meta-trained on: {families}, seed {trainer.seed}
+- meta-trained on: {families}{validated}, seed {trainer.seed}
 - meta-training: {trainer.done} of {meta.iterations} iterations of {meta.tasks} tasks
 {stages}
 - best validation loss ({kind} over held-out tasks{steps}{against}): {score}
@@ -44,9 +47,12 @@ def _of_stage(stage: Stage) -> str:
     unroll, meta = stage.unroll, stage.meta
     steps = " to ".join(map(str, dict.fromkeys((unroll.shortest, unroll.longest))))
     order = f", {'second' if unroll.second_order else 'first'} order"
+    growth = f" growing by {meta.growth:g}" if meta.growth else ""
+    told = f" ({unroll.untold:.0%} untold)" if unroll.untold else ""
     what = "update and teleport" if stage.learn == "both" else stage.learn
     how = order if meta.estimator == "bptt" else f", sigma {meta.sigma:g}, {meta.pairs or meta.tasks} pairs"
     return (
-        f"- iterations {stage.begin + 1} to {stage.end}: {what} by {meta.estimator}{how}, meta-loss {meta.loss}, "
-        f"{steps} steps in windows of {unroll.window}, lr {meta.lr:g}, {meta.schedule} schedule, clip {meta.clip}"
+        f"- iterations {stage.begin + 1} to {stage.end}: {what} by {meta.estimator}{how}, "
+        f"meta-loss {meta.loss}{growth}, {steps} steps{told} in windows of {unroll.window}, "
+        f"lr {meta.lr:g}, {meta.schedule} schedule, clip {meta.clip}"
     )

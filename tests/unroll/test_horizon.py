@@ -3,6 +3,7 @@
 import itertools
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -101,6 +102,15 @@ class Noted(GradientDescent):
         return super().propose(point, state)
 
 
+def trained(update: Noted, iterations: int, **unroll: Any) -> trainer.MetaTrainer:
+    """A run that is about to begin, with horizons of 3 to 9."""
+    settings = UnrollSettings((3, 9), 3, **unroll), MetaSettings(iterations, 2), ValidationSettings(2, 2)
+    training = trainer.MetaTrainer(InnerOptimizer(update), [ExampleFamily()], *settings)
+    training.initialise()
+    training.enter()
+    return training
+
+
 def test_one_that_is_not_told_is_none_to_both_engines(traced_only):
     inner = InnerOptimizer(Annealed(0.05)).double()
     batch = sample_meta_batch(ExampleFamily(), "train", range(3)).to(torch.float64)
@@ -114,12 +124,7 @@ def test_one_that_is_not_told_is_none_to_both_engines(traced_only):
 
 def test_meta_training_hides_it_from_a_fraction():
     update = Noted()
-    unroll = UnrollSettings((3, 9), 3, untold=0.5)
-    training = trainer.MetaTrainer(
-        InnerOptimizer(update), [ExampleFamily()], unroll, MetaSettings(40, 2), ValidationSettings(2, 2)
-    )
-    training.initialise()
-    training.enter()
+    training = trained(update, 40, untold=0.5)
     flights = [training.begin(number) for number in range(40)]
     assert 8 < sum(flight.told is None for flight in flights) < 32
     for flight in flights[:6]:
@@ -132,12 +137,7 @@ def test_meta_training_hides_it_from_a_fraction():
 def test_meta_training_tells_each_trajectory_its_own():
     """Also one that goes on after a restart, whose horizon depends on when it was begun."""
     update = Noted()
-    unroll = UnrollSettings((3, 9), 3, in_flight=2)
-    training = trainer.MetaTrainer(
-        InnerOptimizer(update), [ExampleFamily()], unroll, MetaSettings(6, 2), ValidationSettings(2, 2)
-    )
-    training.initialise()
-    training.enter()
+    training = trained(update, 6, in_flight=2)
     flights = [training.begin(number) for number in range(6)]
     assert len({flight.horizon for flight in flights}) > 1
     for flight in [*flights, training.begin(1, horizon=5)]:

@@ -1,11 +1,13 @@
-"""Steps that an update takes along given gradients."""
+"""Steps that an update takes along given gradients, and laws of them that several updates keep."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+from metatele.tasks import TeacherStudent
 from torch import Tensor
 
-from metatele import Update
+from metatele import InnerOptimizer, MetaSettings, UnrollSettings, Update, ValidationSettings, meta_train
 from metatele.parts.point import Point
 from metatele.task.params import Params, flatten, map_params
 
@@ -73,3 +75,23 @@ def assert_finite(update: Update, shapes: Sequence[tuple[int, ...]], zero: str, 
     inputs = [*leaves.values(), *(g for gradient in slopes for g in gradient.values()), *update.parameters()]
     found = torch.autograd.grad(flatten(params).square().sum(), inputs, allow_unused=True)
     assert all(bool(g.isfinite().all()) for g in found if g is not None)
+
+
+def assert_meta_training_helps(update: Update, estimator: Any) -> None:
+    inner, family = InnerOptimizer(update), TeacherStudent(4, 6, 2, rows=16)
+    unroll = UnrollSettings(20, 10, second_order=False)
+    meta = MetaSettings(25, 8, lr=0.01, estimator=estimator)
+    history = meta_train(inner, family, unroll, meta, ValidationSettings(8, every=5)).history
+    found = [i.validation for i in history if i.validation is not None]
+    assert found[-1] < found[0] - 0.4  # logarithms of losses
+
+
+def assert_horizon_is_seen(sees: Update, does_not: Update, least: float) -> None:
+    """Steps differ by at least so much with other horizons, and are in order beyond them; or do not differ at all."""
+    start = random_params(SHAPES, 0)
+    assert_steps(path(does_not, start, horizon=9), path(does_not, start))
+    ends = [flatten(path(sees, start, horizon=horizon)[-1]) for horizon in (None, 4, 400)]
+    for i, a in enumerate(ends):
+        assert all(float((a - b).abs().max()) > least for b in ends[:i])
+    for horizon in (-1, 0, 1, 2):  # passed long ago
+        assert all(bool(flatten(f).isfinite().all()) for f in path(sees, start, horizon=horizon, steps=6))

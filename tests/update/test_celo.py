@@ -2,21 +2,23 @@
 
 import pytest
 import torch
-from metatele.tasks import TeacherStudent
 
 from metatele import (
     CeloUpdate,
     ConfigError,
-    InnerOptimizer,
-    MetaSettings,
-    UnrollSettings,
-    ValidationSettings,
-    meta_train,
 )
 from metatele.parts.point import Point
 from metatele.support.seeding import seeded
-from metatele.task.params import Params, flatten, map_params
-from tests.update.paths import SHAPES, assert_steps, path, random_params, scaled
+from metatele.task.params import Params, map_params
+from tests.update.paths import (
+    SHAPES,
+    assert_horizon_is_seen,
+    assert_meta_training_helps,
+    assert_steps,
+    path,
+    random_params,
+    scaled,
+)
 
 
 def strong(**settings: object) -> CeloUpdate:
@@ -86,14 +88,7 @@ def test_zeros_can_grow():
 
 
 def test_what_it_sees_of_the_horizon():
-    start = random_params(SHAPES, 0)
-    sees, does_not = strong(), strong(horizon=False)
-    assert_steps(path(does_not, start, horizon=9), path(does_not, start))
-    ends = [flatten(path(sees, start, horizon=horizon)[-1]) for horizon in (None, 4, 400)]
-    for i, a in enumerate(ends):
-        assert all(float((a - b).abs().max()) > 1e-5 for b in ends[:i])
-    for horizon in (-1, 0, 1, 2):  # passed long ago
-        assert all(bool(flatten(f).isfinite().all()) for f in path(sees, start, horizon=horizon, steps=6))
+    assert_horizon_is_seen(strong(), strong(horizon=False), 1e-5)
 
 
 def test_the_scheduler_sees_how_gradients_shrink():
@@ -108,12 +103,7 @@ def test_the_scheduler_sees_how_gradients_shrink():
 
 @pytest.mark.parametrize("estimator", ["bptt", "pes"])
 def test_meta_training_makes_it_descend(estimator):
-    inner, family = InnerOptimizer(CeloUpdate(8, lr=0.03)), TeacherStudent(4, 6, 2, rows=16)
-    unroll = UnrollSettings(20, 10, second_order=False)
-    meta = MetaSettings(25, 8, lr=0.01, estimator=estimator)
-    history = meta_train(inner, family, unroll, meta, ValidationSettings(8, every=5)).history
-    found = [i.validation for i in history if i.validation is not None]
-    assert found[-1] < found[0] - 0.4  # logarithms of losses
+    assert_meta_training_helps(CeloUpdate(8, lr=0.03), estimator)
 
 
 @pytest.mark.parametrize(

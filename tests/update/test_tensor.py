@@ -22,7 +22,16 @@ from metatele.parts.point import Point
 from metatele.support.seeding import seeded
 from metatele.task.params import Params, flatten, map_params
 from metatele.update.size_free import LEAST_SQUARE
-from tests.update.paths import ODD, SHAPES, assert_finite, assert_steps, path, random_params, scaled
+from tests.update.paths import (
+    ODD,
+    SHAPES,
+    assert_finite,
+    assert_horizon_is_seen,
+    assert_steps,
+    path,
+    random_params,
+    scaled,
+)
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "as it comes": {},
@@ -112,14 +121,7 @@ def test_relative_steps_change_the_spectral_norm_alike_at_every_width(shape):
 
 
 def test_what_it_sees_of_the_horizon():
-    start = random_params(SHAPES, 0)
-    sees, does_not = strong(), strong(horizon=False)
-    assert_steps(path(does_not, start, horizon=9), path(does_not, start))
-    ends = [flatten(path(sees, start, horizon=horizon)[-1]) for horizon in (None, 4, 400)]
-    for i, a in enumerate(ends):
-        assert all(float((a - b).abs().max()) > 1e-6 for b in ends[:i])
-    for horizon in (-1, 0, 1, 2):  # passed long ago
-        assert all(bool(flatten(f).isfinite().all()) for f in path(sees, start, horizon=horizon, steps=6))
+    assert_horizon_is_seen(strong(), strong(horizon=False), 1e-6)
 
 
 def test_teleports_carry_the_last_step_along():
