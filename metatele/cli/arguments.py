@@ -71,7 +71,7 @@ def make_training_parser(description: str) -> ArgumentParser:
     parser.add_argument(
         "--validation_family",
         type=Families | None,
-        help="task family (or a list) to validate on (default: the one that is trained on)",
+        help="task family (or a list) to validate on (default: what is trained on; of a mixture, eight members)",
     )
     parser.add_class_arguments(InnerOptimizer, "optimizer")
     parser.add_class_arguments(UnrollSettings, "unroll")

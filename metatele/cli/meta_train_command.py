@@ -88,12 +88,18 @@ def how_to_show(config: Namespace) -> dict[str, Any]:
 
 
 def _family_argument(config: Namespace) -> str:
-    """What must be added to the command `evaluate` for a family that is not a shipped one."""
+    """What must be added to the command `evaluate` for a family that is not a shipped one, or a mixture."""
     family, *_ = families_of(config.family)
-    module, _, name = family.class_path.rpartition(".")
-    if issubclass(getattr(import_module(module), name), TaskMixture):
-        return " --family FAMILY"  # one of its members, or any other
+    if _is_mixture(family):
+        tests = [f for f in families_of(config.validation_family or []) if not _is_mixture(f)]
+        return f" --family {tests[0].class_path if tests else 'FAMILY'}"
     return "" if family.class_path.startswith("metatele.tasks.") else f" --family {family.class_path}"
+
+
+def _is_mixture(family: Namespace) -> bool:
+    """Whether the class that a configuration names is a mixture."""
+    module, _, name = family.class_path.rpartition(".")
+    return issubclass(getattr(import_module(module), name), TaskMixture)
 
 
 def train(

@@ -41,7 +41,7 @@ class UnrollSettings:
         random_start: whether the first window of a trajectory has a random length, of 1 to `window` steps, so that
             windows do not always end at the same steps.
         untold: the fraction of the meta-batches whose horizon the update and the teleport are not told, as in a
-            training that somebody will stop.
+            training that somebody will stop; at least 0, and below 1.
     """
 
     steps: int | tuple[int, int] = 100
@@ -201,7 +201,9 @@ class MetaSettings:
         one_of(get_args(Schedule), **{"meta.schedule": self.schedule})
         one_of(get_args(EstimatorName), **{"meta.estimator": self.estimator})
         if self.growth and self.loss != "log" and self.phases is None:
-            raise ConfigError(f"meta.growth weighs the steps of loss 'log', not of {self.loss!r}; set it to 0")
+            raise ConfigError(
+                f"meta.growth weighs the steps of loss 'log', not of {self.loss!r}; set growth to 0 there"
+            )
         if self.average is not None:
             within(0, 1, **{"meta.average": self.average})
         if self.pairs is not None:

@@ -25,7 +25,7 @@ from metatele.support.seeding import derive_seed
 from metatele.task.batch import MetaBatch
 from metatele.task.family import TaskFamily
 from metatele.task.mixture import TaskMixture
-from metatele.task.sampling import sample_meta_batch
+from metatele.task.sampling import check_members, sample_meta_batch
 from metatele.unroll import Engine, MakeEngine, engine_maker
 
 DTYPE = torch.float32  # of meta-training
@@ -111,9 +111,13 @@ class MetaTrainer:
         self.average: AveragedModel | None = None
 
     def _check_mixtures(self) -> None:
-        """Raises: ConfigError for an engine that would make itself anew for each meta-batch of a mixture."""
+        """Raises: TaskError for a mixture whose members cannot be drawn again; ConfigError for an engine that would
+        make itself anew for each of its meta-batches."""
         for family in (*self.families, *self.validation_families):
-            if isinstance(family, TaskMixture) and any(s.unroll.engine != "higher" for s in self.stages):
+            if not isinstance(family, TaskMixture):
+                continue
+            check_members(family, self.seed)
+            if any(s.unroll.engine != "higher" for s in self.stages):
                 raise ConfigError(
                     f"unroll.engine 'compiled' would compile each network of {type(family).__name__} anew; use 'higher'"
                 )

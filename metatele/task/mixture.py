@@ -32,5 +32,6 @@ class TaskMixture(TaskFamily):
     def _error(self) -> TaskError:
         return TaskError(
             f"{type(self).__name__} is a mixture of task families, of which meta-training draws one for each "
-            "meta-batch; where all tasks must be of one family, as in an evaluation, name one of its members"
+            "meta-batch; where all tasks must be of one family, as in an evaluation, name one of its members (on "
+            "the command line by --family)"
         )

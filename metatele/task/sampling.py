@@ -19,6 +19,7 @@ from metatele.task.mixture import TaskMixture
 from metatele.task.stack import unwrapped
 
 Answer = TypeVar("Answer")
+MEMBERS_TRIED = 4  # meta-batches of a mixture that are drawn twice, to see whether they are equal
 
 
 def sample_meta_batch(
@@ -88,6 +89,24 @@ def member_of(family: TaskFamily, split: Split, seed: int, number: int) -> TaskF
             raise TaskError(f"{type(family).__name__}.member() must return a task family, got {found!r}")
         family = found
     return family
+
+
+def check_members(family: TaskMixture, seed: int) -> None:
+    """Draw a few meta-batches of a mixture twice. Raises: TaskError if they differ, or as `sample_meta_batch` does."""
+    for number in range(MEMBERS_TRIED):
+        first, again = (sample_meta_batch(family, "train", [0], seed, number) for _ in range(2))
+        if not _equal(first, again):
+            raise TaskError(
+                f"{type(family).__name__}.member() gives other families for equal generator states; draw every random "
+                "number from the generator that is passed in"
+            )
+
+
+def _equal(a: MetaBatch, b: MetaBatch) -> bool:
+    """Whether two meta-batches have equal tasks."""
+    mine, theirs = ([*x.params.values(), *x.inputs.values(), *x.targets.values()] for x in (a, b))
+    alike = [(x.dtype, x.shape) for x in mine] == [(y.dtype, y.shape) for y in theirs]
+    return alike and all(map(torch.equal, mine, theirs))
 
 
 def _tensors(network: nn.Module) -> dict[str, Tensor]:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from metatele.support.seeding import seeded
 from metatele.task.family import PARTS, Split, TaskFamily
-from metatele.task.sampling import build_network, sample_meta_batch
+from metatele.task.mixture import TaskMixture
+from metatele.task.sampling import MEMBERS_TRIED, build_network, check_members, member_of, sample_meta_batch
 from metatele.testing.laws import assert_law, one_task, same
 
 ALL_SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -57,7 +58,8 @@ class ExampleFamily(TaskFamily):
 
 
 def check_task_family(family: TaskFamily) -> None:
-    """Check the contract of a task family.
+    """Check the contract of a task family; of a `TaskMixture`, that of a few members, and that equal generator states
+    give equal ones.
 
     Equal seeds give equal tasks, different seeds different ones; a task does not depend on the meta-batch it is in,
     nor on any global random generator, which it leaves as it is; the loss of every part is finite, and
@@ -65,6 +67,11 @@ def check_task_family(family: TaskFamily) -> None:
 
     Raises: AssertionError that names the broken law; TaskError as `sample_meta_batch` does.
     """
+    if isinstance(family, TaskMixture):
+        check_members(family, 0)
+        for number in range(MEMBERS_TRIED):
+            check_task_family(member_of(family, "train", 0, number))
+        return
     name = type(family).__name__
     alone = sample_meta_batch(family, "train", [2])
     before = _global_generators()

@@ -187,7 +187,7 @@ def test_a_mixture_is_trained_on_and_evaluated_on_a_family(capsys: pytest.Captur
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # few rows: not all labels are among them
         assert main(["meta-train", *MIXED, "--output", "run", "--validation_family", "PaperRegression"]) == 0
-        assert "metatele evaluate run --family FAMILY" in capsys.readouterr().out
+        assert "metatele evaluate run --family metatele.tasks.PaperRegression" in capsys.readouterr().out
         assert "name one of its members" in refused(capsys, "evaluate", "run")
         family = "--family.rows=8", "--tasks=2", "--steps=3", "--output=evaluation"
         assert main(["evaluate", "run", "--family", "TeacherStudent", *family]) == 0

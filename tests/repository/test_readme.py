@@ -63,7 +63,7 @@ def test_custom_family_from_python(workplace: Path) -> None:
 
 @pytest.mark.slow
 def test_custom_family_from_the_command_line(workplace: Path) -> None:
-    (commands,) = (b for b in blocks("sh") if "sine.Sine" in b)
+    (commands,) = (b for b in blocks("sh") if "compare --family sine.Sine" in b)
     for line in commands.strip().splitlines():
         name, *arguments = shlex.split(line)
         assert name == "metatele"
@@ -71,6 +71,16 @@ def test_custom_family_from_the_command_line(workplace: Path) -> None:
         assert "no-teleport" in printed
     assert (workplace / "runs" / "sine" / "evaluation" / "results.json").is_file()
     assert (workplace / "evaluation" / "results.json").is_file()
+
+
+@pytest.mark.slow
+def test_custom_mixture(workplace: Path) -> None:
+    (code,) = (b for b in blocks("python") if "class Waves" in b)
+    (workplace / "waves.py").write_text(code)
+    (commands,) = (b for b in blocks("sh") if "waves.Waves" in b)
+    for line in commands.strip().splitlines():
+        run([sys.executable, "-m", "metatele", *shlex.split(line)[1:]], workplace)
+    assert (workplace / "waves" / "results.json").is_file()
 
 
 def test_the_commands_of_the_readme_parse() -> None:

@@ -116,6 +116,31 @@ def test_a_member_that_is_no_family_is_named() -> None:
         sample_meta_batch(Nothing(), "train", [0], number=0)
 
 
+class Forgetful(TaskMixture):
+    """Does not use its generator."""
+
+    drawn = 3
+
+    def member(self, generator: torch.Generator) -> TaskFamily:
+        self.drawn += 1
+        return TeacherStudent(self.drawn, 4, 2, rows=8)
+
+
+def test_a_mixture_that_ignores_its_generator_is_refused() -> None:
+    """No run on it could be gone on with."""
+    said = r"Forgetful.member\(\) gives other families for equal generator states"
+    with pytest.raises(TaskError, match=said):
+        meta_train(InnerOptimizer(GlobalStepSize(3)), Forgetful(), UnrollSettings(2, 2), MetaSettings(1, 2))
+    with pytest.raises(TaskError, match=said):
+        check_task_family(Forgetful())
+
+
+def test_the_conformance_suite_takes_mixtures() -> None:
+    check_task_family(FEW)
+    with pytest.raises(TaskError, match="must return a task family, got 3"):
+        check_task_family(Nothing())
+
+
 def test_meta_training_on_a_mixture_resumes_bit_by_bit(tmp_path: Path) -> None:
     """Its meta-batches in flight are of families of different shapes; it is validated on a family of its own."""
 
