@@ -1,6 +1,7 @@
 """What runs in other processes say to the one that waits for them, and its word that they stop."""
 
 import os
+import socket
 import threading
 import warnings
 from collections.abc import Callable
@@ -147,7 +148,7 @@ class Exchange:
         if not self._far:
             return self
         try:
-            self._listener = Listener(backlog=MOST_AT_ONCE, authkey=self._key)
+            self._listener = Listener(family="AF_UNIX", backlog=MOST_AT_ONCE, authkey=self._key)
         except OSError as error:
             raise OutputError(f"cannot listen to other processes: {error.strerror or error}; set TMPDIR") from error
         threading.Thread(target=self._answer, daemon=True).start()
@@ -157,8 +158,9 @@ class Exchange:
         if not self._far:
             return
         self._closing = True
-        with suppress(OSError, EOFError):  # wakes the thread that answers
-            Client(self._listener.address, authkey=self._key).close()
+        # Wakes the thread that answers. It may have gone already, so that nothing must be waited for.
+        with suppress(OSError), socket.socket(socket.AF_UNIX) as knock:
+            knock.connect(self._listener.address)
         self._listener.close()
 
     def _answer(self) -> None:

@@ -3,6 +3,7 @@
 import pickle
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from typing import Any
@@ -54,6 +55,26 @@ def test_a_run_hears_that_it_is_to_stop_before_it_begins_and_later() -> None:
                 time.sleep(0.01)
         with sent(exchange.line(1)) as line:
             assert line.stopping()
+
+
+def test_it_ends_whatever_keeps_the_thread_that_answers(monkeypatch) -> None:
+    """That thread looks after each call whether it is to go; the end may come just before, and must not call it."""
+    ended, start = threading.Event(), threading.Thread.start
+
+    def start_and_wait(thread: threading.Thread) -> None:
+        start(thread)
+        if threading.current_thread() is not threading.main_thread():
+            ended.wait()
+
+    monkeypatch.setattr(threading.Thread, "start", start_and_wait)
+    exchange = Exchange(lambda *message: None, never, far=True).__enter__()
+    with sent(exchange.line(0)) as line:
+        line.say("heard by a thread that the one that answers has started")
+    ending = threading.Thread(target=exchange.__exit__, daemon=True)
+    ending.start()
+    ending.join(30)
+    ended.set()
+    assert not ending.is_alive()
 
 
 def test_where_nobody_can_be_reached_a_run_goes_on() -> None:
