@@ -26,6 +26,8 @@ class Point:
         whole: the losses on all rows that the inner loop trains on; likewise.
         horizon: the number of steps that the trajectory is to have, counted as `step` is, and likewise a tensor while a
             step is traced, NaN for None; None where nobody knows it. More steps than that are no error.
+        losses: the loss of each task on the step's batch, [B], 0 of a task that has diverged; None where nobody knows
+            them. In first order they are constants, as the gradient is.
     """
 
     params: Params
@@ -35,6 +37,7 @@ class Point:
     landscape: Landscape | None = None
     whole: Landscape | None = None
     horizon: int | None = None
+    losses: Tensor | None = None
 
     def time(self, like: Tensor) -> Tensor:
         """log(1 + step) / 3, of order one, with the shape, dtype and device of `like`."""

@@ -1,6 +1,6 @@
 """A learned update that runs once a parameter tensor, not once a coordinate."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -12,6 +12,7 @@ from metatele.support.checks import above_zero, at_least, one_of, yes_or_no
 from metatele.task.params import Params, map_params
 from metatele.update.base import Update
 from metatele.update.coordinate_network import CoordinateNetwork
+from metatele.update.loss_course import COURSE_FEATURES, COURSE_STATE, LossCourse
 from metatele.update.size_free import LEAST_SQUARE
 from metatele.update.span import Span
 from metatele.update.tensor_shapes import SHAPE_FEATURES, TensorShapes
@@ -80,8 +81,8 @@ class TensorUpdate(Update):
     the gradient and a slow momentum likewise; momentum and gradient over their root mean square; the parameters. A
     fresh LSTM takes Adam's steps. The tensors of all tasks are the rows of one LSTM, which sees the angles between
     the directions and their lengths, how the gradient and the parameters have grown, the tensor's shape and place, the
-    time, the horizon, and the mean of what all tensors see: nothing that depends on the scale of the loss. A learned
-    step size for each tensor: Metz et al. 2022, arXiv:2211.09760.
+    time, the horizon, the loss's course, and the mean of what all tensors see: nothing that depends on the scale of the
+    loss. A learned step size for each tensor: Metz et al. 2022, arXiv:2211.09760.
 
     Args:
         hidden: size of the LSTM.
@@ -93,6 +94,7 @@ class TensorUpdate(Update):
         secant: whether the LSTM sees how the slope along the last step has changed. That step is carried along by
             teleports as a covector: multiplied by Adam's second moment.
         horizon: whether it sees the horizon, where that is known.
+        course: whether it sees how the loss has gone, where that is known.
         per_coordinate: units of a small network that corrects the step of each coordinate; 0 for none.
     Raises: ConfigError for an argument out of range.
     """
@@ -110,18 +112,19 @@ class TensorUpdate(Update):
         secant: bool = True,
         horizon: bool = True,
         per_coordinate: int = 0,
+        course: bool = True,
     ) -> None:
         super().__init__()
         above_zero(lr=lr)
-        yes_or_no(relative=relative, secant=secant, horizon=horizon)
+        yes_or_no(relative=relative, secant=secant, horizon=horizon, course=course)
         one_of(get_args(Decay), decay=decay)
         at_least(0, per_coordinate=per_coordinate)
         self.hidden, self.lr, self.relative, self.decay = hidden, lr, relative, decay
-        self.secant, self.horizon, self.per_coordinate = secant, horizon, per_coordinate
+        self.secant, self.horizon, self.course, self.per_coordinate = secant, horizon, course, per_coordinate
         self.pulls = [pull for pull in ("relative", "absolute") if decay in (pull, "both")]
         many = LAST + secant
         own = many * (many - 1) // 2 + many + 2 + ("absolute" in self.pulls) + 2 * secant + SHAPE_FEATURES
-        shared = 1 + PROGRESS * horizon + 2 * secant
+        shared = 1 + PROGRESS * horizon + COURSE_FEATURES * course + 2 * secant
         outputs = PARAMS + len(self.pulls) + 1 + per_coordinate
         self.core = RecurrentCore(2 * own + shared, hidden, 1, outputs, head_scale=0.1)
         self.network = CoordinateNetwork(LAST, per_coordinate) if per_coordinate else None
@@ -137,10 +140,11 @@ class TensorUpdate(Update):
         shapes = TensorShapes.of(params, first)
         means = _sums(p.square() for p in params.values()) / shapes.counts
         begin = torch.where(means > LEAST_SQUARE, (means + LEAST_SQUARE).sqrt(), shapes.begin)
-        none = torch.zeros_like(begin)  # the gradient's first size, and slopes
-        memory = (begin, none, none) if self.secant else (begin, none)
+        none = torch.zeros_like(begin)
+        slopes = (none,) if self.secant else ()
+        course = LossCourse.start(len(begin), begin) if self.course else ()
         covectors = (zeros,) * (2 + self.secant)
-        return State(covectors, (zeros, zeros), (*memory, *self.core.start(begin.numel(), first)))
+        return State(covectors, (zeros, zeros), (begin, none, *slopes, *course, *self.core.start(begin.numel(), first)))
 
     def propose(self, point: Point, state: State) -> tuple[Params, State]:
         params, shapes = point.params, TensorShapes.of(point.params, next(iter(point.params.values())))
@@ -150,14 +154,19 @@ class TensorUpdate(Update):
         units = self._units(point, span, _sums(o.moments.short for o in own.values()), begin, shapes)
         first = torch.where(torch.as_tensor(point.step, device=begin.device) == 0, units.power, first)
         before = rest.pop(0) if self.secant else None
-        features = self._features(point, span, units, shapes, (units.power - first) / 3, before)
+        course: tuple[Tensor, ...] = ()
+        went: list[Tensor] = []
+        if self.course:
+            course, went = LossCourse(*rest[:COURSE_STATE]).after(point)
+            rest = rest[COURSE_STATE:]
+        features = self._features(point, span, units, shapes, (units.power - first) / 3, before, went)
         out, memory = self.core(features.flatten(0, 1), tuple(rest))
         parts, slopes = self._steps(span, units, out.unflatten(0, first.shape))
         step = {name: f.reshape(p.shape) for (name, p), f in zip(params.items(), parts, strict=True)}
         fast, slow, long, short = ({k: o.moments[i] for k, o in own.items()} for i in range(len(Moments._fields)))
         lowered = ({k: f * own[k].metric for k, f in step.items()},) if self.secant else ()
         kept = (begin, first, slopes) if self.secant else (begin, first)
-        return step, State((fast, slow, *lowered), (long, short), (*kept, *memory))
+        return step, State((fast, slow, *lowered), (long, short), (*kept, *course, *memory))
 
     def _own(self, name: str, point: Point, state: State) -> Own:
         """What is made of a tensor's gradient, coordinate by coordinate."""
@@ -194,13 +203,21 @@ class TensorUpdate(Update):
         return Units(factors / divisors, step, power.log(), growth)
 
     def _features(
-        self, point: Point, span: Span, units: Units, shapes: TensorShapes, change: Tensor, before: Tensor | None
+        self,
+        point: Point,
+        span: Span,
+        units: Units,
+        shapes: TensorShapes,
+        change: Tensor,
+        before: Tensor | None,
+        went: Sequence[Tensor],
     ) -> Tensor:
         """What the LSTM sees, all of order one, [B, T, inputs].
 
         Args:
             change: how the gradient's size has changed, [B, T].
             before: the slopes along the last step where it was taken, [B, T]; None without a secant.
+            went: how the loss has gone, [B] each.
         """
         cosines, sizes = span.statistics(units.scale * shapes.counts.rsqrt().unsqueeze(1))
         columns, shared = [change, units.growth], [point.time(change[:, 0])]
@@ -213,6 +230,7 @@ class TensorUpdate(Update):
             after = span.products[..., GRADIENT, LAST]
             columns += _secant(after, before)
             shared += _secant(after.sum(1), before.sum(1))
+        shared += went
         shape = shapes.features.expand(len(change), -1, -1)
         own = torch.cat([cosines, sizes / 2, torch.stack(columns, 2), shape], 2)
         mean = torch.cat([own.mean(1), torch.stack(shared, 1)], 1)

@@ -1,42 +1,47 @@
-"""Inner gradients recorded, and used again in place of those of the losses: what first order holds fixed."""
+"""What inner steps see recorded, and seen again in place of the losses' own: what first order holds fixed."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 from metatele.task.params import Params, map_params
 from metatele.unroll.higher.inner_step import DifferentiableInnerStep
 
+Seen = tuple[Params, Tensor]  # a step's gradient, and its losses [B]
+
 
 @contextmanager
-def recorded() -> Iterator[list[Params]]:
-    """Inside, the inner gradient of every step that `higher` takes is noted, detached; yields the notes."""
-    plain, notes = DifferentiableInnerStep.gradient, list[Params]()
+def recorded() -> Iterator[list[Seen]]:
+    """Inside, what every step that `higher` takes sees is noted, detached; yields the notes."""
+    plain, shown, notes = DifferentiableInnerStep.gradient, DifferentiableInnerStep.shown, list[Seen]()
 
     def gradient(self: DifferentiableInnerStep, losses: Tensor, second_order: bool) -> Params:
         found = plain(self, losses, second_order)
-        notes.append(map_params(torch.detach, found))
+        notes.append((map_params(torch.detach, found), shown(self, losses, False)))
         return found
 
-    DifferentiableInnerStep.gradient = gradient  # type: ignore[method-assign]
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DifferentiableInnerStep, "gradient", gradient)
         yield notes
-    finally:
-        DifferentiableInnerStep.gradient = plain  # type: ignore[method-assign]
 
 
 @contextmanager
-def replayed(gradients: Sequence[Params] | None) -> Iterator[None]:
-    """Inside, the steps use these gradients one after the other; their own if None."""
-    if gradients is None:
+def replayed(notes: Sequence[Seen] | None) -> Iterator[None]:
+    """Inside, the steps see what was noted, one note after the other; their own if None."""
+    if notes is None:
         yield
         return
-    plain, left = DifferentiableInnerStep.gradient, iter(gradients)
-    DifferentiableInnerStep.gradient = lambda self, losses, second_order: next(left)  # type: ignore[method-assign]
-    try:
+    gradients, losses = (iter(part) for part in zip(*notes, strict=True))
+
+    def next_of(left: Iterator[Any]) -> Any:
+        return lambda self, losses, second_order: next(left)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DifferentiableInnerStep, "gradient", next_of(gradients))
+        patch.setattr(DifferentiableInnerStep, "shown", next_of(losses))
         yield
-    finally:
-        DifferentiableInnerStep.gradient = plain  # type: ignore[method-assign]
-    assert next(left, None) is None, "fewer steps were taken than were recorded"
+    assert next(gradients, None) is None, "fewer steps were taken than were recorded"

@@ -105,7 +105,7 @@ def check_meta_gradient(inner: InnerOptimizer, batch: MetaBatch, second_order: b
         begin = unroll.window(begin, MID).end
         assert begin.step == MID
     weights = torch.linspace(0.5, 1.5, STEPS * batch.tasks, dtype=torch.float64).reshape(STEPS, -1)
-    with recorded() as gradients:
+    with recorded() as seen:
         window = unroll.window(begin, STEPS)
     assert bool(window.end.alive.all())
     loss = (weights * window.meta_losses).sum()
@@ -128,7 +128,7 @@ def check_meta_gradient(inner: InnerOptimizer, batch: MetaBatch, second_order: b
             with torch.no_grad():
                 for p, d in zip(learned, direction, strict=True):
                     p.add_(d, alpha=sign * eps)
-            with replayed(None if second_order else gradients):
+            with replayed(None if second_order else seen):
                 moved = unroll.window(begin, STEPS, differentiable=False)
             with torch.no_grad():
                 for p, d in zip(learned, direction, strict=True):

@@ -151,13 +151,13 @@ def test_the_inner_gradient_is_the_gradient_at_the_parameters(make_batch):
     batch = make_batch(widths=(3, 3, 3, 2), activations=(nn.LeakyReLU(0.2),) * 2)
     inner = ready(InnerOptimizer(GradientDescent(0.05), DenseTeleport(4, symmetry="data_dependent"), "after"), batch)
     unroll = Unroll(inner, batch, 3)
-    with recorded() as gradients:
+    with recorded() as seen:
         unroll.window(unroll.start(), 3)
     begin = unroll.start()
     for k in range(3):
         with recorded() as alone:
             begin = unroll.window(begin, 1).end
-        torch.testing.assert_close(flatten(gradients[k]), flatten(alone[0]), rtol=1e-10, atol=1e-14)
+        torch.testing.assert_close(flatten(seen[k][0]), flatten(alone[0][0]), rtol=1e-10, atol=1e-14)
 
 
 def test_a_position_is_detached_from_the_past(make_batch):
@@ -189,12 +189,12 @@ def test_the_batch_is_left_as_it_is(make_batch):
 def test_record_and_replay_give_the_same_window(make_batch):
     batch = make_batch()
     unroll = Unroll(ready(LEARNED["dense"](), batch), batch, 3)
-    with recorded() as gradients:
+    with recorded() as seen:
         window = unroll.window(unroll.start(), 3)
-    assert len(gradients) == 3
-    with replayed(gradients):
+    assert len(seen) == 3
+    with replayed(seen):
         assert torch.equal(unroll.window(unroll.start(), 3).meta_losses, window.meta_losses)
-    with replayed([map_params(torch.zeros_like, g) for g in gradients]):
+    with replayed([(map_params(torch.zeros_like, g), losses) for g, losses in seen]):
         assert not torch.equal(unroll.window(unroll.start(), 3).meta_losses, window.meta_losses)
 
 

@@ -138,7 +138,7 @@ def test_the_meta_gradient_is_that_of_finite_differences(make, make_batch, secon
     batch, steps, eps = make_batch(tasks=2), 3, 1e-6
     inner = strong(InnerOptimizer(make(lr=0.1)), batch)
     unroll, learned = Unroll(inner, batch, steps, second_order), list(inner.parameters())
-    with recorded() as gradients:
+    with recorded() as seen:
         window = unroll.window(unroll.start(), steps)
     gradient = torch.autograd.grad(window.meta_losses.sum(), learned)
     direction = [g / torch.stack([h.norm() for h in gradient]).norm() for g in gradient]
@@ -148,7 +148,7 @@ def test_the_meta_gradient_is_that_of_finite_differences(make, make_batch, secon
         with torch.no_grad():
             for p, d in zip(learned, direction, strict=True):
                 p.add_(d, alpha=sign * eps)
-        with replayed(None if second_order else gradients):
+        with replayed(None if second_order else seen):
             moved = unroll.window(unroll.start(), steps, differentiable=False)
         sides.append(float(moved.meta_losses.sum()))
     assert abs(found) > 1e-3

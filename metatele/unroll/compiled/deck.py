@@ -135,7 +135,7 @@ class Deck:
                 losses = batch.losses(stacked_forward(batch.network, own, x, self.fixed.constants), y)
                 slopes = torch.autograd.grad(losses.sum(), list(own.values()), materialize_grads=True)
             gradient, losses = dict(zip(own, slopes, strict=True)), losses.detach()
-        return Carry(dict(params), gradient, state.tensors(), since), losses
+        return Carry(dict(params), gradient, [] if losses is None else [losses], state.tensors(), since), losses
 
     def window(self, course: Course) -> Window:
         """The window of a course that has been played."""

@@ -163,6 +163,6 @@ def _settled(
 
 def _linked(function: StepFunction, carry: Carry, places: Carry) -> list[int]:
     """The places in the carry of the tensors through which gradients pass from step to step."""
-    held = set() if function.second_order else set(places.gradient.values())
+    held = set() if function.second_order else {*places.gradient.values(), *places.losses}
     both = list(zip(tree_leaves(carry), tree_leaves(places), strict=True))[:-1]  # without `since`, a number
     return [place for tensor, place in both if tensor.is_floating_point() and place not in held]

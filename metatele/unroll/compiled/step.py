@@ -33,12 +33,14 @@ class Carry(NamedTuple):
     Attributes:
         params: parameters, {name: [B, ...]}.
         gradient: of the parameters, likewise, if all steps see the same rows; else empty.
+        losses: at the parameters, [B], in a list; likewise.
         state: the tensors of the optimizer's state.
         since: the step at which the state began, a number.
     """
 
     params: Params
     gradient: Params
+    losses: list[Tensor]
     state: list[Tensor]
     since: Tensor
 
@@ -171,19 +173,19 @@ class StepFunction:
         x, y = self._drawn(fixed.rows, given.now, "inner")
         scored = self._drawn((fixed.scored or [fixed.rows])[0], given.now, "meta")
         with presuming() as notes, self._weights(given.learned, given.taps) as (learned, tapped):
-            before = []
+            before, now = [], carry.losses
             if not self.shared:
                 losses, gradient = self._losses(params, x, y, fixed, True)
-                before = [self._in_order(losses, fixed)]
+                before = now = [self._in_order(losses, fixed)]
             norm = task_norm(map_params(torch.detach, gradient))
             presume(~alive | norm.isfinite(), IN_ORDER)
             if not self.second_order:
-                gradient = map_params(torch.detach, gradient)
+                gradient, now = map_params(torch.detach, gradient), [now[0].detach()]
             gradient = select_tasks(alive, gradient, map_params(torch.zeros_like, gradient))
             group = self.group if "inner" in given.now.drawn else self.group.on(x, fixed.made)
             step, horizon = cast(int, given.now.step), cast(int, fixed.horizon)  # see Point
             here, whole = self._landscape(x, y, fixed), self._landscape(*fixed.rows, fixed)
-            point = Point(params, gradient, x, step, here, whole, horizon)
+            point = Point(params, gradient, x, step, here, whole, horizon, torch.where(alive, now[0], 0))
             taken = (point, group, self._state(carry), alive, self.active)
             new, state = functional_call(_Stepper(self.inner), learned, taken)
             presume(~alive | task_norm(map_params(torch.detach, new)).isfinite(), IN_ORDER)
@@ -195,7 +197,7 @@ class StepFunction:
         if any(len(cells.seen) > len(cells.taps) for cells in tapped):
             calls = max(len(cells.seen) for cells in tapped)
             raise CannotFollowError(f"large LSTM cells are used more than once in a step: {calls} times")
-        carry = Carry(new, after, list(state.tensors()), torch.as_tensor(state.since))
+        carry = Carry(new, after, [losses] if self.shared else [], list(state.tensors()), torch.as_tensor(state.since))
         flags = torch.stack([flag for _, flag in notes])
         return Gave(carry, meta_losses, before, torch.where(alive, norm, 0), flags, [c.seen for c in tapped])
 

@@ -95,6 +95,7 @@ class DifferentiableInnerStep(higher.optim.DifferentiableOptimizer):
         self.inner_state, self.step_count = other.begin.state, other.begin.step
         self._gate = _Gate(other.begin.alive, other.begin.stopped_at)
         self._whole = self._landscape = other.whole
+        self._losses = other.begin.initial_loss
 
     @property
     def alive(self) -> Tensor:
@@ -131,8 +132,13 @@ class DifferentiableInnerStep(higher.optim.DifferentiableOptimizer):
             gradient = select_tasks(self.alive, gradient, {k: torch.zeros_like(g) for k, g in gradient.items()})
             norm = torch.where(self.alive, norm, 0)
         self._landscape = landscape
+        self._losses = self.shown(losses, second_order)
         self._update([list(gradient.values())])
         return norm
+
+    def shown(self, losses: Tensor, second_order: bool) -> Tensor:
+        """The losses as the inner optimizer sees them (see `Point`), [B]."""
+        return torch.where(self.alive, losses if second_order else losses.detach(), 0)
 
     def gradient(self, losses: Tensor, second_order: bool) -> Params:
         """The gradient of each task's loss [B] with respect to its current parameters, {name: [B, ...]}."""
@@ -151,8 +157,8 @@ class DifferentiableInnerStep(higher.optim.DifferentiableOptimizer):
         """Take the inner optimizer's step from these gradients: what `higher` asks of its optimizers."""
         params = self.params
         gradient = dict(zip(self.names, grouped_grads[0], strict=True))
-        here = self._landscape
-        point = Point(params, gradient, here.inputs, self.step_count, here, self._whole, self.horizon)
+        here, step = self._landscape, self.step_count
+        point = Point(params, gradient, here.inputs, step, here, self._whole, self.horizon, self._losses)
         with torch.set_grad_enabled(self._track_higher_grads):
             new, self.inner_state = self.inner.step(point, self.group, self.inner_state, self.alive)
         # Whatever parameters a step starts from, their squares are finite: so are all features.
