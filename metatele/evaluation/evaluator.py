@@ -17,6 +17,7 @@ from metatele.errors import ConfigError, TaskError
 from metatele.evaluation.contestants.baselines import baselines
 from metatele.evaluation.contestants.contestant import Contestant, check_names, check_runs, reference_of
 from metatele.evaluation.contestants.controls import with_controls
+from metatele.evaluation.contestants.idle import idle_where_nothing_moves
 from metatele.evaluation.contestants.learned import LearnedOrInner, learned_contestants
 from metatele.evaluation.contestants.rules import applicable_rules
 from metatele.evaluation.environment import environment
@@ -147,6 +148,7 @@ def _prepare(
 ) -> _Prepared:
     """Choose on tasks of the train split."""
     train = _draw(family, settings, "train", _usable(family, settings, "train", settings.tuning_tasks))
+    learned = idle_where_nothing_moves(learned, train)
     if options.strict:
         check_runs(learned, train)
     test = _usable(family, settings, "test", settings.tasks)

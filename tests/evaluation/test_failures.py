@@ -15,7 +15,6 @@ from metatele import (
     DenseUpdate,
     InnerOptimizer,
     OutputError,
-    SymmetryError,
     TaskError,
     sample_meta_batch,
 )
@@ -129,17 +128,27 @@ def test_what_cannot_run_is_a_clear_error_before_any_test_task(misfits, monkeypa
     monkeypatch.setattr(evaluator, "sample_meta_batch", spy)
     with pytest.raises(CheckpointError, match=r"^my dense: this dense optimizer was made for .* size-free"):
         quick(misfits, TANH)
-    del misfits["my dense"]
-    with pytest.raises(SymmetryError, match=r"^tele: no symmetry of kind 'scaling'"):
-        quick(misfits, TANH)
     assert set(drawn) == {"train"}
 
 
 def test_what_cannot_run_is_a_failed_contestant_when_it_is_not_strict(misfits):
     result = quick(misfits, TANH, strict=False)
     assert result["my dense"].failure.startswith("CheckpointError while playing: this dense optimizer was made for")
-    assert result["tele"].failure.startswith("SymmetryError while playing: no symmetry")
-    assert [e.name for e in result.ran] == ["ok", "tele, teleports off"]
+    assert [e.name for e in result.ran] == ["ok", "tele"]
+
+
+def test_where_teleports_cannot_act_they_are_idle_and_that_is_said(misfits):
+    tele = misfits["tele"]
+    with pytest.warns(UserWarning, match=r"^tele: its teleports stay idle: no symmetry of kind 'scaling'") as said:
+        result = quick({"tele": tele, "update": InnerOptimizer(tele.update)}, TANH)
+    assert len(said) == 1
+    assert result["tele"].note.startswith("its teleports stay idle: no symmetry")
+    assert not result["update"].note
+    for mine, other in zip(result["tele"].runs, result["update"].runs, strict=True):
+        assert mine.losses["inner"].tolist() == other.losses["inner"].tolist()
+    assert tele.teleport.moves, "the checkpoint that was given is as it was"
+    result = quick({"tele": tele})
+    assert "idle" not in result["tele"].note, "where they can act"
 
 
 def test_every_contestant_fails(tmp_path):

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from metatele.tasks import TeacherStudent
 
+from metatele import DenseUpdate, InnerOptimizer, sample_meta_batch, save_checkpoint
 from metatele.cli import evaluate_command, main
 from metatele.cli.transfer import Variant, Variation, base_variant, folder_name, variants_of
 from metatele.errors import ConfigError
@@ -15,7 +17,8 @@ from tests.conftest import ROOT
 
 @pytest.mark.slow
 def test_a_transfer_grid(capsys, reports):
-    assert main(["evaluate", "tele", *QUICK, f"--transfer={json.dumps(GRID)}", "--report_steps=[3]"]) == 0
+    with pytest.warns(UserWarning, match="^tele: its teleports stay idle: no symmetry of kind 'scaling' is known for"):
+        assert main(["evaluate", "tele", *QUICK, f"--transfer={json.dumps(GRID)}", "--report_steps=[3]"]) == 0
     out = capsys.readouterr().out
     assert "all side by side: evaluation/report.html" in out
     found = {name: results(f"evaluation/{name}") for name in ("as-it-is", *GRID)}
@@ -23,13 +26,12 @@ def test_a_transfer_grid(capsys, reports):
     for name, r in found.items():
         assert r["title"] == name.replace("as-it-is", "as it is")
         assert r["settings"]["steps"] == GRID.get(name, {}).get("steps", 3)
-        failed = {e["name"] for e in r["entries"] if e["failure"]}
-        assert failed == ({"tele"} if name == "smooth" else set())
+        assert not any(e["failure"] for e in r["entries"])
+        idle = {e["name"] for e in r["entries"] if "idle" in e["note"]}
+        assert idle == ({"tele"} if name == "smooth" else set())
     own = {name: r["family_spec"]["init_args"] for name, r in found.items()}
     assert (own["wide"]["hidden"], own["wide"]["rows"]) == (9, 8), "what is not named stays"
     assert (own["long"]["hidden"], own["deep"]["depth"]) == (4, 3)
-    assert found["smooth"]["entries"][0]["failure"].startswith("SymmetryError while playing")
-    assert "failed: SymmetryError" in " ".join(out.split())
     assert found["other"]["family"] == "GaussianMixture"
     assert found["other"]["entries"][0]["runs"][0]["accuracies"]
     assert found["long"]["settings"]["report_steps"] == [3, 30]
@@ -56,8 +58,11 @@ def test_report_steps_beyond_the_end_of_a_cell():
 
 
 def test_a_checkpoint_that_cannot_run_as_it_is_is_an_error(capsys, worked):
-    smooth = ["--family.activation=tanh", "--transfer={rough: {init_args: {activation: relu}}}"]
-    assert "tele: no symmetry of kind 'scaling'" in refused(capsys, "tele", *QUICK, *smooth)
+    dense, batch = InnerOptimizer(DenseUpdate(hidden=3)), sample_meta_batch(TeacherStudent(hidden=5), "train", [0])
+    dense.bind(batch.network, batch.params)
+    save_checkpoint(dense, Path("dense"))
+    other = "--transfer={wide: {init_args: {hidden: 5}}}"
+    assert "dense: this dense optimizer was made for" in refused(capsys, "dense", *QUICK, other)
     assert worked == ["TeacherStudent"]
     assert not list(Path("evaluation").glob("*/results.json"))
 
