@@ -2,7 +2,7 @@
 
     python -m benchmarks.evaluation [--tasks 128] [--threads 2]
 
-The contestants are the shipped size-free checkpoints, their controls and the hand-designed optimizers. The
+The contestants are the shipped checkpoints for general use, their controls and the hand-designed optimizers. The
 time of each stage is that between two calls of the progress bar.
 """
 
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    checkpoints = {name: Learned.load(name) for name in ("size-free", "size-free-no-teleport")}
+    checkpoints = {name: Learned.load(name) for name in ("general", "general-no-teleport")}
     watch = Stopwatch()
     evaluation = evaluate(checkpoints, Digits(), tasks=arguments.tasks, progress=watch)
     table = Table("stage", "contestant", "s")

@@ -1,7 +1,7 @@
 """One recipe against tuned baselines on task families that no recipe was meta-trained or selected on.
 
     python -m benchmarks.general [NAME=]CHECKPOINT[,CHECKPOINT...] [NAME=FOLDER,... ...]
-        [--tasks 128] [--steps 100] [--only FAMILY ...] [--output general]
+        [--tasks 128] [--steps 100] [--seed 0] [--only FAMILY ...] [--output general]
 
 The first recipe is judged, over all of its meta-seeds; further ones, Adam with one untuned step size for all families,
 and the evaluator's seven tuned baselines take part. Every number is the evaluator's: `metatele report` shows the rest.
@@ -285,6 +285,7 @@ def parser() -> argparse.ArgumentParser:
     add("checkpoints", nargs="+", help="[NAME=]FOLDER,FOLDER,...; the first is judged")
     add("--tasks", type=whole, default=128)
     add("--steps", type=whole, default=100)
+    add("--seed", type=int, default=0, help="of the tasks; the list was made with 0, so that others judge")
     add("--tuning-tasks", type=whole, default=32, help="of the baselines")
     add("--timing-repeats", type=whole, default=3)
     add("--only", nargs="+", choices=names, default=names, metavar="FAMILY", help=", ".join(names))
@@ -306,7 +307,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         recipes = load_all(options.checkpoints)
         reported = tuple(step for step in (10, 30, options.steps // 2) if step <= options.steps)
-        counts = {name: getattr(options, name) for name in ("tasks", "steps", "tuning_tasks", "timing_repeats")}
+        counts = {name: getattr(options, name) for name in ("tasks", "steps", "seed", "tuning_tasks", "timing_repeats")}
         settings = Settings(**counts, report_steps=reported)
         for one in (one for one in HELD_OUT if one.name in options.only):
             with progress.status(one.name) as status:

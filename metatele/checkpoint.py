@@ -36,6 +36,7 @@ HELD, WHOLE = "metatele", "sha256"  # in the weights: their configuration, with 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 TRAINING = "training.yaml"  # the resolved configuration of the meta-training, for the record
 HUB = "hf://"
+REPLACED = {"size-free": "general", "size-free-no-teleport": "general-no-teleport"}  # shipped once, by what
 
 P = TypeVar("P", bound=OptimizerPart)
 
@@ -122,6 +123,11 @@ def find_checkpoint(source: str | Path) -> Path:
             raise CheckpointError(f"{path / 'best'} is damaged: it holds no {CONFIG} or no {WEIGHTS}")
         missing = WEIGHTS if os.path.isfile(path / CONFIG) else CONFIG
         raise CheckpointError(f"{path} holds no {missing}, so it is neither a checkpoint nor a run of meta-training")
+    if str(source) in REPLACED:
+        raise CheckpointError(
+            f"{str(source)!r} is not shipped any more: {REPLACED[str(source)]!r} has taken its place; to have the old one, "
+            "meta-train it by `metatele compare --config configs/size_free.yaml`"
+        )
     raise CheckpointError(
         f"there is no checkpoint {str(source)!r}: no such folder, and not one of the shipped ones "
         f"({', '.join(sorted(shipped)) or 'none'})"

@@ -27,7 +27,7 @@ from metatele import (
     sample_meta_batch,
     save_checkpoint,
 )
-from metatele.checkpoint import shipped_checkpoints
+from metatele.checkpoint import REPLACED, shipped_checkpoints
 
 
 @pytest.fixture
@@ -104,6 +104,15 @@ def test_missing(tmp_path: Path) -> None:
         load_checkpoint("nowhere")
     with pytest.raises(CheckpointError, match=r"holds no config\.json"):
         load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(("old", "new"), REPLACED.items())
+def test_a_name_of_the_past_is_refused_with_that_of_today(old: str, new: str) -> None:
+    assert new in shipped_checkpoints()
+    with pytest.raises(
+        CheckpointError, match=f"'{old}' is not shipped any more: '{new}' .* --config configs/size_free"
+    ):
+        load_checkpoint(old)
 
 
 def test_a_run_folder_gives_its_best(folder: Path) -> None:

@@ -45,7 +45,7 @@ def command(what: str, folder: Path) -> list[str]:
     if what == "compare":
         small = ["--evaluation.tasks=4", "--evaluation.steps=3"]
         return [what, "--config=c.yaml", f"--output={folder}", "--controls=balance", *small]
-    checkpoints = ["size-free", "size-free-no-teleport"]
+    checkpoints = ["general", "general-no-teleport"]
     small = ["--tasks=4", "--steps=3", "--chunk=2", "--tuning_tasks=2", "--timing_repeats=1", "--baselines=none"]
     return [what, *checkpoints, *ON_FAMILY, *small, f"--output={folder}"]
 

@@ -11,7 +11,7 @@ from metatele.evaluation import Evaluation, Interval, Verdict
 from metatele.evaluation.judge.pairing import best_baseline
 from tests.conftest import MNIST
 
-FEW = ["size-free-no-teleport", "--tasks=3", "--steps=4", "--tuning-tasks=2", "--timing-repeats=1"]
+FEW = ["general-no-teleport", "--tasks=3", "--steps=4", "--tuning-tasks=2", "--timing-repeats=1"]
 NOTHING = Interval(math.nan, math.nan, math.nan)
 
 
@@ -42,18 +42,18 @@ def test_the_list():
 def test_a_line_says_what_the_evaluator_found(folder):
     for name in ("friedman", "paper"):
         found = Evaluation.load(folder / name)
-        made = Line.of(name, found, "size-free-no-teleport")
+        made = Line.of(name, found, "general-no-teleport")
         best = best_baseline(found.entries)
         assert found.reference == FIXED
         assert found.settings.reported == (2, 4)
         assert made.best == best.label
-        assert (made.against_best.name, made.against_best.against) == ("size-free-no-teleport", best.name)
+        assert (made.against_best.name, made.against_best.against) == ("general-no-teleport", best.name)
         assert made.against_best in found.verdicts
         assert made.against_fixed in found.verdicts
         assert made.against_fixed.against == FIXED
         first, middle, last = (best.summary(found.part, step).geometric_mean for step in (0, 2, 4))
         assert (made.fell, made.lately) == (last / first, last / middle)
-        mine = [found["size-free-no-teleport"].summary(found.part, step).geometric_mean for step in range(5)]
+        mine = [found["general-no-teleport"].summary(found.part, step).geometric_mean for step in range(5)]
         assert any(made.equal_seconds == pytest.approx(x / last) for x in mine)
         assert made.cost > 0
 
@@ -63,18 +63,18 @@ def test_what_is_done_is_not_done_again(folder, capsys, monkeypatch):
     again = [*FEW, "--only", "friedman", "paper", f"--output={folder}"]
     main(again)
     out = capsys.readouterr().out
-    assert "size-free-no-teleport / best" in out, "in the terminal"
+    assert "general-no-teleport / best" in out, "in the terminal"
     assert "| friedman | " in out
     assert "| paper | " in out, "as Markdown"
     with pytest.raises(SystemExit, match=r"paper holds an evaluation with other tasks: 3, not 5"):
         main([*again, "--only", "paper", "--tasks=5"])
     with pytest.raises(SystemExit, match="other recipes"):
-        main(["size-free-no-teleport=size-free", *again[1:]])
+        main(["general-no-teleport=general", *again[1:]])
 
 
 def test_a_name_that_is_taken(tmp_path):
     with pytest.raises(SystemExit, match="'Adam at 1e-3' is taken"):
-        main([f"{FIXED}=size-free", *FEW[1:], f"--output={tmp_path}"])
+        main([f"{FIXED}=general", *FEW[1:], f"--output={tmp_path}"])
 
 
 def test_the_tables():
