@@ -125,8 +125,8 @@ def find_checkpoint(source: str | Path) -> Path:
         raise CheckpointError(f"{path} holds no {missing}, so it is neither a checkpoint nor a run of meta-training")
     if str(source) in REPLACED:
         raise CheckpointError(
-            f"{str(source)!r} is not shipped any more: {REPLACED[str(source)]!r} has taken its place; to have the old one, "
-            "meta-train it by `metatele compare --config configs/size_free.yaml`"
+            f"{str(source)!r} is not shipped any more: {REPLACED[str(source)]!r} has taken its place; to have the "
+            "old one, meta-train it by `metatele compare --config configs/size_free.yaml`"
         )
     raise CheckpointError(
         f"there is no checkpoint {str(source)!r}: no such folder, and not one of the shipped ones "
