@@ -27,17 +27,21 @@ class Budget:
         steps: inner steps of each, on average.
         families: the names of the task families; and their arguments, where they are known.
         seed: of the learned weights and of the tasks.
+        start: the checkpoint whose learned weights it began with, or None.
     """
 
     tasks: int
     steps: int
     families: tuple[tuple[str, str], ...]
     seed: int
+    start: str | None = None
 
     def differs_from(self, other: "Budget") -> str | None:
         """The difference in words; None if the two are equal except for the seed."""
         if (self.tasks, self.steps) != (other.tasks, other.steps):
             return f"{self.tasks} trajectories of {self.steps} steps against {other.tasks} of {other.steps}"
+        if self.start != other.start:
+            return f"began with {self.start or 'fresh weights'} against {other.start or 'fresh weights'}"
         mine, theirs = ([name for name, _ in b.families] for b in (self, other))
         if mine != theirs:
             return f"meta-trained on {', '.join(mine)} against {', '.join(theirs)}"
@@ -51,7 +55,7 @@ def budget_of(
     families: Sequence[TaskFamily], unroll: UnrollSettings, meta: MetaSettings, seed: int, done: float = math.inf
 ) -> Budget:
     """The budget of a run with these settings, of which so many iterations are done."""
-    return Budget(*_spent(unroll, meta, done), tuple((type(f).__name__, "") for f in families), seed)
+    return Budget(*_spent(unroll, meta, done), tuple((type(f).__name__, "") for f in families), seed, meta.start)
 
 
 def _spent(unroll: UnrollSettings, meta: MetaSettings, done: float) -> tuple[int, int]:
@@ -83,7 +87,8 @@ def read_budget(source: str | Path) -> Budget | None:
             for f in named
         )
         unroll, meta = UnrollSettings(**{"window": 1, **record["unroll"]}), MetaSettings(**record["meta"])
-        return Budget(*_spent(unroll, meta, _done(path.parent.parent)), families, int(record.get("seed", 0)))
+        spent = _spent(unroll, meta, _done(path.parent.parent))
+        return Budget(*spent, families, int(record.get("seed", 0)), meta.start)
     except (
         CheckpointError,
         ConfigError,

@@ -22,6 +22,7 @@ def training_card(trainer: MetaTrainer, best_score: float) -> str:
     if trainer.validation.baselines:
         against = f", over that of the best of {', '.join(trainer.validation.baselines)}, tuned on training tasks"
     steps = "" if meta.loss in ("end", "error") else " and steps"
+    start = f"- began with the learned weights of {meta.start}\n" if meta.start else ""
     stages = "\n".join(map(_of_stage, trainer.stages))
     return f"""---
 library_name: metatele
@@ -35,7 +36,7 @@ tags: [learned-optimizer, parameter-symmetry, teleportation]
 - meta-trained on: {families}{validated}, seed {trainer.seed}
 - meta-training: {trainer.done} of {meta.iterations} iterations of {meta.tasks} tasks
 {stages}
-- best validation loss ({kind} over held-out tasks{steps}{against}): {score}
+{start}- best validation loss ({kind} over held-out tasks{steps}{against}): {score}
 
     from metatele import load_checkpoint
     optimizer = load_checkpoint("this folder")

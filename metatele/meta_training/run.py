@@ -20,6 +20,7 @@ from metatele.meta_training.card import training_card
 from metatele.meta_training.identity import alike, difference, identity_of, sketch_of
 from metatele.meta_training.monitor import Monitor, TensorBoard
 from metatele.meta_training.settings import MetaSettings, UnrollSettings, ValidationSettings
+from metatele.meta_training.start import begin_with
 from metatele.meta_training.state import STATE, read_state, restore_state, save_state
 from metatele.meta_training.trainer import Iteration, MetaTrainer
 from metatele.optimizer import InnerOptimizer
@@ -160,6 +161,8 @@ class _Run:
         else:
             if initialise:
                 self.trainer.initialise()
+            if self.trainer.meta.start is not None:
+                begin_with(self.trainer.inner, self.trainer.meta.start)
             self.trainer.enter()
         self._check_shared()
         self.trainer.tests.refer()

@@ -171,6 +171,8 @@ class MetaSettings:
             alike, larger for the end, which is what optimizers are judged by, rather than the start.
         floor: what is added to losses before their logarithm, as a fraction of the task's initial loss: below it,
             smaller losses count no more.
+        start: a checkpoint, as `load_checkpoint` takes it, with whose learned weights parts of the same class and size
+            begin; the others are drawn from the seed.
     """
 
     iterations: int = 200
@@ -188,6 +190,7 @@ class MetaSettings:
     phases: list[Phase] | None = None
     growth: float = 0.0
     floor: float = 1e-8
+    start: str | None = None
 
     def __post_init__(self) -> None:
         make_plain(self)
