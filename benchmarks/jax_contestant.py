@@ -1,8 +1,8 @@
 """The same meta-training in JAX, as an expert would write it for a CPU.
 
 One compiled function is a whole iteration: a scan over windows, each with its meta-update, around a scan over
-steps; learned weights and Adam's moments are donated from call to call. What else makes it fast is told in
-`jax_dense` and `jax_size_free`. Measured and left out, as no faster beyond the noise: one call for each window, the
+steps; learned weights and Adam's moments are donated from call to call. What else makes it fast is told in `jax_dense`,
+`jax_size_free` and `jax_tensor`. Measured and left out, as no faster beyond the noise: one call for each window, the
 inner scan unrolled, wider vectors (prefer_vector_width), oneDNN, XNNPACK. Fast-math gave about 5% or less; it is left
 out because it lets the compiler assume that no number is NaN.
 
@@ -24,8 +24,17 @@ from jax import Array, lax
 from benchmarks.jax_dense import Dense
 from benchmarks.jax_inner import InnerLoop, Tree, Weights, to_jax
 from benchmarks.jax_size_free import SizeFree
+from benchmarks.jax_tensor import PerTensor
 from benchmarks.workloads import Workload
-from metatele import DenseUpdate, InnerOptimizer, MetaSettings, UnrollSettings
+from metatele import (
+    CoordinateUpdate,
+    DenseUpdate,
+    InnerOptimizer,
+    MetaSettings,
+    TensorUpdate,
+    UnrollSettings,
+    Update,
+)
 from metatele.task.batch import MetaBatch
 
 BETAS, EPS = (0.9, 0.999), 1e-8
@@ -85,7 +94,9 @@ def compile_for(inner: InnerOptimizer, batch: MetaBatch, unroll: UnrollSettings,
 
 def inner_loop(inner: InnerOptimizer, batch: MetaBatch, unroll: UnrollSettings) -> InnerLoop:
     """The inner loop that plays what an inner optimizer does on a meta-batch."""
-    return (Dense if isinstance(inner.update, DenseUpdate) else SizeFree)(inner, batch, unroll)
+    kinds: dict[type[Update], Callable[..., InnerLoop]]
+    kinds = {DenseUpdate: Dense, CoordinateUpdate: SizeFree, TensorUpdate: PerTensor}
+    return kinds[type(inner.update)](inner, batch, unroll)
 
 
 def learned_weights(inner: InnerOptimizer) -> Weights:

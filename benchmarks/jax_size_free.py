@@ -19,13 +19,13 @@ import numpy as np
 from jax import Array, lax
 
 from benchmarks.jax_inner import Tree, Weights, advance, part_of, score, to_jax
+from benchmarks.jax_minibatches import Rows, cross_entropy, minibatches_of, rows_of, take
 from metatele import CoordinateUpdate, InnerOptimizer, NeuronTeleport, UnrollSettings
 from metatele.task.batch import MetaBatch
 from metatele.task.family import Part
 from metatele.update.size_free import LEAST_SQUARE
 
 Memory = tuple[Array, Array]  # (h, c), each [hidden, coordinates]
-Rows = tuple[Array, Array]  # inputs [..., n, d] and one-hot targets [..., n, classes]
 
 
 class Tasks(NamedTuple):
@@ -81,19 +81,11 @@ class SizeFree:
     def _data(self, batch: MetaBatch) -> Data:
         steps, betas = self.unroll.longest, self.update.BETAS
         params = jnp.concatenate([to_jax(p.flatten(1)) for p in batch.params.values()], 1)
-        rows: dict[Part, Rows] = {}
-        minibatches: dict[Part, Array] = {}
-        starts: dict[Part, int] = {"inner": 0, "meta": 1}  # a step is scored on the minibatch after it
-        for part, first in starts.items():
-            x, y = batch.rows(part)
-            drawn = batch.minibatches(part)
-            assert drawn is not None
-            rows[part] = to_jax(x), jax.nn.one_hot(to_jax(y), self.outputs, dtype=params.dtype)
-            minibatches[part] = to_jax(drawn.first(first + steps)[first:].transpose(0, 1).int())
         k = np.arange(steps)
         clock = np.log1p(k) / 3, 1 - betas[0] ** (k + 1.0), 1 - betas[1] ** (k + 1.0)
         time, first_correction, second_correction = (jnp.asarray(c, params.dtype) for c in clock)
-        return Data(Tasks(params, rows, minibatches), (time, first_correction, second_correction))
+        tasks = Tasks(params, rows_of(batch, self.outputs), minibatches_of(batch, steps))
+        return Data(tasks, (time, first_correction, second_correction))
 
     def start(self, data: Data) -> State:
         params, zeros = data.tasks.params, jnp.zeros_like(data.tasks.params)
@@ -131,7 +123,7 @@ class SizeFree:
     ) -> tuple[Carry, Array]:
         """One step: the teleport, which carries gradient and moments along, then the update."""
         index, (time, *corrections) = now
-        gradient = jax.grad(self._loss)(carry.params, _take(rows["inner"], index["inner"]))
+        gradient = jax.grad(self._loss)(carry.params, take(rows["inner"], index["inner"]))
         gradient = gradient if self.unroll.second_order else lax.stop_gradient(gradient)
         out, teleport = _lstm(parts[1], self._neuron_features(carry.params, gradient, time), carry.teleport)
         scales = self._scales(jnp.exp(self.teleport.bound * jnp.tanh(out[0])))
@@ -145,7 +137,7 @@ class SizeFree:
         features = self._coordinate_features(params, gradient, direction, root, time)
         out, update = _lstm(parts[0], features, carry.update)
         params = params - self.update.lr * jnp.exp(3 * jnp.tanh(out[1])) * (direction + 3 * out[0])
-        loss = self._loss(params, _take(rows["meta"], index["meta"]))
+        loss = self._loss(params, take(rows["meta"], index["meta"]))
         return Carry(params, mean, square, update, teleport), loss
 
     def _split(self, flat: Array) -> tuple[Array, Array, Array, Array]:
@@ -156,8 +148,7 @@ class SizeFree:
     def _loss(self, flat: Array, rows: Rows) -> Array:
         """Cross-entropy."""
         w_in, b_in, w_out, b_out = self._split(flat)
-        logits = jax.nn.relu(rows[0] @ w_in.T + b_in) @ w_out.T + b_out
-        return -jnp.mean(jnp.sum(rows[1] * jax.nn.log_softmax(logits), 1))
+        return cross_entropy(jax.nn.relu(rows[0] @ w_in.T + b_in) @ w_out.T + b_out, rows[1])
 
     def _scales(self, g: Array) -> Array:
         """The factor by which the teleport multiplies each parameter, from the neurons' scales."""
@@ -200,11 +191,6 @@ class SizeFree:
             jnp.full_like(params, time),
         ]
         return jnp.stack(columns)
-
-
-def _take(rows: Rows, index: Array) -> Rows:
-    """A minibatch."""
-    return rows[0][index], rows[1][index]
 
 
 @jax.checkpoint

@@ -61,12 +61,12 @@ def cores(workload: Workload, tasks: int) -> list[Core]:
     dense = workload.name == "dense"
     coordinates = sum(p[0].numel() for p in batch.params.values())
     neurons = sum(p.shape[1] for name, p in list(batch.params.items())[:-2] if name.endswith("bias"))
+    each = {"dense": [1, 1], "size-free": [coordinates, neurons], "tensor": [len(batch.params)]}[workload.name]
     out = []
-    for weights, rows in zip(lstm_weights(inner), (coordinates, neurons), strict=True):
+    for weights, rows in zip(lstm_weights(inner), each, strict=True):
         layers = [w.shape[1] for name, w in weights.items() if name.endswith("weight_ih")]
         outputs, hidden = weights["head.weight"].shape
-        seen = tasks if dense else tasks * rows
-        out.append(Core(seen, layers, hidden, outputs, not dense or workload.unroll.second_order))
+        out.append(Core(tasks * rows, layers, hidden, outputs, not dense or workload.unroll.second_order))
     return out
 
 

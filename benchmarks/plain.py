@@ -5,81 +5,23 @@ window are summed and differentiated task by task, and one step of Adam follows.
 workload's numbers, so that at equal tasks the learned weights come out equal to rounding.
 """
 
-import abc
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy, leaky_relu
 
+from benchmarks.plain_tensor import TensorTrajectory
+from benchmarks.plain_trajectory import Memory, Rule, Trajectory, minibatches
 from benchmarks.variants import lstm_weights
 from benchmarks.workloads import Workload
 from metatele.task.batch import MetaBatch
 
-FLOOR = 1e-8  # of the initial loss, inside the logarithm
 TINY = 1e-20  # under roots and logarithms
 SLOPE, NORM = 0.1, 0.2  # of the LeakyReLU; bound on the norm of the dense teleport's T
 BETAS = (0.9, 0.95)
 MOST_TASKS = 8  # of an iteration that is timed
-
-Memory = list[tuple[Tensor, Tensor]]
-
-
-class Rule(nn.Module):
-    """LSTM cells on top of each other with a linear head, with given weights."""
-
-    def __init__(self, weights: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        inputs = [w.shape[1] for name, w in weights.items() if name.endswith("weight_ih")]
-        outputs, hidden = weights["head.weight"].shape
-        self.cells = nn.ModuleList(nn.LSTMCell(size, hidden) for size in inputs)
-        self.head = nn.Linear(hidden, outputs)
-        self.hidden = hidden
-        self.to(weights["head.weight"].dtype).load_state_dict(weights)
-
-    def start(self, rows: int, like: Tensor) -> Memory:
-        return [(like.new_zeros(rows, self.hidden), like.new_zeros(rows, self.hidden)) for _ in self.cells]
-
-    def forward(self, x: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
-        after = []
-        for cell, state in zip(self.cells, memory, strict=True):
-            after.append(cell(x, state))
-            x = after[-1][0]
-        return self.head(x), after
-
-
-class Trajectory(abc.ABC):
-    """One task of a meta-batch, trained by a learned update and a learned teleport."""
-
-    def __init__(self, batch: MetaBatch, task: int, update: Rule, teleport: Rule, steps: int, second: bool) -> None:
-        self.update, self.teleport, self.second, self.taken = update, teleport, second, 0
-        self.params = [p[task].clone().requires_grad_() for p in batch.params.values()]
-        self.x, self.y = batch.inputs["inner"][task], batch.targets["inner"][task]
-        self.initial = self.loss(self.x, self.y).detach()
-        self.memories = self.start()
-
-    def window(self, length: int) -> Tensor:
-        """The sum of the log-losses after each of `length` steps; the graph reaches back to their start."""
-        self.params = [p.detach().requires_grad_() for p in self.params]
-        self.memories = [[(h.detach(), c.detach()) for h, c in m] for m in self.memories]
-        total = torch.zeros_like(self.initial)
-        for _ in range(length):
-            total = total + (self.step() + FLOOR * self.initial).log()
-            self.taken += 1
-        return total
-
-    @abc.abstractmethod
-    def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        """The loss of the network on these rows."""
-
-    @abc.abstractmethod
-    def start(self) -> list[Memory]:
-        """The memories of the update and of the teleport before the first step."""
-
-    @abc.abstractmethod
-    def step(self) -> Tensor:
-        """Take one inner step; the loss after it that scores it."""
 
 
 class DenseTrajectory(Trajectory):
@@ -90,7 +32,7 @@ class DenseTrajectory(Trajectory):
         return 0.5 * (leaky_relu(x @ w_in.T, SLOPE) @ w_out.T - y).square().sum()
 
     def start(self) -> list[Memory]:
-        return [rule.start(1, self.x) for rule in (self.update, self.teleport)]
+        return [rule.start(1, self.x) for rule in self.rules]
 
     def window(self, length: int) -> Tensor:
         self.here: Tensor | None = None
@@ -101,8 +43,8 @@ class DenseTrajectory(Trajectory):
         here = self.loss(self.x, self.y) if self.here is None else self.here
         gradient = torch.autograd.grad(here, self.params, create_graph=self.second, retain_graph=True)
         features = self._features(torch.cat([g.flatten() for g in gradient]))
-        f, self.memories[0] = self.update(features, self.memories[0])
-        algebra, self.memories[1] = self.teleport(features, self.memories[1])
+        f, self.memories[0] = self.rules[0](features, self.memories[0])
+        algebra, self.memories[1] = self.rules[1](features, self.memories[1])
         w_in, w_out = (
             p + 0.1 * part.view_as(p) for p, part in zip(self.params, f[0].split(self._sizes()), strict=True)
         )
@@ -128,11 +70,11 @@ class DenseTrajectory(Trajectory):
 class SizeFreeTrajectory(Trajectory):
     """An LSTM shared by all coordinates, and one shared by all neurons, on an MLP: theta <- g . theta + f."""
 
-    def __init__(self, batch: MetaBatch, task: int, update: Rule, teleport: Rule, steps: int, second: bool) -> None:
-        super().__init__(batch, task, update, teleport, steps, second)
+    def __init__(self, batch: MetaBatch, task: int, rules: Sequence[Rule], steps: int, second: bool) -> None:
+        super().__init__(batch, task, rules, steps, second)
         self.meta = batch.inputs["meta"][task], batch.targets["meta"][task]
         self.mean = self.square = [torch.zeros_like(p) for p in self.params]
-        self.rows = [_minibatches(batch, part, steps + 1, task) for part in ("inner", "meta")]
+        self.rows = [minibatches(batch, part, steps + 1, task) for part in ("inner", "meta")]
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         w_in, b_in, w_out, b_out = self.params
@@ -140,7 +82,8 @@ class SizeFreeTrajectory(Trajectory):
 
     def start(self) -> list[Memory]:
         coordinates = sum(p.numel() for p in self.params)
-        return [self.update.start(coordinates, self.x), self.teleport.start(len(self.params[0]), self.x)]
+        both = zip(self.rules, (coordinates, len(self.params[0])), strict=True)
+        return [rule.start(rows, self.x) for rule, rows in both]
 
     def window(self, length: int) -> Tensor:
         self.mean, self.square = ([m.detach() for m in moment] for moment in (self.mean, self.square))
@@ -156,7 +99,7 @@ class SizeFreeTrajectory(Trajectory):
 
     def _move(self, gradient: list[Tensor]) -> list[Tensor]:
         """Scale the neurons; the gradient where they are then, the moments carried along likewise."""
-        out, self.memories[1] = self.teleport(self._neuron_features(gradient), self.memories[1])
+        out, self.memories[1] = self.rules[1](self._neuron_features(gradient), self.memories[1])
         g = out.squeeze(1).tanh().exp()
         self.params = _scaled(self.params, g)
         self.mean, self.square = _scaled(self.mean, 1 / g), _scaled(self.square, 1 / g.square())
@@ -194,15 +137,9 @@ class SizeFreeTrajectory(Trajectory):
             w / scale,
             torch.full_like(g, math.log1p(self.taken) / 3),
         ]
-        out, self.memories[0] = self.update(torch.stack(columns, dim=1), self.memories[0])
+        out, self.memories[0] = self.rules[0](torch.stack(columns, dim=1), self.memories[0])
         f = -0.01 * (3 * out[:, 1].tanh()).exp() * (direction + 3 * out[:, 0])
         return [part.view_as(p) for part, p in zip(f.split([p.numel() for p in self.params]), self.params, strict=True)]
-
-
-def _minibatches(batch: MetaBatch, part: str, steps: int, task: int) -> Tensor:
-    rows = batch.minibatches(part)  # type: ignore[arg-type]
-    assert rows is not None
-    return rows.first(steps)[:, task]
 
 
 def _flat(tensors: list[Tensor]) -> Tensor:
@@ -220,27 +157,33 @@ def _norms(tensors: list[Tensor]) -> tuple[Tensor, Tensor]:
     return (w_in.square().sum(1) + b_in.square() + TINY).sqrt(), (w_out.square().sum(0) + TINY).sqrt()
 
 
+KINDS: dict[str, type[Trajectory]] = {
+    "dense": DenseTrajectory,
+    "size-free": SizeFreeTrajectory,
+    "tensor": TensorTrajectory,
+}
+
+
 class PlainTraining:
     """One call is one iteration of meta-training: one trajectory of every task, a meta-update after each window.
 
     Attributes:
-        weights: the learned ones, the update's and then the teleport's.
+        weights: the learned ones, the update's and then the teleport's, if it has any.
         tasks: of the meta-batch.
     """
 
     def __init__(self, workload: Workload, tasks: int, dtype: torch.dtype = torch.float32) -> None:
         inner, batch = workload.problem(tasks)
         self.unroll, self.batch, meta = workload.unroll, batch.to(dtype), workload.meta(tasks)
-        self.kind: type[Trajectory] = DenseTrajectory if workload.name == "dense" else SizeFreeTrajectory
-        self.update, self.teleport = (Rule({k: w.to(dtype) for k, w in found.items()}) for found in lstm_weights(inner))
-        self.weights = [*self.update.parameters(), *self.teleport.parameters()]
+        self.kind = KINDS[workload.name]
+        self.rules = [Rule({k: w.to(dtype) for k, w in found.items()}) for found in lstm_weights(inner)]
+        self.weights = [w for rule in self.rules for w in rule.parameters()]
         self.adam = torch.optim.Adam(self.weights, lr=meta.lr)
         self.clip, self.tasks = meta.clip or math.inf, tasks
 
     def __call__(self) -> None:
         steps, window, second = self.unroll.longest, self.unroll.window, self.unroll.second_order
-        rules = (self.update, self.teleport)
-        tasks = [self.kind(self.batch, b, *rules, steps, second) for b in range(self.batch.tasks)]
+        tasks = [self.kind(self.batch, b, self.rules, steps, second) for b in range(self.batch.tasks)]
         for _ in range(0, steps, window):
             self.adam.zero_grad()
             for task in tasks:

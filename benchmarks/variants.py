@@ -14,6 +14,7 @@ from metatele import (
     DenseUpdate,
     InnerOptimizer,
     NeuronTeleport,
+    TensorUpdate,
 )
 
 CHANGES = ("steps", "window", "hidden", "width", "depth")
@@ -24,8 +25,8 @@ def varied(workload: Workload, changes: Mapping[str, int]) -> Workload:
 
     Args:
         workload: the one to change.
-        changes: any of "steps" (of a trajectory), "window", "hidden" (of the LSTMs), and, size-free only, "width"
-            and "depth" (hidden layers) of the network that is trained.
+        changes: any of "steps" (of a trajectory), "window", "hidden" (of the LSTMs), and, on digits only,
+            "width" and "depth" (hidden layers) of the network that is trained.
     Raises: ValueError for any other name.
     """
     for name in changes:
@@ -45,10 +46,11 @@ def varied(workload: Workload, changes: Mapping[str, int]) -> Workload:
 
 
 def lstm_weights(inner: InnerOptimizer) -> list[dict[str, Tensor]]:
-    """The weights of the update's LSTM and of the teleport's, by their names inside it."""
+    """The weights of the update's LSTM and, if it has one, of the teleport's, by their names inside it."""
     return [
         {name.split("core.", 1)[1]: weight for name, weight in part.state_dict().items()}
         for part in (inner.update, inner.teleport)
+        if part.learned
     ]
 
 
@@ -58,4 +60,6 @@ def _inner(name: str, hidden: int) -> Callable[[], InnerOptimizer]:
         return lambda: InnerOptimizer(
             DenseUpdate(hidden=hidden), DenseTeleport(hidden=hidden, symmetry="data_dependent"), "after"
         )
+    if name == "tensor":
+        return lambda: InnerOptimizer(TensorUpdate(hidden=hidden))
     return lambda: InnerOptimizer(CoordinateUpdate(hidden=hidden), NeuronTeleport(hidden=hidden))

@@ -19,6 +19,7 @@ from metatele import (
     MetaSettings,
     NeuronTeleport,
     TaskFamily,
+    TensorUpdate,
     UnrollSettings,
     sample_meta_batch,
 )
@@ -73,9 +74,15 @@ def _size_free() -> InnerOptimizer:
     return InnerOptimizer(CoordinateUpdate(), NeuronTeleport())
 
 
+def _tensor() -> InnerOptimizer:
+    return InnerOptimizer(TensorUpdate())
+
+
 DIGITS = Digits(classes=10, rows=256, parts=(0.5, 0.5, 0.0), batch_size=64)  # an MLP 64-32-10, batches of 64
 WORKLOADS = {
     # The paper's LSTM(update,tele): 20 x 20, hidden size 300, windows of 10.
     "dense": Workload("dense", _dense, PaperRegression(), UnrollSettings(100, 10, False)),
     "size-free": Workload("size-free", _size_free, DIGITS, UnrollSettings(100, 10, False)),
+    # As in configs/general.yaml: no teleport.
+    "tensor": Workload("tensor", _tensor, DIGITS, UnrollSettings(100, 10, False)),
 }

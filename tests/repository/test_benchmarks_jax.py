@@ -16,6 +16,7 @@ from metatele import (
     MetaBatch,
     MetaSettings,
     NeuronTeleport,
+    TensorUpdate,
     UnrollSettings,
     ValidationSettings,
 )
@@ -27,14 +28,16 @@ jax = pytest.importorskip("jax", reason="the JAX contestant of the benchmark nee
 contestant = pytest.importorskip("benchmarks.jax_contestant", reason="benchmarks run from a checkout only")
 workloads = pytest.importorskip("benchmarks.workloads")
 
-TASKS, TOLERANCE = 3, 1e-9
+TASKS, TOLERANCE = 6, 1e-9  # tasks for two of the blocks that the tensor workload is played in
 SMALL = {
     "dense": lambda: InnerOptimizer(DenseUpdate(12), DenseTeleport(12, symmetry="data_dependent"), "after"),
     "size-free": lambda: InnerOptimizer(CoordinateUpdate(7), NeuronTeleport(5)),
+    "tensor": lambda: InnerOptimizer(TensorUpdate(7)),
 }
 FAMILIES = {
     "dense": PaperRegression(5),
     "size-free": Digits(classes=4, rows=48, hidden=[6], parts=(0.5, 0.5, 0.0), batch_size=8),
+    "tensor": Digits(classes=4, rows=48, hidden=[6, 5], parts=(0.5, 0.5, 0.0), batch_size=8),
 }
 
 
