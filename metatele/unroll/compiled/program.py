@@ -206,7 +206,6 @@ def _parted(joint: GraphModule, inputs: Tensors, slopes: Tensors, outputs: int) 
 def _compile(graph: GraphModule, inputs: Tensors) -> Callable[[list[Tensor]], Sequence[Tensor]]:
     """What runs a graph; it may empty the list that it is given."""
     from torch._inductor import config
-    from torch._inductor.compile_fx import compile_fx_inner
 
     on_cpu = all(t.device.type == "cpu" for t in inputs)
     if on_cpu:
@@ -219,7 +218,7 @@ def _compile(graph: GraphModule, inputs: Tensors) -> Callable[[list[Tensor]], Se
             config.patch(size_asserts=False, cpp_wrapper=on_cpu, comprehensive_padding=False),
         ):
             warnings.simplefilter("ignore")  # of torch to itself
-            run = compile_fx_inner(graph, list(inputs), cpp_wrapper=on_cpu)
+            run = _inductor(graph, inputs, on_cpu)
             run(list(inputs))
     except Exception as error:
         raise ConfigError(
@@ -228,6 +227,22 @@ def _compile(graph: GraphModule, inputs: Tensors) -> Callable[[list[Tensor]], Se
             "unroll.engine to 'higher'"
         ) from error
     return run
+
+
+def _inductor(graph: GraphModule, inputs: Tensors, cpp_wrapper: bool) -> Callable[[list[Tensor]], Sequence[Tensor]]:
+    """What TorchInductor makes of a graph, or has made of it in an earlier process: it looks into its cache folder,
+    and takes all that the compiled graph hangs on into account (its code and constants, the shapes, types and layouts
+    of the inputs, the settings, torch's version, the processor)."""
+    from torch._guards import TracingContext, tracing
+    from torch._inductor.compile_fx import compile_fx_inner
+    from torch._subclasses import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    # Without a shape environment nothing is cached; of real tensors the numbers would be part of the key.
+    mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv())
+    examples = [mode.from_tensor(t, static_shapes=True) for t in inputs]
+    with tracing(TracingContext(mode)):
+        return compile_fx_inner(graph, examples, cpp_wrapper=cpp_wrapper)
 
 
 def _cause(error: Exception) -> str:
