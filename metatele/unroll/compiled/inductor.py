@@ -71,7 +71,7 @@ def _cause(error: Exception) -> str:
 @functools.cache
 def prepare() -> None:
     """Let the C++ compiler do in the background, while a step is traced, what it does once a machine: find out what the
-    processor can do, and read torch's headers. Whatever needs that sooner waits for it at TorchInductor's file locks."""
+    processor can do, and read torch's headers. Whatever needs that sooner waits at TorchInductor's file locks."""
     from torch._inductor.codecache import CppWrapperCodeCache
 
     def work() -> None:
