@@ -69,7 +69,7 @@ def _cause(error: Exception) -> str:
 
 
 @functools.cache
-def prepare() -> None:
+def prepare() -> threading.Thread:
     """Let the C++ compiler do in the background, while a step is traced, what it does once a machine: find out what the
     processor can do, and read torch's headers. Whatever needs that sooner waits at TorchInductor's file locks."""
     from torch._inductor.codecache import CppWrapperCodeCache
@@ -78,7 +78,9 @@ def prepare() -> None:
         with contextlib.suppress(Exception):  # compiling will tell
             CppWrapperCodeCache.load_async("", device_type="cpu")
 
-    threading.Thread(target=work, name="metatele-prepares-compiling", daemon=True).start()
+    thread = threading.Thread(target=work, name="prepares the C++ compiler", daemon=True)
+    thread.start()
+    return thread
 
 
 @contextlib.contextmanager
