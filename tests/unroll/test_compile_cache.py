@@ -59,6 +59,17 @@ def test_a_later_process_compiles_nothing(tmp_path: Path) -> None:
     assert later["bits"][1] == first["bits"][0]
 
 
+@pytest.mark.parametrize(("mode", "own"), [(0o755, True), (0o775, True), (0o777, False)])
+def test_nothing_is_taken_from_a_folder_that_others_write_to(
+    mode: int, own: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    tmp_path.chmod(mode)
+    assert inductor.has_cache_of_its_own() is own
+    monkeypatch.setattr("os.getuid", lambda: tmp_path.stat().st_uid + 1)
+    assert not inductor.has_cache_of_its_own()
+
+
 @pytest.mark.parametrize("enabled", [True, False])
 def test_the_garbage_collector_is_left_as_it_was(enabled: bool) -> None:
     was = gc.isenabled()

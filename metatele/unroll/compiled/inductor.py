@@ -1,8 +1,10 @@
-"""Calling TorchInductor: once a graph and machine, as it finds in its cache folder what earlier processes compiled."""
+"""Calling TorchInductor, which finds in its cache folder what earlier processes have compiled."""
 
 import contextlib
 import functools
 import gc
+import os
+import stat
 import tempfile
 import threading
 import warnings
@@ -31,6 +33,7 @@ def compile_graph(graph: GraphModule, inputs: Sequence[Tensor]) -> Run:
         with (
             warnings.catch_warnings(),
             config.patch(size_asserts=False, cpp_wrapper=on_cpu, comprehensive_padding=False),
+            config.patch(fx_graph_cache=config.fx_graph_cache and has_cache_of_its_own()),
         ):
             warnings.simplefilter("ignore")  # of torch to itself
             run = _found_or_made(graph, inputs, on_cpu)
@@ -60,6 +63,14 @@ def _found_or_made(graph: GraphModule, inputs: Sequence[Tensor], cpp_wrapper: bo
     examples = [mode.from_tensor(t, static_shapes=True) for t in inputs]
     with tracing(TracingContext(mode)):
         return compile_fx_inner(graph, examples, cpp_wrapper=cpp_wrapper)
+
+
+def has_cache_of_its_own() -> bool:
+    """Whether nobody but this user writes into TorchInductor's cache folder: what is found there is executed."""
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    found = os.stat(cache_dir())
+    return not found.st_mode & stat.S_IWOTH and (not hasattr(os, "getuid") or found.st_uid == os.getuid())
 
 
 def _cause(error: Exception) -> str:
