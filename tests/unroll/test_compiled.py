@@ -5,6 +5,7 @@ Most tests run what it traces operation by operation: compiling takes half a min
 
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -55,8 +56,11 @@ BOTH_ORDERS = pytest.mark.parametrize("second_order", [False, True], ids=["first
 @pytest.fixture
 def traced_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is traced is run by torch, operation by operation."""
-    monkeypatch.setattr(program, "_compile", lambda graph, inputs: lambda values: graph(*values))
-    monkeypatch.setattr(programs, "settle", lambda: None)  # takes a sixth of the time, which long runs alone give back
+    monkeypatch.setattr(program, "compile_graph", lambda graph, inputs: lambda values: graph(*values))
+    monkeypatch.setattr(program, "prepare", lambda: None)
+    monkeypatch.setattr(
+        programs, "compiling", nullcontext
+    )  # takes a sixth of the time, which long runs alone give back
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -68,8 +69,9 @@ class Annealed(GradientDescent):
 def traced_only(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """What is traced is run by torch, operation by operation; gives what has been traced."""
     made: list[object] = []
-    monkeypatch.setattr(program, "_compile", lambda graph, inputs: made.append(graph) or (lambda v: graph(*v)))
-    monkeypatch.setattr(programs, "settle", lambda: None)
+    monkeypatch.setattr(program, "compile_graph", lambda graph, inputs: made.append(graph) or (lambda v: graph(*v)))
+    monkeypatch.setattr(program, "prepare", lambda: None)
+    monkeypatch.setattr(programs, "compiling", nullcontext)
     return made
 
 

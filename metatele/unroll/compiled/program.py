@@ -1,8 +1,5 @@
 """A function of tensors and its vector-Jacobian product, traced once and compiled."""
 
-import gc
-import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +11,7 @@ from torch.fx import GraphModule, Node
 
 from metatele.errors import ConfigError, MetateleError
 from metatele.support.messages import lacks_memory, named_line
-from metatele.unroll.compiled.memory import keep_freed_memory
+from metatele.unroll.compiled.inductor import compile_graph, prepare
 
 Tensors = Sequence[Tensor]
 TensorFunction = Callable[[Tensors], list[Tensor]]
@@ -44,6 +41,8 @@ class Program:
     def __init__(self, function: TensorFunction, inputs: Tensors, wanted: Sequence[int] = (), linked: int = 0) -> None:
         self._function, self._wanted, self._linked = function, wanted, linked
         inputs = [t.detach() for t in inputs]
+        if all(t.device.type == "cpu" for t in inputs):
+            prepare()
         with torch.no_grad():
             with following():
                 outputs = self._played(inputs)
@@ -140,7 +139,7 @@ class _Compiled:
         for node in graph.graph.nodes:
             node.meta.clear()  # of another tracing
         graph.recompile()
-        self._run = _compile(graph, inputs)
+        self._run = compile_graph(graph, inputs)
         self._amiss: list[tuple[int, tuple[int, ...]]] = []
         found = zip(self(inputs), layouts, strict=False)
         self._amiss = [(i, strides) for i, (t, strides) in enumerate(found) if not _lies(t, strides)]
@@ -201,44 +200,3 @@ def _parted(joint: GraphModule, inputs: Tensors, slopes: Tensors, outputs: int) 
         node.target = f"primals_{i}" if i < len(inputs) else f"tangents_{i}"
     joint.recompile()
     return min_cut_rematerialization_partition(joint, [*inputs, *slopes], num_fwd_outputs=outputs)
-
-
-def _compile(graph: GraphModule, inputs: Tensors) -> Callable[[list[Tensor]], Sequence[Tensor]]:
-    """What runs a graph; it may empty the list that it is given."""
-    from torch._inductor import config
-    from torch._inductor.compile_fx import compile_fx_inner
-
-    on_cpu = all(t.device.type == "cpu" for t in inputs)
-    if on_cpu:
-        keep_freed_memory()
-    try:
-        # On a CPU, Python's part of a call would take as long as small kernels do, and so do checks of sizes. Padding
-        # would change layouts.
-        with (
-            warnings.catch_warnings(),
-            config.patch(size_asserts=False, cpp_wrapper=on_cpu, comprehensive_padding=False),
-        ):
-            warnings.simplefilter("ignore")  # of torch to itself
-            run = compile_fx_inner(graph, list(inputs), cpp_wrapper=on_cpu)
-            run(list(inputs))
-    except Exception as error:
-        raise ConfigError(
-            f"unroll.engine 'compiled' could not compile: {_cause(error)}; it needs a C++ compiler such as g++ "
-            f"(on a GPU, triton) and a temporary folder without spaces (it is {tempfile.gettempdir()}); else set "
-            "unroll.engine to 'higher'"
-        ) from error
-    return run
-
-
-def _cause(error: Exception) -> str:
-    """The compiler's own line, if it has one; else the error's."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    return next((line for line in lines if "error:" in line), named_line(error))
-
-
-def settle() -> None:
-    """To be called when everything that only compiling needed has been released. Compiling leaves millions of objects
-    behind for good, which Python would otherwise look through again at every garbage collection."""
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()

@@ -11,7 +11,8 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from metatele.recurrent import RecurrentCore
 from metatele.recurrent.cells import Factors, products_of, taps_of, turn
 from metatele.recurrent.traced import is_turned
-from metatele.unroll.compiled.program import CannotFollowError, Program, following, in_layout, settle
+from metatele.unroll.compiled.inductor import compiling
+from metatele.unroll.compiled.program import CannotFollowError, Program, following, in_layout
 from metatele.unroll.compiled.step import Carry, Fixed, Gave, Given, Now, StepFunction, StepWeights, Weights
 
 StepKey = tuple[object, ...]
@@ -129,8 +130,8 @@ def compile_step(
     floating = _linked(function, given.carry, taken.carry)
     others = [taken.learned.others[name] for name, p in weights.others.items() if p.requires_grad]
     wanted = [*floating, *others, *tree_leaves(taken.taps)]
-    program = Program(flat, inputs, wanted, len(strides) + 1) if gradient else Program(flat, inputs)
-    settle()
+    with compiling():
+        program = Program(flat, inputs, wanted, len(strides) + 1) if gradient else Program(flat, inputs)
     seen = [slice(places[0], places[-1] + 1) if places else slice(0) for places in gave.seen]
     zeros = [torch.zeros_like(t) for t in tree_leaves(carry)]
     return Step(program, function.presumed, gave, strides, rows, taps, seen, floating, len(others), zeros)
