@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from metatele.landscape import Landscape
+from metatele.parts.numbers import log, row
 from metatele.task.params import Params, map_params
 
 PROGRESS = 4  # numbers that `Point.progress` gives
@@ -38,8 +39,7 @@ class Point:
 
     def time(self, like: Tensor) -> Tensor:
         """log(1 + step) / 3, of order one, with the shape, dtype and device of `like`."""
-        now = torch.as_tensor(self.step, dtype=torch.float64, device=like.device).log1p() / 3
-        return now.to(like.dtype).expand_as(like)
+        return row([log(self.step + 1) / 3], like).expand_as(like)
 
     def progress(self, like: Tensor) -> Tensor:
         """What is known of the horizon T at step t: (1, t / T, log((T - t + 1) / (T + 1)) / 3, log(1 + T) / 3).
@@ -51,13 +51,12 @@ class Point:
         """
         if self.horizon is None:
             return torch.zeros(PROGRESS, dtype=like.dtype, device=like.device)
-        t, end = (torch.as_tensor(n, dtype=torch.float64, device=like.device) for n in (self.step, self.horizon))
-        known = end.isfinite()
-        end = torch.where(known, end, 1).clamp(min=1)
-        t = torch.minimum(t, end)
-        left = (end - t + 1) / (end + 1)
-        seen = torch.stack([torch.ones_like(t), t / end, left.log() / 3, end.log1p() / 3])
-        return torch.where(known, seen, 0).to(like.dtype)
+        if not isinstance(self.horizon, Tensor):
+            end = max(self.horizon, 1)
+            return _progress(min(self.step, end), end, like)
+        known = self.horizon.isfinite()
+        end = torch.where(known, self.horizon, 1).clamp(min=1)
+        return torch.where(known, _progress(torch.minimum(self.step, end), end, like), 0)
 
     def counted_from(self, step: int) -> "Point":
         """The same point with its steps, and its horizon, counted from a step on."""
@@ -67,6 +66,11 @@ class Point:
     def at(self, params: Params, gradient: Params) -> "Point":
         """Another point of the same landscape."""
         return replace(self, params=params, gradient=gradient)
+
+
+def _progress(t: float | Tensor, end: float | Tensor, like: Tensor) -> Tensor:
+    """What `Point.progress` gives at step t of a horizon that is known."""
+    return row([1.0, t / end, log((end - t + 1) / (end + 1)) / 3, log(end + 1) / 3], like)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Directions of parameter tensors side by side: their inner products, and steps in what they span."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -33,15 +34,20 @@ class Span:
             scale: what each direction is multiplied by before, [B, T, R].
         Returns: [B, T, R (R - 1) / 2] and [B, T, R].
         """
-        gram = self.products * scale.unsqueeze(2) * scale.unsqueeze(3)
-        size = (gram.diagonal(dim1=2, dim2=3) + LEAST_SIZE).sqrt()
-        cosines = (gram / (size.unsqueeze(2) * size.unsqueeze(3))).flatten(2)
-        many = scale.shape[2]
-        above = [i * many + j for i in range(many) for j in range(i + 1, many)]
-        return cosines.index_select(2, torch.tensor(above, device=scale.device)), size.log()
+        square = self.products.diagonal(dim1=2, dim2=3) * scale.square() + LEAST_SIZE
+        over = scale * square.rsqrt()
+        cosines = self.products * over.unsqueeze(2) * over.unsqueeze(3)
+        above = torch.tensor(_above(scale.shape[2]), device=scale.device)
+        return cosines.flatten(2).index_select(2, above), square.log() / 2
 
     def combine(self, weights: Tensor) -> list[Tensor]:
         """The sum of each tensor's first directions, weighted by [B, T, K]; T times [B, its entries]."""
         many = weights.shape[2]
         pairs = zip(weights.unsqueeze(2).unbind(1), self.parts, strict=True)
         return [torch.bmm(w, x[:, :many]).squeeze(1) for w, x in pairs]
+
+
+@lru_cache
+def _above(many: int) -> tuple[int, ...]:
+    """Where the entries above the diagonal of a square matrix lie, row by row."""
+    return tuple(i * many + j for i in range(many) for j in range(i + 1, many))

@@ -1,11 +1,12 @@
 """A learned update that runs once a parameter tensor, not once a coordinate."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
+from metatele.parts.numbers import row
 from metatele.parts.point import PROGRESS, Point, State
 from metatele.recurrent import RecurrentCore
 from metatele.support.checks import above_zero, at_least, one_of, yes_or_no
@@ -18,19 +19,6 @@ from metatele.update.tensor_shapes import SHAPE_FEATURES, TensorShapes
 
 Decay = Literal["none", "relative", "absolute", "both"]
 GRADIENT, PARAMS, LAST = 5, 6, 7  # places in a span; what comes before PARAMS is made of gradients
-# For each direction: which of (1, gradient's size, parameters' size, step) it is divided by; and the powers of what the
-# moments (fast, slow, long, short) have of their numbers, by which their start from zero is corrected.
-DIVISORS = [0, 0, 0, 0, 1, 1, 2, 3]
-ZERO_START = [
-    [-1, 0, 0.5, 0],
-    [-1, 0, 0, 0.5],
-    [0, 0, 0, 0.5],
-    [0, -1, 0.5, 0],
-    [-1, 0, 0, 0],
-    [0, 0, 0, 0],
-    [0, 0, 0, 0],
-    [0, 0, 0, 0],
-]
 LEAST_SLOPE = 1e-30  # added to squared slopes
 
 
@@ -135,7 +123,7 @@ class TensorUpdate(Update):
         zeros = map_params(torch.zeros_like, params)
         first = next(iter(params.values()))
         shapes = TensorShapes.of(params, first)
-        means = _sums(p.square() for p in params.values()) / shapes.counts
+        means = _sums([p.square() for p in params.values()], shapes.sizes) / shapes.counts
         begin = torch.where(means > LEAST_SQUARE, (means + LEAST_SQUARE).sqrt(), shapes.begin)
         none = torch.zeros_like(begin)  # the gradient's first size, and slopes
         memory = (begin, none, none) if self.secant else (begin, none)
@@ -147,8 +135,8 @@ class TensorUpdate(Update):
         own = {name: self._own(name, point, state) for name in params}
         span = Span([o.directions for o in own.values()], shapes.sizes)
         begin, first, *rest = state.memory
-        units = self._units(point, span, _sums(o.moments.short for o in own.values()), begin, shapes)
-        first = torch.where(torch.as_tensor(point.step, device=begin.device) == 0, units.power, first)
+        units = self._units(point, span, _sums([o.moments.short for o in own.values()], shapes.sizes), begin, shapes)
+        first = torch.where(torch.as_tensor(point.step == 0, device=begin.device), units.power, first)
         before = rest.pop(0) if self.secant else None
         features = self._features(point, span, units, shapes, (units.power - first) / 3, before)
         out, memory = self.core(features.flatten(0, 1), tuple(rest))
@@ -164,9 +152,9 @@ class TensorUpdate(Update):
         # Autograd gives transposed gradients, which cost more in every operation than a copy does.
         p, g = point.params[name], point.gradient[name].contiguous()
         fast, slow, long, short = (m[name] for m in (*state.covectors[:2], *state.squares))
+        square, (a, b), (c, d) = g.square(), self.MOMENTA, self.SQUARES
         # The last step, as it was before it became a covector.
         last = [state.covectors[2][name] / (long + LEAST_SQUARE)] if self.secant else []
-        square, (a, b), (c, d) = g.square(), self.MOMENTA, self.SQUARES
         fast, slow = torch.lerp(fast, g, 1 - a), torch.lerp(slow, g, 1 - b)
         long, short = torch.lerp(long, square, 1 - c), torch.lerp(short, square, 1 - d)
         metric = long + LEAST_SQUARE
@@ -181,17 +169,18 @@ class TensorUpdate(Update):
             squares: the sum of each tensor's short second moment, [B, T].
             begin: what the parameters' size was where the state began, [B, T].
         """
-        betas = torch.tensor([*self.MOMENTA, *self.SQUARES], dtype=torch.float64, device=begin.device)
-        there = (1 - betas ** (point.step + 1)).to(begin.dtype)  # what a mean has of the numbers that it began without
-        power = (squares / (there[-1] * shapes.counts) + LEAST_SQUARE).sqrt()
+        # What the moments have of their numbers: they began without any, as zeros.
+        fast, slow, long, short = (1 - beta ** (point.step + 1) for beta in (*self.MOMENTA, *self.SQUARES))
+        power = (squares / (short * shapes.counts) + LEAST_SQUARE).sqrt()
         square = span.products[..., PARAMS, PARAMS] / shapes.counts
         unit = (square + (self.FLOOR * begin).square()).sqrt()
         one = torch.ones_like(unit)
         step = self.lr * (shapes.step * unit if self.relative else one)
-        divisors = torch.stack([one, power, unit, step], 2)[..., DIVISORS[: LAST + self.secant]]
-        factors = (there.new_tensor(ZERO_START[: LAST + self.secant]) @ there.log()).exp()
+        roots = [long**0.5 / fast, short**0.5 / fast, short**0.5, long**0.5 / slow]
+        factors = row([*roots, 1 / fast, 1.0, 1.0, 1.0][: LAST + self.secant], unit)
+        divisors = [one, one, one, one, power, power, unit, step][: LAST + self.secant]
         growth = (square / begin.square() + self.FLOOR**2).log() / 2
-        return Units(factors / divisors, step, power.log(), growth)
+        return Units(factors / torch.stack(divisors, 2), step, power.log(), growth)
 
     def _features(
         self, point: Point, span: Span, units: Units, shapes: TensorShapes, change: Tensor, before: Tensor | None
@@ -210,9 +199,9 @@ class TensorUpdate(Update):
         if self.horizon:
             shared += point.progress(change).expand(len(change), -1).unbind(1)
         if before is not None:
-            after = span.products[..., GRADIENT, LAST]
-            columns += _secant(after, before)
-            shared += _secant(after.sum(1), before.sum(1))
+            secants = _secants(span.products[..., GRADIENT, LAST], before)
+            columns += secants[:, :-1].unbind(2)
+            shared += secants[:, -1].unbind(1)
         shape = shapes.features.expand(len(change), -1, -1)
         own = torch.cat([cosines, sizes / 2, torch.stack(columns, 2), shape], 2)
         mean = torch.cat([own.mean(1), torch.stack(shared, 1)], 1)
@@ -223,16 +212,16 @@ class TensorUpdate(Update):
 
         out: the LSTM's outputs, [B, T, outputs].
         """
-        chosen, pulls, log_size, shifts = out.split([PARAMS, len(self.pulls), 1, self.per_coordinate], 2)
+        many = PARAMS + len(self.pulls)
+        chosen, log_size, shifts = out.split([many, 1, self.per_coordinate], 2)
         size = -units.step.unsqueeze(2) * (5 * torch.tanh(log_size / 2.5)).exp()
-        adam = torch.tensor([1.0] + [0.0] * (PARAMS - 1), dtype=out.dtype, device=out.device)
-        weights = (adam + 2 * chosen.tanh()) * units.scale[..., :PARAMS]
-        if self.pulls:
-            relative = units.scale[..., PARAMS : PARAMS + 1]
-            scales = [relative if pull == "relative" else torch.ones_like(relative) for pull in self.pulls]
-            pull = (2 * pulls.tanh() * torch.cat(scales, 2)).sum(2, keepdim=True)
-            weights = torch.cat([weights, pull], 2)
-        weights = size * weights
+        scale = units.scale[..., : PARAMS + ("relative" in self.pulls)]
+        if "absolute" in self.pulls:
+            scale = torch.nn.functional.pad(scale, (0, 1), value=1.0)
+        adam = row([1.0] + [0.0] * (many - 1), out)
+        weights = size * (adam + 2 * chosen.tanh()) * scale
+        if len(self.pulls) > 1:
+            weights = torch.cat([weights[..., :PARAMS], weights[..., PARAMS:].sum(2, keepdim=True)], 2)
         parts = span.combine(weights)
         slopes = (span.products[..., GRADIENT, : weights.shape[2]] * weights).sum(2)
         if self.network is not None:
@@ -243,12 +232,18 @@ class TensorUpdate(Update):
         return parts, slopes
 
 
-def _sums(tensors: Iterable[Tensor]) -> Tensor:
-    """The sum over the entries of each of T tensors [B, ...], [B, T]."""
-    return torch.stack([x.reshape(len(x), x[0].numel()).sum(1) for x in tensors], 1)
+def _sums(tensors: Iterable[Tensor], sizes: Sequence[int]) -> Tensor:
+    """The sum over the entries of each of T tensors [B, ...] of these sizes, [B, T]."""
+    return torch.stack([x.reshape(len(x), size).sum(1) for x, size in zip(tensors, sizes, strict=True)], 1)
 
 
-def _secant(after: Tensor, before: Tensor) -> list[Tensor]:
-    """How the slopes along a step changed: (after, before) as a point on the circle, downhill positive."""
-    size = (after.square() + before.square() + LEAST_SLOPE).sqrt()
-    return [-after / size, -before / size]
+def _secants(after: Tensor, before: Tensor) -> Tensor:
+    """How the slopes along steps changed, (after, before) as points on the circle, downhill positive.
+
+    Args:
+        after, before: of each tensor, [B, T].
+    Returns: of each tensor, and of all of them together, [B, T + 1, 2].
+    """
+    slopes = torch.stack([after, before], 2)
+    slopes = torch.cat([slopes, slopes.sum(1, keepdim=True)], 1)
+    return -slopes * (slopes.square().sum(2, keepdim=True) + LEAST_SLOPE).rsqrt()

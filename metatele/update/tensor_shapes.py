@@ -36,8 +36,8 @@ class TensorShapes(NamedTuple):
     def of(params: Params, like: Tensor) -> "TensorShapes":
         """The numbers for stacked parameters {name: [B, ...]}, with the dtype and device of `like`."""
         sizes, rows = _numbers(tuple(tuple(p.shape[1:]) for p in params.values()))
-        counts, fan_in, step, begin, *features = torch.tensor(rows, dtype=like.dtype, device=like.device).unbind(1)
-        return TensorShapes(sizes, counts, fan_in, step, begin, torch.stack(features, 1))
+        table = torch.tensor(rows, dtype=like.dtype, device=like.device)
+        return TensorShapes(sizes, *table[:, :-SHAPE_FEATURES].unbind(1), table[:, -SHAPE_FEATURES:])
 
 
 @lru_cache(maxsize=64)
