@@ -12,6 +12,13 @@ def log(x: float | Tensor) -> float | Tensor:
     return x.log() if isinstance(x, Tensor) else math.log(x)
 
 
+def where(condition: bool | Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """x if the condition holds, else y, of the same shape."""
+    if isinstance(condition, Tensor):
+        return torch.where(condition, x, y)
+    return x if condition else y
+
+
 def row(numbers: Sequence[float | Tensor], like: Tensor) -> Tensor:
     """K numbers as a tensor [K] with the dtype and device of `like`.
 

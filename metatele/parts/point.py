@@ -39,7 +39,7 @@ class Point:
 
     def time(self, like: Tensor) -> Tensor:
         """log(1 + step) / 3, of order one, with the shape, dtype and device of `like`."""
-        return row([log(self.step + 1) / 3], like).expand_as(like)
+        return row(self.clock()[:1], like).expand_as(like)
 
     def progress(self, like: Tensor) -> Tensor:
         """What is known of the horizon T at step t: (1, t / T, log((T - t + 1) / (T + 1)) / 3, log(1 + T) / 3).
@@ -49,14 +49,19 @@ class Point:
         Returns: [PROGRESS]; zeros, as far from the end as can be, if no horizon is known. Steps beyond the horizon see
             its end.
         """
+        return row(self.clock()[1:], like)
+
+    def clock(self) -> list[float | Tensor]:
+        """What `time` and `progress` give, as 1 + PROGRESS numbers."""
+        now = log(self.step + 1) / 3
         if self.horizon is None:
-            return torch.zeros(PROGRESS, dtype=like.dtype, device=like.device)
+            return [now] + [0.0] * PROGRESS
         if not isinstance(self.horizon, Tensor):
             end = max(self.horizon, 1)
-            return _progress(min(self.step, end), end, like)
+            return [now, *_progress(min(self.step, end), end)]
         known = self.horizon.isfinite()
         end = torch.where(known, self.horizon, 1).clamp(min=1)
-        return torch.where(known, _progress(torch.minimum(self.step, end), end, like), 0)
+        return [now, *(torch.where(known, x, 0) for x in _progress(torch.minimum(self.step, end), end))]
 
     def counted_from(self, step: int) -> "Point":
         """The same point with its steps, and its horizon, counted from a step on."""
@@ -68,9 +73,9 @@ class Point:
         return replace(self, params=params, gradient=gradient)
 
 
-def _progress(t: float | Tensor, end: float | Tensor, like: Tensor) -> Tensor:
+def _progress(t: float | Tensor, end: float | Tensor) -> list[float | Tensor]:
     """What `Point.progress` gives at step t of a horizon that is known."""
-    return row([1.0, t / end, log((end - t + 1) / (end + 1)) / 3, log(end + 1) / 3], like)
+    return [end / end, t / end, log((end - t + 1) / (end + 1)) / 3, log(end + 1) / 3]
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
 """A learned update that runs once a parameter tensor, not once a coordinate."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-from metatele.parts.numbers import row
+from metatele.parts.numbers import row, where
 from metatele.parts.point import PROGRESS, Point, State
 from metatele.recurrent import RecurrentCore
 from metatele.support.checks import above_zero, at_least, one_of, yes_or_no
@@ -14,7 +15,7 @@ from metatele.task.params import Params, map_params
 from metatele.update.base import Update
 from metatele.update.coordinate_network import CoordinateNetwork
 from metatele.update.size_free import LEAST_SQUARE
-from metatele.update.span import Span
+from metatele.update.span import Span, above_diagonal, inner_products
 from metatele.update.tensor_shapes import SHAPE_FEATURES, TensorShapes
 
 Decay = Literal["none", "relative", "absolute", "both"]
@@ -37,12 +38,14 @@ class Own(NamedTuple):
     Attributes:
         moments: after the gradient.
         metric: the long second moment, above zero: what makes covectors of steps.
-        directions: [B, R, ...]
+        directions: [B, R, its entries].
+        products: the directions' inner products, [B, R, R].
     """
 
     moments: Moments
     metric: Tensor
     directions: Tensor
+    products: Tensor
 
 
 class Units(NamedTuple):
@@ -87,6 +90,9 @@ class TensorUpdate(Update):
 
     MOMENTA = (0.9, 0.99)
     SQUARES = (0.999, 0.95)
+    adam: Tensor
+    bend: Tensor
+    pairs: Tensor
     FLOOR = 0.1  # of a tensor's first root mean square: what its steps are measured in when it has shrunk to zero
 
     def __init__(
@@ -113,6 +119,10 @@ class TensorUpdate(Update):
         outputs = PARAMS + len(self.pulls) + 1 + per_coordinate
         self.core = RecurrentCore(2 * own + shared, hidden, 1, outputs, head_scale=0.1)
         self.network = CoordinateNetwork(LAST, per_coordinate) if per_coordinate else None
+        choices = PARAMS + len(self.pulls)
+        self.register_buffer("adam", torch.eye(1, choices)[0], persistent=False)
+        self.register_buffer("bend", torch.tensor([1.0] * choices + [2.5]), persistent=False)
+        self.register_buffer("pairs", torch.tensor(above_diagonal(many)), persistent=False)
 
     def initialise(self) -> None:
         super().initialise()
@@ -133,10 +143,10 @@ class TensorUpdate(Update):
     def propose(self, point: Point, state: State) -> tuple[Params, State]:
         params, shapes = point.params, TensorShapes.of(point.params, next(iter(point.params.values())))
         own = {name: self._own(name, point, state) for name in params}
-        span = Span([o.directions for o in own.values()], shapes.sizes)
+        span = Span([o.directions for o in own.values()], [o.products for o in own.values()], shapes.counts)
         begin, first, *rest = state.memory
         units = self._units(point, span, _sums([o.moments.short for o in own.values()], shapes.sizes), begin, shapes)
-        first = torch.where(torch.as_tensor(point.step == 0, device=begin.device), units.power, first)
+        first = where(point.step == 0, units.power, first)
         before = rest.pop(0) if self.secant else None
         features = self._features(point, span, units, shapes, (units.power - first) / 3, before)
         out, memory = self.core(features.flatten(0, 1), tuple(rest))
@@ -153,14 +163,18 @@ class TensorUpdate(Update):
         p, g = point.params[name], point.gradient[name].contiguous()
         fast, slow, long, short = (m[name] for m in (*state.covectors[:2], *state.squares))
         square, (a, b), (c, d) = g.square(), self.MOMENTA, self.SQUARES
+        # In this order, what is made is used while the processor has it close at hand.
+        short = torch.lerp(short, square, 1 - d)
+        lately = (short + LEAST_SQUARE).rsqrt_()
         # The last step, as it was before it became a covector.
         last = [state.covectors[2][name] / (long + LEAST_SQUARE)] if self.secant else []
-        fast, slow = torch.lerp(fast, g, 1 - a), torch.lerp(slow, g, 1 - b)
-        long, short = torch.lerp(long, square, 1 - c), torch.lerp(short, square, 1 - d)
+        long = torch.lerp(long, square, 1 - c)
         metric = long + LEAST_SQUARE
-        over, lately = metric.rsqrt(), (short + LEAST_SQUARE).rsqrt()
+        over = metric.rsqrt()
+        slow, fast = torch.lerp(slow, g, 1 - b), torch.lerp(fast, g, 1 - a)
         rows = [fast * over, fast * lately, g * lately, slow * over, fast, g, p, *last]
-        return Own(Moments(fast, slow, long, short), metric, torch.stack(rows, 1))
+        directions = torch.stack(rows, 1).reshape(len(g), len(rows), math.prod(g.shape[1:]))
+        return Own(Moments(fast, slow, long, short), metric, directions, inner_products(directions))
 
     def _units(self, point: Point, span: Span, squares: Tensor, begin: Tensor, shapes: TensorShapes) -> Units:
         """What the directions are measured in.
@@ -172,15 +186,13 @@ class TensorUpdate(Update):
         # What the moments have of their numbers: they began without any, as zeros.
         fast, slow, long, short = (1 - beta ** (point.step + 1) for beta in (*self.MOMENTA, *self.SQUARES))
         power = (squares / (short * shapes.counts) + LEAST_SQUARE).sqrt()
-        square = span.products[..., PARAMS, PARAMS] / shapes.counts
-        unit = (square + (self.FLOOR * begin).square()).sqrt()
+        unit = (span.means[..., PARAMS, PARAMS] + (self.FLOOR * begin).square()).sqrt()
         one = torch.ones_like(unit)
         step = self.lr * (shapes.step * unit if self.relative else one)
         roots = [long**0.5 / fast, short**0.5 / fast, short**0.5, long**0.5 / slow]
         factors = row([*roots, 1 / fast, 1.0, 1.0, 1.0][: LAST + self.secant], unit)
         divisors = [one, one, one, one, power, power, unit, step][: LAST + self.secant]
-        growth = (square / begin.square() + self.FLOOR**2).log() / 2
-        return Units(factors / torch.stack(divisors, 2), step, power.log(), growth)
+        return Units(factors / torch.stack(divisors, 2), step, power.log(), (unit / begin).log())
 
     def _features(
         self, point: Point, span: Span, units: Units, shapes: TensorShapes, change: Tensor, before: Tensor | None
@@ -191,21 +203,19 @@ class TensorUpdate(Update):
             change: how the gradient's size has changed, [B, T].
             before: the slopes along the last step where it was taken, [B, T]; None without a secant.
         """
-        cosines, sizes = span.statistics(units.scale * shapes.counts.rsqrt().unsqueeze(1))
-        columns, shared = [change, units.growth], [point.time(change[:, 0])]
+        cosines, squares = span.statistics(units.scale, self.pairs)
+        columns = [change, units.growth]
         if "absolute" in self.pulls:
-            square = span.products[..., PARAMS, PARAMS] / shapes.counts
-            columns.append((square * shapes.fan_in + self.FLOOR**4).log() / 6)
-        if self.horizon:
-            shared += point.progress(change).expand(len(change), -1).unbind(1)
+            columns.append((span.means[..., PARAMS, PARAMS] * shapes.fan_in + self.FLOOR**4).log() / 6)
+        own = [cosines, squares.log() / 4, torch.stack(columns, 2)]
+        shared = [row(point.clock()[: None if self.horizon else 1], change).expand(len(change), -1)]
         if before is not None:
             secants = _secants(span.products[..., GRADIENT, LAST], before)
-            columns += secants[:, :-1].unbind(2)
-            shared += secants[:, -1].unbind(1)
-        shape = shapes.features.expand(len(change), -1, -1)
-        own = torch.cat([cosines, sizes / 2, torch.stack(columns, 2), shape], 2)
-        mean = torch.cat([own.mean(1), torch.stack(shared, 1)], 1)
-        return torch.cat([own, mean.unsqueeze(1).expand(-1, own.shape[1], -1)], 2)
+            own.append(secants[:, :-1])
+            shared.append(secants[:, -1])
+        each = torch.cat([*own, shapes.features.expand(len(change), -1, -1)], 2)
+        mean = torch.cat([each.mean(1), *shared], 1)
+        return torch.cat([each, mean.unsqueeze(1).expand(-1, each.shape[1], -1)], 2)
 
     def _steps(self, span: Span, units: Units, out: Tensor) -> tuple[list[Tensor], Tensor]:
         """The step of each tensor, T times [B, its entries], and the slopes along them, [B, T].
@@ -213,20 +223,19 @@ class TensorUpdate(Update):
         out: the LSTM's outputs, [B, T, outputs].
         """
         many = PARAMS + len(self.pulls)
-        chosen, log_size, shifts = out.split([many, 1, self.per_coordinate], 2)
-        size = -units.step.unsqueeze(2) * (5 * torch.tanh(log_size / 2.5)).exp()
-        scale = units.scale[..., : PARAMS + ("relative" in self.pulls)]
+        bent = (out[..., : many + 1] / self.bend).tanh()
+        size = (5 * bent[..., many:]).exp() * -units.step.unsqueeze(2)
+        chosen, scale = torch.add(self.adam, bent[..., :many], alpha=2), units.scale
         if "absolute" in self.pulls:
-            scale = torch.nn.functional.pad(scale, (0, 1), value=1.0)
-        adam = row([1.0] + [0.0] * (many - 1), out)
-        weights = size * (adam + 2 * chosen.tanh()) * scale
+            scale = torch.cat([scale[..., : many - 1], torch.ones_like(size)], 2)
+        weights = size * chosen * scale[..., :many]
         if len(self.pulls) > 1:
             weights = torch.cat([weights[..., :PARAMS], weights[..., PARAMS:].sum(2, keepdim=True)], 2)
         parts = span.combine(weights)
         slopes = (span.products[..., GRADIENT, : weights.shape[2]] * weights).sum(2)
         if self.network is not None:
             scaled = [x[:, :LAST] * units.scale[:, t, :LAST, None] for t, x in enumerate(span.parts)]
-            more = [size[:, t] * self.network(x, shifts[:, t]) for t, x in enumerate(scaled)]
+            more = [size[:, t] * self.network(x, out[:, t, many + 1 :]) for t, x in enumerate(scaled)]
             along = [(f * x[:, GRADIENT]).sum(1) for f, x in zip(more, span.parts, strict=True)]
             parts, slopes = [a + b for a, b in zip(parts, more, strict=True)], slopes + torch.stack(along, 1)
         return parts, slopes
@@ -246,4 +255,4 @@ def _secants(after: Tensor, before: Tensor) -> Tensor:
     """
     slopes = torch.stack([after, before], 2)
     slopes = torch.cat([slopes, slopes.sum(1, keepdim=True)], 1)
-    return -slopes * (slopes.square().sum(2, keepdim=True) + LEAST_SLOPE).rsqrt()
+    return slopes / -(slopes.square().sum(2, keepdim=True) + LEAST_SLOPE).sqrt()

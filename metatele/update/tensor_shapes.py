@@ -35,14 +35,15 @@ class TensorShapes(NamedTuple):
     @staticmethod
     def of(params: Params, like: Tensor) -> "TensorShapes":
         """The numbers for stacked parameters {name: [B, ...]}, with the dtype and device of `like`."""
-        sizes, rows = _numbers(tuple(tuple(p.shape[1:]) for p in params.values()))
+        sizes, rows = _numbers(tuple(p.shape for p in params.values()))
         table = torch.tensor(rows, dtype=like.dtype, device=like.device)
-        return TensorShapes(sizes, *table[:, :-SHAPE_FEATURES].unbind(1), table[:, -SHAPE_FEATURES:])
+        counts, fan_in, step, begin = table[:, :-SHAPE_FEATURES].unbind(1)
+        return TensorShapes(sizes, counts, fan_in, step, begin, table[:, -SHAPE_FEATURES:])
 
 
 @lru_cache(maxsize=64)
 def _numbers(shapes: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], list[list[float]]]:
-    """Sizes, and the columns of `TensorShapes` for each shape.
+    """Sizes, and the columns of `TensorShapes` for each shape (B, ...).
 
     A step along a matrix of rank one, which a gradient nearly is, changes the spectral norm of a random matrix by
     about the same factor at every width if it is measured in rms (1 / sqrt(a) + 1 / sqrt(b)) (compare Yang et al. 2023,
@@ -50,7 +51,7 @@ def _numbers(shapes: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], list
     draws it.
     """
     sizes, rows, last = [], [], max(len(shapes) - 1, 1)
-    for i, shape in enumerate(shapes):
+    for i, (_, *shape) in enumerate(shapes):
         size, matrix = math.prod(shape), len(shape) > 1
         out = max(shape[0], 1) if shape else 1
         into = max(size // out, 1) if matrix else 1
