@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 LEAST_SIZE = 1e-8  # added to mean squares of scaled directions, so that roots and quotients stay smooth at zero
-WORTH_PARTS = 512  # entries from which on it pays to leave out a quarter of the inner products, which are symmetric
+WORTH_PARTS = 512  # entries from which on it pays to leave out a quarter of products, which are symmetric, if nothing
+# is to be differentiated
 
 
 class Span:
@@ -51,7 +52,7 @@ class Span:
 
 def inner_products(x: Tensor) -> Tensor:
     """The inner products of R directions [B, R, n], [B, R, R]."""
-    if x.shape[2] < WORTH_PARTS or x.device.type != "cpu":
+    if x.requires_grad or x.device.type != "cpu" or x.shape[2] < WORTH_PARTS:
         return torch.bmm(x, x.mT)
     half = x.shape[1] // 2
     lower = x[:, half:]
