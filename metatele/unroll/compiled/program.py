@@ -14,7 +14,7 @@ from torch.fx import GraphModule, Node
 
 from metatele.errors import ConfigError, MetateleError
 from metatele.support.messages import lacks_memory, named_line
-from metatele.unroll.compiled.memory import keep_freed_memory
+from metatele.unroll.memory import keep_freed_memory
 
 Tensors = Sequence[Tensor]
 TensorFunction = Callable[[Tensors], list[Tensor]]
