@@ -44,10 +44,10 @@ class Span:
         return cosines.flatten(2).index_select(2, pairs), squares
 
     def combine(self, weights: Tensor) -> list[Tensor]:
-        """The sum of each tensor's first directions, weighted by [B, T, K]; T times [B, its entries]."""
+        """The sum of each tensor's first directions, weighted by [B, T, K]; T times [B, 1, its entries]."""
         many = weights.shape[2]
         pairs = zip(weights.unsqueeze(2).unbind(1), self.parts, strict=True)
-        return [torch.bmm(w, x.narrow(1, 0, many)).squeeze(1) for w, x in pairs]
+        return [torch.bmm(w, x.narrow(1, 0, many)) for w, x in pairs]
 
 
 def inner_products(x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from metatele.parts.numbers import row, where
 from metatele.parts.point import PROGRESS, Point, State
 from metatele.recurrent import RecurrentCore
 from metatele.support.checks import above_zero, at_least, one_of, yes_or_no
+from metatele.symmetry import ProductGroup
 from metatele.task.params import Params, map_params
 from metatele.update.base import Update
 from metatele.update.coordinate_network import CoordinateNetwork
@@ -19,6 +20,7 @@ from metatele.update.span import Span, above_diagonal, inner_products
 from metatele.update.tensor_shapes import SHAPE_FEATURES, TensorShapes
 
 Decay = Literal["none", "relative", "absolute", "both"]
+Kind = tuple[torch.Size, torch.dtype, torch.device]
 GRADIENT, PARAMS, LAST = 5, 6, 7  # places in a span; what comes before PARAMS is made of gradients
 LEAST_SLOPE = 1e-30  # added to squared slopes
 
@@ -119,6 +121,7 @@ class TensorUpdate(Update):
         outputs = PARAMS + len(self.pulls) + 1 + per_coordinate
         self.core = RecurrentCore(2 * own + shared, hidden, 1, outputs, head_scale=0.1)
         self.network = CoordinateNetwork(LAST, per_coordinate) if per_coordinate else None
+        self._bound: tuple[list[Kind], TensorShapes | None] = [], None
         choices = PARAMS + len(self.pulls)
         self.register_buffer("adam", torch.eye(1, choices)[0], persistent=False)
         self.register_buffer("bend", torch.tensor([1.0] * choices + [2.5]), persistent=False)
@@ -128,6 +131,14 @@ class TensorUpdate(Update):
         super().initialise()
         if self.network is not None:
             self.network.initialise()
+
+    def bind(self, params: Params, group: ProductGroup) -> None:
+        self._bound = _kinds(params), TensorShapes.of(params, next(iter(params.values())))
+
+    def _shapes(self, params: Params) -> TensorShapes:
+        """The numbers about parameters, which are there already if these are what the update was bound to."""
+        kinds, shapes = self._bound
+        return shapes if shapes and kinds == _kinds(params) else TensorShapes.of(params, next(iter(params.values())))
 
     def start(self, params: Params) -> State:
         zeros = map_params(torch.zeros_like, params)
@@ -141,7 +152,7 @@ class TensorUpdate(Update):
         return State(covectors, (zeros, zeros), (*memory, *self.core.start(begin.numel(), first)))
 
     def propose(self, point: Point, state: State) -> tuple[Params, State]:
-        params, shapes = point.params, TensorShapes.of(point.params, next(iter(point.params.values())))
+        params, shapes = point.params, self._shapes(point.params)
         own = {name: self._own(name, point, state) for name in params}
         span = Span([o.directions for o in own.values()], [o.products for o in own.values()], shapes.counts)
         begin, first, *rest = state.memory
@@ -218,7 +229,7 @@ class TensorUpdate(Update):
         return torch.cat([each, mean.unsqueeze(1).expand(-1, each.shape[1], -1)], 2)
 
     def _steps(self, span: Span, units: Units, out: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The step of each tensor, T times [B, its entries], and the slopes along them, [B, T].
+        """The step of each tensor, T times [B, 1, its entries], and the slopes along them, [B, T].
 
         out: the LSTM's outputs, [B, T, outputs].
         """
@@ -237,8 +248,12 @@ class TensorUpdate(Update):
             scaled = [x[:, :LAST] * units.scale[:, t, :LAST, None] for t, x in enumerate(span.parts)]
             more = [size[:, t] * self.network(x, out[:, t, many + 1 :]) for t, x in enumerate(scaled)]
             along = [(f * x[:, GRADIENT]).sum(1) for f, x in zip(more, span.parts, strict=True)]
-            parts, slopes = [a + b for a, b in zip(parts, more, strict=True)], slopes + torch.stack(along, 1)
+            parts, slopes = [a + b.unsqueeze(1) for a, b in zip(parts, more, strict=True)], slopes + torch.stack(along, 1)
         return parts, slopes
+
+
+def _kinds(params: Params) -> list[Kind]:
+    return [(p.shape, p.dtype, p.device) for p in params.values()]
 
 
 def _sums(tensors: Iterable[Tensor], sizes: Sequence[int]) -> Tensor:
