@@ -50,6 +50,18 @@ class Span:
         return [torch.bmm(w, x.narrow(1, 0, many)) for w, x in pairs]
 
 
+def side_by_side(rows: list[Tensor], factors: Sequence[tuple[slice, Tensor]]) -> Tensor:
+    """R tensors [B, ...] as one [B, R, ...], where some of them are multiplied by factors [B, ...] first."""
+    if torch.is_grad_enabled():  # in place, autograd would copy all rows once more for each factor
+        for some, factor in factors:
+            rows[some] = [x * factor for x in rows[some]]
+        return torch.stack(rows, 1)
+    out = torch.stack(rows, 1)
+    for some, factor in factors:
+        out[:, some].mul_(factor.unsqueeze(1))
+    return out
+
+
 def inner_products(x: Tensor) -> Tensor:
     """The inner products of R directions [B, R, n], [B, R, R]."""
     if x.requires_grad or x.device.type != "cpu" or x.shape[2] < WORTH_PARTS:

@@ -16,7 +16,7 @@ from metatele.task.params import Params, map_params
 from metatele.update.base import Update
 from metatele.update.coordinate_network import CoordinateNetwork
 from metatele.update.size_free import LEAST_SQUARE
-from metatele.update.span import Span, above_diagonal, inner_products
+from metatele.update.span import Span, above_diagonal, inner_products, side_by_side
 from metatele.update.tensor_shapes import SHAPE_FEATURES, TensorShapes
 
 Decay = Literal["none", "relative", "absolute", "both"]
@@ -183,8 +183,8 @@ class TensorUpdate(Update):
         metric = long + LEAST_SQUARE
         over = metric.rsqrt()
         slow, fast = torch.lerp(slow, g, 1 - b), torch.lerp(fast, g, 1 - a)
-        rows = [fast * over, fast * lately, g * lately, slow * over, fast, g, p, *last]
-        directions = torch.stack(rows, 1).reshape(len(g), len(rows), math.prod(g.shape[1:]))
+        rows = side_by_side([fast, fast, g, slow, fast, g, p, *last], [(slice(0, 4, 3), over), (slice(1, 3), lately)])
+        directions = rows.reshape(len(g), LAST + self.secant, math.prod(g.shape[1:]))
         return Own(Moments(fast, slow, long, short), metric, directions, inner_products(directions))
 
     def _units(self, point: Point, span: Span, squares: Tensor, begin: Tensor, shapes: TensorShapes) -> Units:
@@ -248,7 +248,10 @@ class TensorUpdate(Update):
             scaled = [x[:, :LAST] * units.scale[:, t, :LAST, None] for t, x in enumerate(span.parts)]
             more = [size[:, t] * self.network(x, out[:, t, many + 1 :]) for t, x in enumerate(scaled)]
             along = [(f * x[:, GRADIENT]).sum(1) for f, x in zip(more, span.parts, strict=True)]
-            parts, slopes = [a + b.unsqueeze(1) for a, b in zip(parts, more, strict=True)], slopes + torch.stack(along, 1)
+            parts, slopes = (
+                [a + b.unsqueeze(1) for a, b in zip(parts, more, strict=True)],
+                slopes + torch.stack(along, 1),
+            )
         return parts, slopes
 
 
