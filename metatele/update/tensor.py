@@ -1,7 +1,7 @@
 """A learned update that runs once a parameter tensor, not once a coordinate."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -144,7 +144,7 @@ class TensorUpdate(Update):
         zeros = map_params(torch.zeros_like, params)
         first = next(iter(params.values()))
         shapes = TensorShapes.of(params, first)
-        means = _sums([p.square() for p in params.values()], shapes.sizes) / shapes.counts
+        means = _sums(p.square() for p in params.values()) / shapes.counts
         begin = torch.where(means > LEAST_SQUARE, (means + LEAST_SQUARE).sqrt(), shapes.begin)
         none = torch.zeros_like(begin)  # the gradient's first size, and slopes
         memory = (begin, none, none) if self.secant else (begin, none)
@@ -156,7 +156,7 @@ class TensorUpdate(Update):
         own = {name: self._own(name, point, state) for name in params}
         span = Span([o.directions for o in own.values()], [o.products for o in own.values()], shapes.counts)
         begin, first, *rest = state.memory
-        units = self._units(point, span, _sums([o.moments.short for o in own.values()], shapes.sizes), begin, shapes)
+        units = self._units(point, span, _sums(o.moments.short for o in own.values()), begin, shapes)
         first = where(point.step == 0, units.power, first)
         before = rest.pop(0) if self.secant else None
         features = self._features(point, span, units, shapes, (units.power - first) / 3, before)
@@ -248,10 +248,8 @@ class TensorUpdate(Update):
             scaled = [x[:, :LAST] * units.scale[:, t, :LAST, None] for t, x in enumerate(span.parts)]
             more = [size[:, t] * self.network(x, out[:, t, many + 1 :]) for t, x in enumerate(scaled)]
             along = [(f * x[:, GRADIENT]).sum(1) for f, x in zip(more, span.parts, strict=True)]
-            parts, slopes = (
-                [a + b.unsqueeze(1) for a, b in zip(parts, more, strict=True)],
-                slopes + torch.stack(along, 1),
-            )
+            parts = [a + b.unsqueeze(1) for a, b in zip(parts, more, strict=True)]
+            slopes = slopes + torch.stack(along, 1)
         return parts, slopes
 
 
@@ -259,9 +257,9 @@ def _kinds(params: Params) -> list[Kind]:
     return [(p.shape, p.dtype, p.device) for p in params.values()]
 
 
-def _sums(tensors: Iterable[Tensor], sizes: Sequence[int]) -> Tensor:
-    """The sum over the entries of each of T tensors [B, ...] of these sizes, [B, T]."""
-    return torch.stack([x.reshape(len(x), size).sum(1) for x, size in zip(tensors, sizes, strict=True)], 1)
+def _sums(tensors: Iterable[Tensor]) -> Tensor:
+    """The sum over the entries of each of T tensors [B, ...], [B, T]."""
+    return torch.stack([x.sum(tuple(range(1, x.dim()))) if x.dim() > 1 else x for x in tensors], 1)
 
 
 def _secants(after: Tensor, before: Tensor) -> Tensor:
