@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 LEAST_SIZE = 1e-8  # added to mean squares of scaled directions, so that roots and quotients stay smooth at zero
+WORTH_PLACE = 2**14  # entries of all tasks from which on it pays to multiply rows where they lie
 WORTH_PARTS = 512  # entries from which on it pays to leave out a quarter of products, which are symmetric, if nothing
 # is to be differentiated
 
@@ -51,15 +52,17 @@ class Span:
 
 
 def side_by_side(rows: list[Tensor], factors: Sequence[tuple[slice, Tensor]]) -> Tensor:
-    """R tensors [B, ...] as one [B, R, ...], where some of them are multiplied by factors [B, ...] first."""
-    if torch.is_grad_enabled():  # in place, autograd would copy all rows once more for each factor
+    """R tensors [B, ...], some of them multiplied by factors [B, ...] first, as one [B, R, entries]."""
+    # In place, autograd would copy all rows once more for each factor; and in small tensors there is nothing to save.
+    in_place = rows[0].numel() >= WORTH_PLACE and not torch.is_grad_enabled()
+    if not in_place:
         for some, factor in factors:
             rows[some] = [x * factor for x in rows[some]]
-        return torch.stack(rows, 1)
     out = torch.stack(rows, 1)
-    for some, factor in factors:
-        out[:, some].mul_(factor.unsqueeze(1))
-    return out
+    if in_place:
+        for some, factor in factors:
+            out[:, some].mul_(factor.unsqueeze(1))
+    return out.flatten(2) if out.dim() > 2 else out.unsqueeze(2)
 
 
 def inner_products(x: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """A learned update that runs once a parameter tensor, not once a coordinate."""
 
-import math
 from collections.abc import Iterable
 from typing import Literal, NamedTuple, get_args
 
@@ -183,8 +182,8 @@ class TensorUpdate(Update):
         metric = long + LEAST_SQUARE
         over = metric.rsqrt()
         slow, fast = torch.lerp(slow, g, 1 - b), torch.lerp(fast, g, 1 - a)
-        rows = side_by_side([fast, fast, g, slow, fast, g, p, *last], [(slice(0, 4, 3), over), (slice(1, 3), lately)])
-        directions = rows.reshape(len(g), LAST + self.secant, math.prod(g.shape[1:]))
+        rows = [fast, fast, g, slow, fast, g, p, *last]
+        directions = side_by_side(rows, [(slice(0, 4, 3), over), (slice(1, 3), lately)])
         return Own(Moments(fast, slow, long, short), metric, directions, inner_products(directions))
 
     def _units(self, point: Point, span: Span, squares: Tensor, begin: Tensor, shapes: TensorShapes) -> Units:
