@@ -57,12 +57,14 @@ class Units(NamedTuple):
         step: what steps are measured in, [B, T].
         power: log root mean square of the gradient, lately, [B, T].
         growth: log root mean square of the parameters relative to where they began, [B, T].
+        clock: what is seen of the time and the horizon (see `Point.clock`).
     """
 
     scale: Tensor
     step: Tensor
     power: Tensor
     growth: Tensor
+    clock: Tensor
 
 
 class TensorUpdate(Update):
@@ -200,9 +202,11 @@ class TensorUpdate(Update):
         one = torch.ones_like(unit)
         step = self.lr * (shapes.step * unit if self.relative else one)
         roots = [long**0.5 / fast, short**0.5 / fast, short**0.5, long**0.5 / slow]
-        factors = row([*roots, 1 / fast, 1.0, 1.0, 1.0][: LAST + self.secant], unit)
+        factors = [*roots, 1 / fast, 1.0, 1.0, 1.0][: LAST + self.secant]
+        seen = point.clock()[: None if self.horizon else 1]
+        factor, clock = row([*factors, *seen], unit).split([len(factors), len(seen)])
         divisors = [one, one, one, one, power, power, unit, step][: LAST + self.secant]
-        return Units(factors / torch.stack(divisors, 2), step, power.log(), (unit / begin).log())
+        return Units(factor / torch.stack(divisors, 2), step, power.log(), (unit / begin).log(), clock)
 
     def _features(
         self, point: Point, span: Span, units: Units, shapes: TensorShapes, change: Tensor, before: Tensor | None
@@ -218,7 +222,7 @@ class TensorUpdate(Update):
         if "absolute" in self.pulls:
             columns.append((span.means[..., PARAMS, PARAMS] * shapes.fan_in + self.FLOOR**4).log() / 6)
         own = [cosines, squares.log() / 4, torch.stack(columns, 2)]
-        shared = [row(point.clock()[: None if self.horizon else 1], change).expand(len(change), -1)]
+        shared = [units.clock.expand(len(change), -1)]
         if before is not None:
             secants = _secants(span.products[..., GRADIENT, LAST], before)
             own.append(secants[:, :-1])
