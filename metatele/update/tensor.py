@@ -198,7 +198,7 @@ class TensorUpdate(Update):
         # What the moments have of their numbers: they began without any, as zeros.
         fast, slow, long, short = (1 - beta ** (point.step + 1) for beta in (*self.MOMENTA, *self.SQUARES))
         power = (squares / (short * shapes.counts) + LEAST_SQUARE).sqrt()
-        unit = (span.means[..., PARAMS, PARAMS] + (self.FLOOR * begin).square()).sqrt()
+        unit = torch.addcmul(span.means[..., PARAMS, PARAMS], begin, begin, value=self.FLOOR**2).sqrt()
         one = torch.ones_like(unit)
         step = self.lr * (shapes.step * unit if self.relative else one)
         roots = [long**0.5 / fast, short**0.5 / fast, short**0.5, long**0.5 / slow]
