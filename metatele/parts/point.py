@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from metatele.landscape import Landscape
+from metatele.parts.numbers import log, row
 from metatele.task.params import Params, map_params
 
 PROGRESS = 4  # numbers that `Point.progress` gives
@@ -41,8 +42,7 @@ class Point:
 
     def time(self, like: Tensor) -> Tensor:
         """log(1 + step) / 3, of order one, with the shape, dtype and device of `like`."""
-        now = torch.as_tensor(self.step, dtype=torch.float64, device=like.device).log1p() / 3
-        return now.to(like.dtype).expand_as(like)
+        return row(self.clock()[:1], like).expand_as(like)
 
     def progress(self, like: Tensor) -> Tensor:
         """What is known of the horizon T at step t: (1, t / T, log((T - t + 1) / (T + 1)) / 3, log(1 + T) / 3).
@@ -52,15 +52,19 @@ class Point:
         Returns: [PROGRESS]; zeros, as far from the end as can be, if no horizon is known. Steps beyond the horizon see
             its end.
         """
+        return row(self.clock()[1:], like)
+
+    def clock(self) -> list[float | Tensor]:
+        """What `time` and `progress` give, as 1 + PROGRESS numbers."""
+        now = log(self.step + 1) / 3
         if self.horizon is None:
-            return torch.zeros(PROGRESS, dtype=like.dtype, device=like.device)
-        t, end = (torch.as_tensor(n, dtype=torch.float64, device=like.device) for n in (self.step, self.horizon))
-        known = end.isfinite()
-        end = torch.where(known, end, 1).clamp(min=1)
-        t = torch.minimum(t, end)
-        left = (end - t + 1) / (end + 1)
-        seen = torch.stack([torch.ones_like(t), t / end, left.log() / 3, end.log1p() / 3])
-        return torch.where(known, seen, 0).to(like.dtype)
+            return [now] + [0.0] * PROGRESS
+        if not isinstance(self.horizon, Tensor):
+            end = max(self.horizon, 1)
+            return [now, *_progress(min(self.step, end), end)]
+        known = self.horizon.isfinite()
+        end = torch.where(known, self.horizon, 1).clamp(min=1)
+        return [now, *(torch.where(known, x, 0) for x in _progress(torch.minimum(self.step, end), end))]
 
     def counted_from(self, step: int) -> "Point":
         """The same point with its steps, and its horizon, counted from a step on."""
@@ -70,6 +74,11 @@ class Point:
     def at(self, params: Params, gradient: Params) -> "Point":
         """Another point of the same landscape."""
         return replace(self, params=params, gradient=gradient)
+
+
+def _progress(t: float | Tensor, end: float | Tensor) -> list[float | Tensor]:
+    """What `Point.progress` gives at step t of a horizon that is known."""
+    return [end / end, t / end, log((end - t + 1) / (end + 1)) / 3, log(end + 1) / 3]
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from metatele.errors import ConfigError
@@ -67,10 +68,11 @@ class RecurrentCore(nn.Module):
     def plain(self, features: Tensor, memory: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """What `forward` gives, by torch's own cells, also inside `played_by`."""
         after: list[Tensor] = []
-        for i, cell in enumerate(self.cells):
-            features, c = cell(features, (memory[2 * i], memory[2 * i + 1]))
+        for i, cell in enumerate(self.lstm_cells):
+            weights = cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh
+            features, c = torch.lstm_cell(features, memory[2 * i : 2 * i + 2], *weights)
             after += [features, c]
-        return self.head(features), tuple(after)
+        return nn.functional.linear(features, self.head.weight, self.head.bias), tuple(after)
 
     @property
     def lstm_cells(self) -> list[nn.LSTMCell]:

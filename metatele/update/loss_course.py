@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from metatele.parts.numbers import where
 from metatele.parts.point import Point
 
 COURSE_FEATURES, COURSE_STATE = 3, 3  # numbers that `LossCourse.after` gives, and that it keeps
@@ -30,18 +31,18 @@ class LossCourse(NamedTuple):
         """The course before the first loss."""
         return LossCourse(*like.new_zeros(3, tasks).unbind())
 
-    def after(self, point: Point) -> tuple["LossCourse", list[Tensor]]:
+    def after(self, point: Point) -> tuple["LossCourse", Tensor]:
         """The course with the losses of a point.
 
-        Returns: also the features, [B] each: where the loss stands, how it has fallen lately, and how the last one
-            differs, relative to the first loss, so that its scale does not matter; zeros where it is not known.
+        Returns: also the features, [B, COURSE_FEATURES]: where the loss stands, how it has fallen lately, and how the
+            last one differs, relative to the first loss, so that its scale does not matter; zeros if it is not known.
         """
         if point.losses is None:
-            return self, [torch.zeros_like(self.first)] * COURSE_FEATURES
-        losses, begins = point.losses, torch.as_tensor(point.step, device=self.first.device) == 0
-        first = torch.where(begins, losses, self.first)
+            return self, self.first.new_zeros(len(self.first), COURSE_FEATURES)
+        losses, first = point.losses, where(point.step == 0, point.losses, self.first)
         size = torch.where(first.abs() > BEGINS_SOLVED, first.abs(), 1)
         relative = losses / size + (1 - first / size)  # 1 at first, also where losses are negative or begin at zero
         now = (relative.clamp(0, MOST) + LEAST).log()
         fast, slow = torch.lerp(self.fast, now, 1 - FAST), torch.lerp(self.slow, now, 1 - SLOW)
-        return LossCourse(first, fast, slow), [fast / 4, torch.tanh(fast - slow), torch.tanh(now - fast)]
+        changes = torch.stack([fast - slow, now - fast], 1).tanh()
+        return LossCourse(first, fast, slow), torch.cat([fast.unsqueeze(1) / 4, changes], 1)

@@ -1,37 +1,27 @@
 """A learned update that runs once a parameter tensor, not once a coordinate."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
+from metatele.parts.numbers import row, where
 from metatele.parts.point import PROGRESS, Point, State
 from metatele.recurrent import RecurrentCore
 from metatele.support.checks import above_zero, at_least, one_of, yes_or_no
+from metatele.symmetry import ProductGroup
 from metatele.task.params import Params, map_params
 from metatele.update.base import Update
 from metatele.update.coordinate_network import CoordinateNetwork
 from metatele.update.loss_course import COURSE_FEATURES, COURSE_STATE, LossCourse
 from metatele.update.size_free import LEAST_SQUARE
-from metatele.update.span import Span
+from metatele.update.span import Span, inner_products, side_by_side
 from metatele.update.tensor_shapes import SHAPE_FEATURES, TensorShapes
 
 Decay = Literal["none", "relative", "absolute", "both"]
+Kind = tuple[torch.Size, torch.dtype, torch.device]
 GRADIENT, PARAMS, LAST = 5, 6, 7  # places in a span; what comes before PARAMS is made of gradients
-# For each direction: which of (1, gradient's size, parameters' size, step) it is divided by; and the powers of what the
-# moments (fast, slow, long, short) have of their numbers, by which their start from zero is corrected.
-DIVISORS = [0, 0, 0, 0, 1, 1, 2, 3]
-ZERO_START = [
-    [-1, 0, 0.5, 0],
-    [-1, 0, 0, 0.5],
-    [0, 0, 0, 0.5],
-    [0, -1, 0.5, 0],
-    [-1, 0, 0, 0],
-    [0, 0, 0, 0],
-    [0, 0, 0, 0],
-    [0, 0, 0, 0],
-]
 LEAST_SLOPE = 1e-30  # added to squared slopes
 
 
@@ -50,12 +40,14 @@ class Own(NamedTuple):
     Attributes:
         moments: after the gradient.
         metric: the long second moment, above zero: what makes covectors of steps.
-        directions: [B, R, ...]
+        directions: [B, R, its entries].
+        products: the directions' inner products, [B, R, R].
     """
 
     moments: Moments
     metric: Tensor
     directions: Tensor
+    products: Tensor
 
 
 class Units(NamedTuple):
@@ -66,12 +58,14 @@ class Units(NamedTuple):
         step: what steps are measured in, [B, T].
         power: log root mean square of the gradient, lately, [B, T].
         growth: log root mean square of the parameters relative to where they began, [B, T].
+        clock: what is seen of the time and the horizon (see `Point.clock`).
     """
 
     scale: Tensor
     step: Tensor
     power: Tensor
     growth: Tensor
+    clock: Tensor
 
 
 class TensorUpdate(Update):
@@ -128,11 +122,20 @@ class TensorUpdate(Update):
         outputs = PARAMS + len(self.pulls) + 1 + per_coordinate
         self.core = RecurrentCore(2 * own + shared, hidden, 1, outputs, head_scale=0.1)
         self.network = CoordinateNetwork(LAST, per_coordinate) if per_coordinate else None
+        self._bound: tuple[list[Kind], TensorShapes | None] = [], None
 
     def initialise(self) -> None:
         super().initialise()
         if self.network is not None:
             self.network.initialise()
+
+    def bind(self, params: Params, group: ProductGroup) -> None:
+        self._bound = _kinds(params), TensorShapes.of(params, next(iter(params.values())))
+
+    def _shapes(self, params: Params) -> TensorShapes:
+        """The numbers about parameters, which are there already if these are what the update was bound to."""
+        kinds, shapes = self._bound
+        return shapes if shapes and kinds == _kinds(params) else TensorShapes.of(params, next(iter(params.values())))
 
     def start(self, params: Params) -> State:
         zeros = map_params(torch.zeros_like, params)
@@ -147,19 +150,19 @@ class TensorUpdate(Update):
         return State(covectors, (zeros, zeros), (begin, none, *slopes, *course, *self.core.start(begin.numel(), first)))
 
     def propose(self, point: Point, state: State) -> tuple[Params, State]:
-        params, shapes = point.params, TensorShapes.of(point.params, next(iter(point.params.values())))
+        params, shapes = point.params, self._shapes(point.params)
         own = {name: self._own(name, point, state) for name in params}
-        span = Span([o.directions for o in own.values()], shapes.sizes)
+        span = Span([o.directions for o in own.values()], [o.products for o in own.values()], shapes.counts)
         begin, first, *rest = state.memory
         units = self._units(point, span, _sums(o.moments.short for o in own.values()), begin, shapes)
-        first = torch.where(torch.as_tensor(point.step, device=begin.device) == 0, units.power, first)
+        first = where(point.step == 0, units.power, first)
         before = rest.pop(0) if self.secant else None
         course: tuple[Tensor, ...] = ()
-        went: list[Tensor] = []
+        went = None
         if self.course:
             course, went = LossCourse(*rest[:COURSE_STATE]).after(point)
             rest = rest[COURSE_STATE:]
-        features = self._features(point, span, units, shapes, (units.power - first) / 3, before, went)
+        features = self._features(span, units, shapes, (units.power - first) / 3, before, went)
         out, memory = self.core(features.flatten(0, 1), tuple(rest))
         parts, slopes = self._steps(span, units, out.unflatten(0, first.shape))
         step = {name: f.reshape(p.shape) for (name, p), f in zip(params.items(), parts, strict=True)}
@@ -173,15 +176,19 @@ class TensorUpdate(Update):
         # Autograd gives transposed gradients, which cost more in every operation than a copy does.
         p, g = point.params[name], point.gradient[name].contiguous()
         fast, slow, long, short = (m[name] for m in (*state.covectors[:2], *state.squares))
+        square, (a, b), (c, d) = g.square(), self.MOMENTA, self.SQUARES
+        # In this order, what is made is used while the processor has it close at hand.
+        short = torch.lerp(short, square, 1 - d)
+        lately = (short + LEAST_SQUARE).rsqrt_()
         # The last step, as it was before it became a covector.
         last = [state.covectors[2][name] / (long + LEAST_SQUARE)] if self.secant else []
-        square, (a, b), (c, d) = g.square(), self.MOMENTA, self.SQUARES
-        fast, slow = torch.lerp(fast, g, 1 - a), torch.lerp(slow, g, 1 - b)
-        long, short = torch.lerp(long, square, 1 - c), torch.lerp(short, square, 1 - d)
+        long = torch.lerp(long, square, 1 - c)
         metric = long + LEAST_SQUARE
-        over, lately = metric.rsqrt(), (short + LEAST_SQUARE).rsqrt()
-        rows = [fast * over, fast * lately, g * lately, slow * over, fast, g, p, *last]
-        return Own(Moments(fast, slow, long, short), metric, torch.stack(rows, 1))
+        over = metric.rsqrt()
+        slow, fast = torch.lerp(slow, g, 1 - b), torch.lerp(fast, g, 1 - a)
+        rows = [fast, fast, g, slow, fast, g, p, *last]
+        directions = side_by_side(rows, [(slice(0, 4, 3), over), (slice(1, 3), lately)])
+        return Own(Moments(fast, slow, long, short), metric, directions, inner_products(directions))
 
     def _units(self, point: Point, span: Span, squares: Tensor, begin: Tensor, shapes: TensorShapes) -> Units:
         """What the directions are measured in.
@@ -190,83 +197,93 @@ class TensorUpdate(Update):
             squares: the sum of each tensor's short second moment, [B, T].
             begin: what the parameters' size was where the state began, [B, T].
         """
-        betas = torch.tensor([*self.MOMENTA, *self.SQUARES], dtype=torch.float64, device=begin.device)
-        there = (1 - betas ** (point.step + 1)).to(begin.dtype)  # what a mean has of the numbers that it began without
-        power = (squares / (there[-1] * shapes.counts) + LEAST_SQUARE).sqrt()
-        square = span.products[..., PARAMS, PARAMS] / shapes.counts
-        unit = (square + (self.FLOOR * begin).square()).sqrt()
+        # What the moments have of their numbers: they began without any, as zeros.
+        fast, slow, long, short = (1 - beta ** (point.step + 1) for beta in (*self.MOMENTA, *self.SQUARES))
+        power = (squares / (short * shapes.counts) + LEAST_SQUARE).sqrt()
+        unit = torch.addcmul(span.means[..., PARAMS, PARAMS], begin, begin, value=self.FLOOR**2).sqrt()
         one = torch.ones_like(unit)
         step = self.lr * (shapes.step * unit if self.relative else one)
-        divisors = torch.stack([one, power, unit, step], 2)[..., DIVISORS[: LAST + self.secant]]
-        factors = (there.new_tensor(ZERO_START[: LAST + self.secant]) @ there.log()).exp()
-        growth = (square / begin.square() + self.FLOOR**2).log() / 2
-        return Units(factors / divisors, step, power.log(), growth)
+        roots = [long**0.5 / fast, short**0.5 / fast, short**0.5, long**0.5 / slow]
+        factors = [*roots, 1 / fast, 1.0, 1.0, 1.0][: LAST + self.secant]
+        seen = point.clock()[: None if self.horizon else 1]
+        factor, clock = row([*factors, *seen], unit).split([len(factors), len(seen)])
+        divisors = [one, one, one, one, power, power, unit, step][: LAST + self.secant]
+        return Units(factor / torch.stack(divisors, 2), step, power.log(), (unit / begin).log(), clock)
 
     def _features(
         self,
-        point: Point,
         span: Span,
         units: Units,
         shapes: TensorShapes,
         change: Tensor,
         before: Tensor | None,
-        went: Sequence[Tensor],
+        went: Tensor | None,
     ) -> Tensor:
         """What the LSTM sees, all of order one, [B, T, inputs].
 
         Args:
             change: how the gradient's size has changed, [B, T].
             before: the slopes along the last step where it was taken, [B, T]; None without a secant.
-            went: how the loss has gone, [B] each.
+            went: how the loss has gone, [B, COURSE_FEATURES]; None without the course.
         """
-        cosines, sizes = span.statistics(units.scale * shapes.counts.rsqrt().unsqueeze(1))
-        columns, shared = [change, units.growth], [point.time(change[:, 0])]
+        cosines, squares = span.statistics(units.scale)
+        columns = [change, units.growth]
         if "absolute" in self.pulls:
-            square = span.products[..., PARAMS, PARAMS] / shapes.counts
-            columns.append((square * shapes.fan_in + self.FLOOR**4).log() / 6)
-        if self.horizon:
-            shared += point.progress(change).expand(len(change), -1).unbind(1)
+            columns.append((span.means[..., PARAMS, PARAMS] * shapes.fan_in + self.FLOOR**4).log() / 6)
+        own = [cosines, squares.log() / 4, torch.stack(columns, 2)]
+        shared = [units.clock.expand(len(change), -1)]
         if before is not None:
-            after = span.products[..., GRADIENT, LAST]
-            columns += _secant(after, before)
-            shared += _secant(after.sum(1), before.sum(1))
-        shared += went
-        shape = shapes.features.expand(len(change), -1, -1)
-        own = torch.cat([cosines, sizes / 2, torch.stack(columns, 2), shape], 2)
-        mean = torch.cat([own.mean(1), torch.stack(shared, 1)], 1)
-        return torch.cat([own, mean.unsqueeze(1).expand(-1, own.shape[1], -1)], 2)
+            secants = _secants(span.products[..., GRADIENT, LAST], before)
+            own.append(secants[:, :-1])
+            shared.append(secants[:, -1])
+        if went is not None:
+            shared.append(went)
+        each = torch.cat([*own, shapes.features.expand(len(change), -1, -1)], 2)
+        mean = torch.cat([each.mean(1), *shared], 1)
+        return torch.cat([each, mean.unsqueeze(1).expand(-1, each.shape[1], -1)], 2)
 
     def _steps(self, span: Span, units: Units, out: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The step of each tensor, T times [B, its entries], and the slopes along them, [B, T].
+        """The step of each tensor, T times [B, 1, its entries], and the slopes along them, [B, T].
 
         out: the LSTM's outputs, [B, T, outputs].
         """
-        chosen, pulls, log_size, shifts = out.split([PARAMS, len(self.pulls), 1, self.per_coordinate], 2)
-        size = -units.step.unsqueeze(2) * (5 * torch.tanh(log_size / 2.5)).exp()
-        adam = torch.tensor([1.0] + [0.0] * (PARAMS - 1), dtype=out.dtype, device=out.device)
-        weights = (adam + 2 * chosen.tanh()) * units.scale[..., :PARAMS]
-        if self.pulls:
-            relative = units.scale[..., PARAMS : PARAMS + 1]
-            scales = [relative if pull == "relative" else torch.ones_like(relative) for pull in self.pulls]
-            pull = (2 * pulls.tanh() * torch.cat(scales, 2)).sum(2, keepdim=True)
-            weights = torch.cat([weights, pull], 2)
-        weights = size * weights
+        many = PARAMS + len(self.pulls)
+        adam, bend = row([1.0] + [0.0] * (many - 1) + [1.0] * many + [2.5], out).split([many, many + 1])
+        bent = (out[..., : many + 1] / bend).tanh()
+        size = (5 * bent[..., many:]).exp() * -units.step.unsqueeze(2)
+        chosen, scale = torch.add(adam, bent[..., :many], alpha=2), units.scale
+        if "absolute" in self.pulls:
+            scale = torch.cat([scale[..., : many - 1], torch.ones_like(size)], 2)
+        weights = size * chosen * scale[..., :many]
+        if len(self.pulls) > 1:
+            weights = torch.cat([weights[..., :PARAMS], weights[..., PARAMS:].sum(2, keepdim=True)], 2)
         parts = span.combine(weights)
         slopes = (span.products[..., GRADIENT, : weights.shape[2]] * weights).sum(2)
         if self.network is not None:
             scaled = [x[:, :LAST] * units.scale[:, t, :LAST, None] for t, x in enumerate(span.parts)]
-            more = [size[:, t] * self.network(x, shifts[:, t]) for t, x in enumerate(scaled)]
+            more = [size[:, t] * self.network(x, out[:, t, many + 1 :]) for t, x in enumerate(scaled)]
             along = [(f * x[:, GRADIENT]).sum(1) for f, x in zip(more, span.parts, strict=True)]
-            parts, slopes = [a + b for a, b in zip(parts, more, strict=True)], slopes + torch.stack(along, 1)
+            parts = [a + b.unsqueeze(1) for a, b in zip(parts, more, strict=True)]
+            slopes = slopes + torch.stack(along, 1)
         return parts, slopes
+
+
+def _kinds(params: Params) -> list[Kind]:
+    return [(p.shape, p.dtype, p.device) for p in params.values()]
 
 
 def _sums(tensors: Iterable[Tensor]) -> Tensor:
     """The sum over the entries of each of T tensors [B, ...], [B, T]."""
-    return torch.stack([x.reshape(len(x), x[0].numel()).sum(1) for x in tensors], 1)
+    return torch.stack([x.sum(tuple(range(1, x.dim()))) if x.dim() > 1 else x for x in tensors], 1)
 
 
-def _secant(after: Tensor, before: Tensor) -> list[Tensor]:
-    """How the slopes along a step changed: (after, before) as a point on the circle, downhill positive."""
-    size = (after.square() + before.square() + LEAST_SLOPE).sqrt()
-    return [-after / size, -before / size]
+def _secants(after: Tensor, before: Tensor) -> Tensor:
+    """How the slopes along steps changed, (after, before) as points on the circle, downhill positive.
+
+    Args:
+        after, before: of each tensor, [B, T].
+    Returns: of each tensor, and of all of them together, [B, T + 1, 2].
+    """
+    slopes = torch.stack([after, before], 2)
+    slopes = torch.cat([slopes, slopes.sum(1, keepdim=True)], 1)
+    return slopes / -(slopes.square().sum(2, keepdim=True) + LEAST_SLOPE).sqrt()

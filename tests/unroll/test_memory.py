@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from metatele.unroll.compiled import memory
+from metatele.unroll import memory
 
 # What the C library's own books say of a block of 16 MiB: whether it was taken from the system by itself, and by how
 # many bytes the heap shrank when it was freed. Page faults would tell of it, too, but depend on where blocks happen to

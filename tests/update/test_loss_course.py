@@ -17,11 +17,11 @@ DOUBLE = torch.float64
 
 
 def played(losses: Tensor) -> Tensor:
-    """The features of losses [K, B], [K, COURSE_FEATURES, B]."""
+    """The features of losses [K, B], [K, B, COURSE_FEATURES]."""
     course, found = LossCourse.start(losses.shape[1], losses), []
     for k, now in enumerate(losses):
         course, features = course.after(Point({}, {}, torch.empty(0), k, losses=now))
-        found.append(torch.stack(features))
+        found.append(features)
     assert len(course) == COURSE_STATE
     return torch.stack(found)
 
@@ -29,7 +29,7 @@ def played(losses: Tensor) -> Tensor:
 def test_it_is_the_logarithm_relative_to_the_first() -> None:
     losses = torch.tensor([[2.0], [1.0], [0.5], [0.5], [0.5]], dtype=DOUBLE)
     fast = slow = 0.0
-    for loss, features in zip(losses[:, 0].tolist(), played(losses)[:, :, 0].tolist(), strict=True):
+    for loss, features in zip(losses[:, 0].tolist(), played(losses)[:, 0].tolist(), strict=True):
         now = math.log(loss / 2 + 1e-6)
         fast, slow = 0.9 * fast + 0.1 * now, 0.98 * slow + 0.02 * now
         assert features == pytest.approx([fast / 4, math.tanh(fast - slow), math.tanh(now - fast)], abs=1e-5)
@@ -52,7 +52,7 @@ def test_what_is_not_known_is_not_seen_and_changes_nothing() -> None:
     course = LossCourse(*torch.tensor([[2.0], [-1.0], [0.5]], dtype=DOUBLE))
     after, features = course.after(Point({}, {}, torch.empty(0), 3))
     assert after is course
-    assert features == [torch.zeros(1, dtype=DOUBLE)] * COURSE_FEATURES
+    assert torch.equal(features, torch.zeros(1, COURSE_FEATURES, dtype=DOUBLE))
 
 
 def strong(course: bool) -> TensorUpdate:

@@ -1,5 +1,7 @@
 """`TensorUpdate`: what its design promises, on networks of any kind."""
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,7 +22,9 @@ from metatele import (
 from metatele.landscape import Landscape
 from metatele.parts.point import Point
 from metatele.support.seeding import seeded
+from metatele.symmetry import ProductGroup
 from metatele.task.params import Params, flatten, map_params
+from metatele.update import span
 from metatele.update.size_free import LEAST_SQUARE
 from tests.update.paths import (
     ODD,
@@ -104,6 +108,40 @@ def test_a_silent_lstm_takes_adams_steps():
         p.data.zero_()
     adam, start = Adam(0.03, eps=1e-12), random_params(SHAPES, 0)
     assert_steps(path(update, start), path(adam, start))
+
+
+@every_setting
+@pytest.mark.parametrize("case", [*ODD, "a network"])
+def test_without_a_graph_it_takes_the_same_steps(settings, case, monkeypatch):
+    for name in ("WORTH_PARTS", "WORTH_PLACE"):
+        monkeypatch.setattr(span, name, 0)
+    update, start = strong(**settings), random_params(ODD.get(case, SHAPES), 0)
+    expected = path(update, start)
+    with torch.no_grad():
+        assert_steps(path(update, start), expected)
+
+
+@every_setting
+def test_what_it_was_bound_to_changes_nothing(settings):
+    update, start = strong(**settings), random_params(SHAPES, 0)
+    expected = path(update, start)
+    for other in (SHAPES, SHAPES[:2], SHAPES[::-1]):
+        update.bind(random_params(other, 0), ProductGroup([]))
+        assert_steps(path(update, start), expected)
+    assert_finite(update, SHAPES, "nothing")  # in another precision than it was bound in
+
+
+@every_setting
+def test_steps_whose_number_is_traced(settings):
+    update, start = strong(**settings), random_params(SHAPES, 0)
+    gradient, state = random_params(SHAPES, 1), update.start(start)
+    for step, horizon in ((0, 9), (3, 9), (20, 9), (3, None)):
+        point = Point(start, gradient, torch.empty(0), step, horizon=horizon)
+        numbers = (torch.tensor(math.nan if n is None else n, dtype=torch.float64) for n in (step, horizon))
+        traced = replace(point, **dict(zip(("step", "horizon"), numbers, strict=True)))
+        (expected, kept), (found, after) = (update.propose(p, state) for p in (point, traced))
+        assert_steps(*([map_params(torch.detach, f)] for f in (found, expected)))
+        torch.testing.assert_close(after.tensors(), kept.tensors())
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (16, 16), (64, 64), (64, 4)])

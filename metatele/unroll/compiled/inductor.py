@@ -15,7 +15,7 @@ from torch.fx import GraphModule
 
 from metatele.errors import ConfigError
 from metatele.support.messages import named_line
-from metatele.unroll.compiled.memory import keep_freed_memory
+from metatele.unroll.memory import keep_freed_memory
 
 Run = Callable[[list[Tensor]], Sequence[Tensor]]  # may empty the list that it is given
 

@@ -21,6 +21,7 @@ from metatele.task.stack import StackedNetwork
 from metatele.unroll.guard import check_group
 from metatele.unroll.higher.cores import cores_played
 from metatele.unroll.higher.inner_step import DifferentiableInnerStep, InnerStep, higher
+from metatele.unroll.memory import keep_freed_memory
 from metatele.unroll.trajectory import Position, Score, Scored, Window
 from metatele.unroll.weights import add_to_weights
 
@@ -59,6 +60,8 @@ class Unroll:
         self.inner, self.batch, self.steps, self.second_order = inner, batch, steps, second_order
         parts: tuple[Part, ...] = ("inner", "meta")
         self.index = {part: batch.minibatches(part) for part in parts}
+        if all(p.device.type == "cpu" for p in batch.params.values()):
+            keep_freed_memory()
         group: ProductGroup = inner.bind(batch.network, batch.trained(batch.params))
         self.group = group.on(batch.inputs["inner"]) if self.index["inner"] is None else group
 

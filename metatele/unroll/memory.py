@@ -13,9 +13,9 @@ THRESHOLD, PAD, KEPT = 2**25, 2**26, 2**30
 def keep_freed_memory() -> None:
     """Let this process keep up to a gigabyte that it has freed, where the C library is glibc.
 
-    A compiled step allocates the same blocks at each call. glibc takes blocks of some size from the system one by one,
-    and gives the top of its heap back whenever enough of it is free: a step then spends a fifth of its time in page
-    faults. The setting is the whole process's, and stays.
+    A step allocates the same blocks as the one before. glibc takes blocks of some size from the system one by one, and
+    gives the top of its heap back whenever enough of it is free: a compiled step then spends a fifth of its time in
+    page faults, and one of `TensorUpdate` a tenth. The setting is the whole process's, and stays.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
