@@ -136,7 +136,8 @@ class Particles:
     def _of_point(self, point: Point) -> Any:
         """The tensors of a point, for each particle."""
         scenes = [(s.inputs, s.targets, s.constants) for s in (point.landscape, point.whole) if s is not None]
-        return self._split((point.params, point.gradient, point.inputs, scenes))
+        losses = [] if point.losses is None else [point.losses]
+        return self._split((point.params, point.gradient, point.inputs, scenes, losses))
 
     def _of_state(self, state: State) -> Any:
         """The tensors of a state, for each particle."""
@@ -172,7 +173,7 @@ def _tensors(state: State) -> Any:
 
 def _point(like: Point, tensors: Any) -> Point:
     """The point of one particle."""
-    params, gradient, inputs, scenes = tensors
+    params, gradient, inputs, scenes, losses = tensors
     left = iter(scenes)
 
     def scene(given: Landscape | None) -> Landscape | None:
@@ -182,5 +183,11 @@ def _point(like: Point, tensors: Any) -> Point:
         return replace(given, inputs=x, targets=y, constants=constants)
 
     return replace(
-        like, params=params, gradient=gradient, inputs=inputs, landscape=scene(like.landscape), whole=scene(like.whole)
+        like,
+        params=params,
+        gradient=gradient,
+        inputs=inputs,
+        landscape=scene(like.landscape),
+        whole=scene(like.whole),
+        losses=losses[0] if losses else None,
     )

@@ -1,12 +1,10 @@
 """Calling TorchInductor, which finds in its cache folder what earlier processes have compiled."""
 
 import contextlib
-import functools
 import gc
 import os
 import stat
 import tempfile
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 
@@ -77,22 +75,6 @@ def _cause(error: Exception) -> str:
     """The compiler's own line, if it has one; else the error's."""
     lines = [line.strip() for line in str(error).splitlines()]
     return next((line for line in lines if "error:" in line), named_line(error))
-
-
-@functools.cache
-def prepare() -> threading.Thread:
-    """Let the C++ compiler do in the background, while a step is traced, what it does once a machine: find out what the
-    processor can do, and read torch's headers. Whatever needs that sooner waits at TorchInductor's file locks."""
-    from torch._inductor.codecache import CppWrapperCodeCache
-
-    def work() -> None:
-        with contextlib.suppress(Exception):  # compiling will tell
-            CppWrapperCodeCache.load_async("", device_type="cpu")
-
-    # No daemon: it would be ended in the middle of torch's code with the interpreter, which can crash.
-    thread = threading.Thread(target=work, name="prepares the C++ compiler")
-    thread.start()
-    return thread
 
 
 @contextlib.contextmanager

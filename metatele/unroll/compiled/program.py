@@ -11,7 +11,7 @@ from torch.fx import GraphModule, Node
 
 from metatele.errors import ConfigError, MetateleError
 from metatele.support.messages import lacks_memory, named_line
-from metatele.unroll.compiled.inductor import compile_graph, prepare
+from metatele.unroll.compiled.inductor import compile_graph
 
 Tensors = Sequence[Tensor]
 TensorFunction = Callable[[Tensors], list[Tensor]]
@@ -41,8 +41,6 @@ class Program:
     def __init__(self, function: TensorFunction, inputs: Tensors, wanted: Sequence[int] = (), linked: int = 0) -> None:
         self._function, self._wanted, self._linked = function, wanted, linked
         inputs = [t.detach() for t in inputs]
-        if all(t.device.type == "cpu" for t in inputs):
-            prepare()
         with torch.no_grad():
             with following():
                 outputs = self._played(inputs)

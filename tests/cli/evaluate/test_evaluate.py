@@ -42,6 +42,7 @@ def test_meta_seeds_are_one_contestant(capsys, reports):
         "steps": 5,
         "families": [["TeacherStudent", '{"hidden": 4, "rows": 8}']],
         "seed": 3,
+        "start": None,
     }
     (made, folder), *more = reports
     assert isinstance(made, Evaluation)
