@@ -57,7 +57,6 @@ BOTH_ORDERS = pytest.mark.parametrize("second_order", [False, True], ids=["first
 def traced_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is traced is run by torch, operation by operation."""
     monkeypatch.setattr(program, "compile_graph", lambda graph, inputs: lambda values: graph(*values))
-    monkeypatch.setattr(program, "prepare", lambda: None)
     monkeypatch.setattr(
         programs, "compiling", nullcontext
     )  # takes a sixth of the time, which long runs alone give back

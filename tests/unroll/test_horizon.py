@@ -70,7 +70,6 @@ def traced_only(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """What is traced is run by torch, operation by operation; gives what has been traced."""
     made: list[object] = []
     monkeypatch.setattr(program, "compile_graph", lambda graph, inputs: made.append(graph) or (lambda v: graph(*v)))
-    monkeypatch.setattr(program, "prepare", lambda: None)
     monkeypatch.setattr(programs, "compiling", nullcontext)
     return made
 
