@@ -23,7 +23,7 @@ def begin_with(inner: InnerOptimizer, source: str) -> None:
     pairs = [(inner.update, found.update), (inner.teleport, found.teleport)]
     fitting = [(mine, theirs) for mine, theirs in pairs if _fits(mine, theirs)]
     if not fitting:
-        parts = ", ".join(f"{_name(theirs)}, not {_name(mine)}" for mine, theirs in pairs if mine.learned)
+        parts = ", ".join(_unlike(mine, theirs) for mine, theirs in pairs if mine.learned)
         raise ConfigError(f"meta.start: {source} has learned nothing that the optimizer could begin with: {parts}")
     for mine, theirs in fitting:
         mine.load_state_dict(theirs.state_dict())
@@ -34,5 +34,10 @@ def _fits(mine: OptimizerPart, theirs: OptimizerPart) -> bool:
     return mine.learned and type(mine) is type(theirs) and shapes == others
 
 
-def _name(part: OptimizerPart) -> str:
-    return f"{type(part).__name__} {part.arguments()}"
+def _unlike(mine: OptimizerPart, theirs: OptimizerPart) -> str:
+    """What keeps one part from beginning with another, in words."""
+    if type(mine) is not type(theirs):
+        return f"{type(theirs).__name__}, not {type(mine).__name__}"
+    own, others = mine.arguments(), theirs.arguments()
+    differ = [f"{name} {others[name]!r}, not {own[name]!r}" for name in own if own[name] != others[name]]
+    return f"{type(mine).__name__} with {'; '.join(differ) or 'weights of other sizes'}"

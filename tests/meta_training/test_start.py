@@ -70,9 +70,16 @@ def test_a_part_that_the_checkpoint_has_not_is_drawn(checkpoint: str) -> None:
     assert same(mixed.teleport, drawn.teleport)
 
 
-@pytest.mark.parametrize("update", [TensorUpdate(hidden=3), CoordinateUpdate(hidden=4), GradientDescent(learn=True)])
-def test_a_checkpoint_that_fits_nothing_is_refused(checkpoint: str, update) -> None:
-    with pytest.raises(ConfigError, match=r"^meta\.start: .*learned nothing.*CoordinateUpdate .*'hidden': 3"):
+@pytest.mark.parametrize(
+    ("update", "unlike"),
+    [
+        (TensorUpdate(hidden=3), "CoordinateUpdate, not TensorUpdate"),
+        (CoordinateUpdate(hidden=4), "CoordinateUpdate with hidden 3, not 4"),
+        (GradientDescent(learn=True), "CoordinateUpdate, not GradientDescent"),
+    ],
+)
+def test_a_checkpoint_that_fits_nothing_is_refused(checkpoint: str, update, unlike: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^meta\.start: .*learned nothing.*: {unlike}$"):
         meta_train(InnerOptimizer(update), FAMILY, meta=replace(STILL, start=checkpoint), **SHORT)
     with pytest.raises(CheckpointError, match="no checkpoint 'nowhere'"):
         meta_train(pair(), FAMILY, meta=replace(STILL, start="nowhere"), **SHORT)
