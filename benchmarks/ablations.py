@@ -24,7 +24,8 @@ from rich.console import Console
 
 from benchmarks.__main__ import number as whole
 from benchmarks.__main__ import show
-from benchmarks.general import FIXED, HeldOut, evaluated
+from benchmarks.general import FIXED, evaluated
+from benchmarks.held_out import HeldOut
 from benchmarks.performance import markdown
 from benchmarks.tables import Table
 from metatele.errors import MetateleError

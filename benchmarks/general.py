@@ -1,7 +1,7 @@
 """One recipe against tuned baselines on task families that no recipe was meta-trained or selected on.
 
     python -m benchmarks.general [NAME=]CHECKPOINT[,CHECKPOINT...] [NAME=FOLDER,... ...]
-        [--tasks 128] [--steps 100] [--seed 0] [--only FAMILY ...] [--output general]
+        [--list first] [--tasks 128] [--steps 100] [--seed 0] [--only FAMILY ...] [--output general]
 
 The first recipe is judged, over all of its meta-seeds; further ones, Adam with one untuned step size for all families,
 and the evaluator's seven tuned baselines take part. Every number is the evaluator's: `metatele report` shows the rest.
@@ -17,25 +17,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from metatele.tasks import (
-    Autoencoder,
-    Digits,
-    Friedman,
-    Mnist,
-    Outliers,
-    PaperRegression,
-    Shapes,
-    Sines,
-    TeacherStudent,
-)
 from rich.console import Console
 from rich.status import Status
 
 from benchmarks.__main__ import number as whole
 from benchmarks.__main__ import show
+from benchmarks.held_out import LISTS, HeldOut
 from benchmarks.performance import markdown
 from benchmarks.tables import NOTHING, Table
-from metatele import HandDesigned, InnerOptimizer, TaskFamily, evaluate
+from metatele import HandDesigned, InnerOptimizer, evaluate
 from metatele.cli.checkpoints import load_all
 from metatele.errors import ConfigError, MetateleError
 from metatele.evaluation import Entry, Evaluation, Learned, Options, Settings, Verdict
@@ -46,68 +36,10 @@ from metatele.evaluation.settings import Progress
 from metatele.support.messages import number
 from metatele.task.family import Part
 
-ROOT = Path(__file__).parents[1]
 FIXED = "Adam at 1e-3"
 ZERO = 1e-6  # of the initial loss: what is left is rounding
 FLAT = 0.95  # of the loss at half of the steps: a longer trajectory would not help
 Recipes = Mapping[str, Sequence[Learned]]
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """One family of the list.
-
-    Attributes:
-        name: of its folder and its line.
-        kind, arguments: the family.
-        why: it is in the list.
-    """
-
-    name: str
-    kind: type[TaskFamily]
-    arguments: dict[str, Any]
-    why: str
-
-    def family(self) -> TaskFamily:
-        """The family itself."""
-        return self.kind(**self.arguments)
-
-    @property
-    def spec(self) -> dict[str, Any]:
-        """It as a configuration names it."""
-        return {"class_path": f"metatele.tasks.{self.kind.__name__}", "init_args": self.arguments}
-
-
-DIGITS: dict[str, Any] = {"rows": 400}
-NOISY: dict[str, Any] = {"rows": 800, "noise": 0.3, "flipped": 0.1}
-HELD_OUT = (
-    HeldOut("digits 2x32", Digits, DIGITS | {"hidden": [32, 32]}, "real images, one layer more than usual"),
-    HeldOut("digits 3x32", Digits, DIGITS | {"hidden": [32, 32, 32]}, "the same, deeper"),
-    HeldOut("digits 128", Digits, DIGITS | {"hidden": [128], "classes": 10}, "the same, wider, all ten classes"),
-    HeldOut("noisy 16", Digits, NOISY | {"hidden": [32, 32], "batch_size": 16}, "noisy gradients and wrong labels"),
-    HeldOut("noisy 32", Digits, NOISY | {"hidden": [32, 32, 32], "batch_size": 32}, "less noise, deeper"),
-    HeldOut(
-        "mnist",
-        Mnist,
-        {"folder": str(ROOT.parent / "shared" / "data" / "mnist"), "subset": "t10k", "rows": 1000, "hidden": [32]}
-        | {"batch_size": 16},
-        "more parameters than rows, most of them on pixels that are always black",
-    ),
-    HeldOut("friedman", Friedman, {"function": 1, "rows": 800}, "regression with features that do not matter"),
-    HeldOut("shapes", Shapes, {"noise": 0.1}, "two inputs, a curved border: small networks, hard at first"),
-    HeldOut("sines", Sines, {"noise": 0.0}, "the usual toy of meta-learning; without noise, which would be the floor"),
-    HeldOut("teacher 2x64", TeacherStudent, {"hidden": 64, "depth": 2, "rows": 128}, "plain optimisation, wide"),
-    HeldOut("teacher 6x16", TeacherStudent, {"hidden": 16, "depth": 6, "rows": 128}, "plain optimisation, deep"),
-    HeldOut("outliers", Outliers, {"rows": 800, "delta": 0.1}, "another loss, whose gradient is bounded; heavy tails"),
-    HeldOut("autoencoder", Autoencoder, {}, "64 outputs, a narrow layer"),
-    HeldOut("paper", PaperRegression, {}, "the paper's own task: no biases, a sum as loss, huge at first"),
-)
-# Chosen before meta-training: none of these takes part in it, or in the selection of a recipe. Rows and noise are such
-# that no best baseline is at zero or flat at step 100 (16 tasks): the second half of the steps still lowers its loss,
-# least on Friedman's function (by 14%), MNIST, digits 128 and the autoencoder (by 20%). Changed because flat:
-# MNIST with 200 inner rows, Friedman with 100, digits 128 with five classes (all baselines overfit alike), sines with
-# noise 0.1 (its variance was reached), shapes with noise 0.2, and outliers with delta 1 (their pull was the floor). On
-# noisy digits, MNIST and digits 128 six of the seven baselines end within 12% of each other: little can be won there.
 
 
 @dataclass(frozen=True)
@@ -281,17 +213,25 @@ def parser() -> argparse.ArgumentParser:
         "python -m benchmarks.general", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = out.add_argument
-    names = [one.name for one in HELD_OUT]
+    names = [one.name for families in LISTS.values() for one in families]
     add("checkpoints", nargs="+", help="[NAME=]FOLDER,FOLDER,...; the first is judged")
+    add("--list", choices=LISTS, default="first", help="of families: the second was written before the second recipe")
     add("--tasks", type=whole, default=128)
     add("--steps", type=whole, default=100)
     add("--seed", type=int, default=0, help="of the tasks; the list was made with 0, so that others judge")
     add("--tuning-tasks", type=whole, default=32, help="of the baselines")
     add("--timing-repeats", type=whole, default=3)
-    add("--only", nargs="+", choices=names, default=names, metavar="FAMILY", help=", ".join(names))
+    add("--only", nargs="+", choices=names, metavar="FAMILY", help=f"instead of a list: {', '.join(names)}")
     add("--output", type=Path, default=Path("general"))
     add("--threads", type=whole, default=1)
     return out
+
+
+def chosen(name: str, only: Sequence[str] | None) -> list[HeldOut]:
+    """The families of a list, or those with these names."""
+    if only is None:
+        return list(LISTS[name])
+    return [one for families in LISTS.values() for one in families if one.name in only]
 
 
 def _shower(one: HeldOut, status: Status) -> Progress:
@@ -309,7 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         reported = tuple(step for step in (10, 30, options.steps // 2) if step <= options.steps)
         counts = {name: getattr(options, name) for name in ("tasks", "steps", "seed", "tuning_tasks", "timing_repeats")}
         settings = Settings(**counts, report_steps=reported)
-        for one in (one for one in HELD_OUT if one.name in options.only):
+        for one in chosen(options.list, options.only):
             with progress.status(one.name) as status:
                 how = Options(FIXED, strict=False, family_spec=one.spec, title=one.name, progress=_shower(one, status))
                 folder = options.output / one.name.replace(" ", "-")

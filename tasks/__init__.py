@@ -11,10 +11,12 @@ from .few_shot import FewShot, FewShotDigits, FewShotMnist
 from .functions import Friedman, Sines
 from .mixture import Mixture, Rescaled
 from .regression import Outliers, PaperRegression, TeacherStudent
+from .ridges import Borders, Ridges
 from .shapes import Shapes
 
 __all__ = [
     "Autoencoder",
+    "Borders",
     "Digits",
     "FewShot",
     "FewShotDigits",
@@ -26,6 +28,7 @@ __all__ = [
     "Outliers",
     "PaperRegression",
     "Rescaled",
+    "Ridges",
     "Shapes",
     "Sines",
     "TeacherStudent",

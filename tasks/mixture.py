@@ -13,8 +13,9 @@ from metatele import TaskError, TaskFamily, TaskMixture
 from .classification import Digits, GaussianMixture
 from .mlp import SCALABLE, check_activation
 from .regression import PaperRegression, TeacherStudent
+from .ridges import Borders, Ridges
 
-KINDS = ("teacher", "blobs", "digits", "paper")
+KINDS = ("teacher", "blobs", "digits", "paper", "ridges", "borders")
 SCORED = (0.5, 0.5, 0.0)  # half of the rows are unseen ones
 
 
@@ -69,37 +70,40 @@ class Rescaled(TaskFamily):
 class Mixture(TaskMixture):
     """Regression and classification by MLPs of random sizes: what an optimizer for general use is meta-trained on.
 
-    The kinds are `TeacherStudent`, `GaussianMixture`, `Digits` and `PaperRegression`, with all their arguments drawn at
-    random. Classification, and regression with noisy targets, is scored on unseen rows: scored on the rows that it
-    trains on, an optimizer learns to blow logits up, and to fit the noise.
+    The kinds are `TeacherStudent`, `GaussianMixture`, `Digits`, `PaperRegression`, `Ridges` and `Borders`, with all
+    their arguments drawn at random. Classification, and regression with noisy targets, is scored on unseen rows: scored
+    on the rows that it trains on, an optimizer learns to blow logits up, and to fit the noise.
 
     Args:
-        weights: how often each of the kinds "teacher", "blobs", "digits" and "paper" is drawn, relative to the others.
+        weights: how often each of the kinds "teacher", "blobs", "digits", "paper", "ridges" and "borders" is drawn,
+            relative to the others.
+        inputs: the fewest and the most features, but of digits and of the paper's task; log-uniform between.
         widths: the narrowest and the widest hidden layer; widths between are drawn log-uniformly.
         depths: the smallest and the largest number of hidden layers.
         rows: the fewest and the most rows of a task.
         activations: of the hidden layers, by their names in `metatele.tasks.mlp`.
         batch_sizes: rows in a minibatch; None for the full batch.
-        noisy: the fraction of the regression families that have noisy targets.
+        noisy: the fraction of the families that have noisy targets, or digits with noise and wrong labels.
         rescaled: the fraction of the families whose tensors begin at other scales (see `Rescaled`).
     """
 
     def __init__(
         self,
-        weights: Sequence[float] = (45, 25, 20, 10),
+        weights: Sequence[float] = (25, 15, 20, 5, 20, 15),
+        inputs: tuple[int, int] = (2, 24),
         widths: tuple[int, int] = (6, 64),
         depths: tuple[int, int] = (1, 4),
-        rows: tuple[int, int] = (32, 256),
-        activations: Sequence[str] = ("relu", "relu", "leaky_relu", "tanh", "silu"),
+        rows: tuple[int, int] = (32, 512),
+        activations: Sequence[str] = ("relu", "relu", "relu", "leaky_relu", "tanh", "tanh", "silu", "gelu", "identity"),
         batch_sizes: Sequence[int | None] = (None, None, None, 8, 16, 32),
-        noisy: float = 0.3,
+        noisy: float = 0.4,
         rescaled: float = 0.5,
     ) -> None:
         if len(weights) != len(KINDS) or min(weights) < 0 or not sum(weights) > 0:
             raise TaskError(
                 f"weights must be {len(KINDS)} numbers of at least 0, for {', '.join(KINDS)}; got {weights}"
             )
-        for name, ends in (("widths", widths), ("depths", depths), ("rows", rows)):
+        for name, ends in (("inputs", inputs), ("widths", widths), ("depths", depths), ("rows", rows)):
             if len(ends) != 2 or not 1 <= ends[0] <= ends[1]:
                 raise TaskError(f"{name} must be the smallest and the largest, at least 1, got {tuple(ends)}")
         if rows[0] < 16:
@@ -108,7 +112,8 @@ class Mixture(TaskMixture):
             raise TaskError(f"activations and batch_sizes must not be empty, got {activations} and {batch_sizes}")
         if not (0 <= noisy <= 1 and 0 <= rescaled <= 1):
             raise TaskError(f"noisy and rescaled must be fractions, got {noisy} and {rescaled}")
-        self.weights, self.widths, self.depths, self.rows = list(weights), tuple(widths), tuple(depths), tuple(rows)
+        self.weights, self.inputs, self.rows = list(weights), tuple(inputs), tuple(rows)
+        self.widths, self.depths = tuple(widths), tuple(depths)
         self.activations, self.batch_sizes = [check_activation(a) for a in activations], list(batch_sizes)
         self.noisy, self.rescaled = noisy, rescaled
 
@@ -121,46 +126,75 @@ class Mixture(TaskMixture):
     def _teacher(self, draw: "_Draw") -> TaskFamily:
         activation, noisy = draw.one_of(self.activations), draw.uniform() < self.noisy
         return TeacherStudent(
-            inputs=draw.log(4, 20),
+            inputs=draw.log(*self.inputs),
             hidden=draw.log(*self.widths),
-            outputs=draw.log(1, 6),
+            outputs=draw.log(1, 8),
             depth=draw.whole(*self.depths),
             rows=draw.log(*self.rows),
             spread=draw.one_of((1, 1, 3, 10)) if activation in SCALABLE else 1,
             parts=SCORED if noisy else (1.0, 0.0, 0.0),
             batch_size=draw.one_of(self.batch_sizes),
             activation=activation,
-            noise=math.exp(draw.between(math.log(0.05), math.log(1.0))) if noisy else 0.0,
+            noise=draw.positive(0.05, 1.0) if noisy else 0.0,
         )
 
     def _blobs(self, draw: "_Draw") -> TaskFamily:
         return GaussianMixture(
-            dimensions=draw.log(4, 16),
+            dimensions=draw.log(*self.inputs),
             classes=draw.log(2, 6),
-            blobs=draw.log(1, 3),
-            noise=draw.between(0.3, 2.0),
+            blobs=draw.log(1, 4),
+            noise=draw.positive(0.2, 2.0),
             rows=draw.log(*self.rows),
-            hidden=self._hidden(draw),
             parts=SCORED,
-            batch_size=draw.one_of(self.batch_sizes),
-            activation=draw.one_of(self.activations),
+            **self._network(draw),
         )
 
     def _digits(self, draw: "_Draw") -> TaskFamily:
+        noisy = draw.uniform() < self.noisy
         return Digits(
             classes=draw.log(3, 8),
             rows=draw.log(*self.rows),
-            hidden=self._hidden(draw),
             parts=SCORED,
-            batch_size=draw.one_of(self.batch_sizes),
-            activation=draw.one_of(self.activations),
+            noise=draw.between(0, 0.5) if noisy else 0.0,
+            flipped=draw.between(0, 0.2) if noisy else 0.0,
+            **self._network(draw),
         )
+
+    def _ridges(self, draw: "_Draw") -> TaskFamily:
+        noisy = draw.uniform() < self.noisy
+        return Ridges(
+            **self._function(draw),
+            noise=draw.positive(0.05, 1.0) if noisy else 0.0,
+            parts=SCORED if noisy else (1.0, 0.0, 0.0),
+        )
+
+    def _borders(self, draw: "_Draw") -> TaskFamily:
+        noise = draw.positive(0.05, 1.0) if draw.uniform() < self.noisy else 0.0
+        return Borders(**self._function(draw), classes=draw.log(2, 5), noise=noise, parts=SCORED)
+
+    def _function(self, draw: "_Draw") -> dict[str, Any]:
+        """What `Ridges` and `Borders` have in common."""
+        features = draw.log(*self.inputs)
+        return {
+            "features": features,
+            "relevant": draw.log(1, features),
+            "ridges": draw.log(1, 8),
+            "steepness": draw.positive(0.5, 5.0),
+            "condition": draw.positive(1.0, 30.0),
+            "rows": draw.log(*self.rows),
+            **self._network(draw),
+        }
+
+    def _network(self, draw: "_Draw") -> dict[str, Any]:
+        """The network, and the rows in its minibatches."""
+        return {
+            "hidden": [draw.log(*self.widths) for _ in range(draw.whole(*self.depths))],
+            "batch_size": draw.one_of(self.batch_sizes),
+            "activation": draw.one_of(self.activations),
+        }
 
     def _paper(self, draw: "_Draw") -> TaskFamily:
         return PaperRegression(size=draw.log(6, 14))
-
-    def _hidden(self, draw: "_Draw") -> list[int]:
-        return [draw.log(*self.widths) for _ in range(draw.whole(*self.depths))]
 
 
 class _Draw:
@@ -175,9 +209,13 @@ class _Draw:
     def between(self, low: float, high: float) -> float:
         return low + (high - low) * self.uniform()
 
+    def positive(self, low: float, high: float) -> float:
+        """A number, log-uniform."""
+        return math.exp(self.between(math.log(low), math.log(high)))
+
     def log(self, low: int, high: int) -> int:
         """A whole number, log-uniform."""
-        return round(math.exp(self.between(math.log(low), math.log(high))))
+        return round(self.positive(low, high))
 
     def whole(self, low: int, high: int) -> int:
         """A whole number, each as likely."""

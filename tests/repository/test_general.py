@@ -1,14 +1,19 @@
 """The benchmark on held-out families: its tables say what the evaluator found."""
 
+import importlib
 import math
 
 import pytest
+import torch
 
 from benchmarks import general
-from benchmarks.general import FIXED, HELD_OUT, Line, families_table, main, summary_table
-from metatele import sample_meta_batch
+from benchmarks.general import FIXED, Line, chosen, families_table, main, summary_table
+from benchmarks.held_out import LISTS
+from benchmarks.real_tables import RealTable
+from metatele import TaskError, sample_meta_batch
 from metatele.evaluation import Evaluation, Interval, Verdict
 from metatele.evaluation.judge.pairing import best_baseline
+from metatele.testing import check_task_family
 from tests.conftest import MNIST
 
 FEW = ["general-no-teleport", "--tasks=3", "--steps=4", "--tuning-tasks=2", "--timing-repeats=1"]
@@ -31,12 +36,30 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_the_list():
-    assert len({one.name for one in HELD_OUT}) == len(HELD_OUT) == 14
-    for one in HELD_OUT:
+def test_the_lists():
+    everything = [one for families in LISTS.values() for one in families]
+    assert len({one.name for one in everything}) == len(everything) == 28
+    for one in everything:
         assert one.why
-        if one.name != "mnist" or MNIST.is_dir():
+        if not one.name.startswith("mnist") or MNIST.is_dir():
             sample_meta_batch(one.family(), "test", [0])
+            module, _, name = one.spec["class_path"].rpartition(".")
+            assert getattr(importlib.import_module(module), name) is one.kind
+    assert chosen("second", None) == list(LISTS["second"])
+    assert [one.name for one in chosen("first", ["wine", "paper"])] == ["paper", "wine"]
+
+
+@pytest.mark.parametrize("name", ["wine", "diabetes"])
+def test_real_tables_keep_the_contract_of_families(name):
+    family = RealTable(name, [4])
+    check_task_family(family)
+    assert torch.equal(*(family.sample(torch.Generator().manual_seed(s))[0].sort(0).values for s in (0, 1)))
+    torch.testing.assert_close(family.x.std(0), torch.ones(family.x.shape[1]))
+
+
+def test_a_table_that_is_unknown():
+    with pytest.raises(TaskError, match="one of wine, breast_cancer, diabetes, iris, got 'boston'"):
+        RealTable("boston", [4])
 
 
 def test_a_line_says_what_the_evaluator_found(folder):

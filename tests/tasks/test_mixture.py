@@ -49,17 +49,18 @@ def test_a_meta_batch_is_of_a_member_that_depends_on_its_number_and_split() -> N
 
 
 def test_members_are_as_they_were_asked_for() -> None:
-    mixture = Mixture([1, 0, 0, 0], (5, 9), (2, 3), (20, 40), ["tanh"], [8], noisy=1, rescaled=0)
+    mixture = Mixture([1, 0, 0, 0, 0, 0], (3, 4), (5, 9), (2, 3), (20, 40), ["tanh"], [8], noisy=1, rescaled=0)
     for number in range(10):
         family = drawn(mixture, number)
         assert isinstance(family, TeacherStudent)
+        assert 3 <= family.widths[0] <= 4
         assert all(5 <= w <= 9 for w in family.widths[1:-1])
         assert 2 <= len(family.widths) - 2 <= 3
         assert 20 <= family.rows <= 40
         assert (family.activation, family.batch_size, family.parts) == ("tanh", 8, (0.5, 0.5, 0.0))
         assert family.noise > 0
     assert all(isinstance(drawn(Mixture(rescaled=1), n), Rescaled) for n in range(5))
-    kinds = [type(drawn(Mixture([0, 0, 1, 0], rescaled=0), n)) for n in range(3)]
+    kinds = [type(drawn(Mixture([0, 0, 1, 0, 0, 0], rescaled=0), n)) for n in range(3)]
     assert kinds == [Digits] * 3
 
 
@@ -87,8 +88,9 @@ def test_noise_is_added_to_the_targets_alone_and_none_by_default() -> None:
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        ({"weights": [1, 2]}, "4 numbers"),
+        ({"weights": [1, 2]}, "6 numbers"),
         ({"widths": (8, 4)}, r"\(8, 4\)"),
+        ({"inputs": (0, 4)}, r"inputs must be .*\(0, 4\)"),
         ({"depths": (0, 2)}, r"\(0, 2\)"),
         ({"rows": (2, 40)}, r"at least 16.*\(2, 40\)"),
         ({"activations": ["relo"]}, "relo"),
