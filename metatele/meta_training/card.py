@@ -48,10 +48,11 @@ def _of_stage(stage: Stage) -> str:
     unroll, meta = stage.unroll, stage.meta
     steps = " to ".join(map(str, dict.fromkeys((unroll.shortest, unroll.longest))))
     order = f", {'second' if unroll.second_order else 'first'} order"
+    clipped = "" if unroll.adjoint_clip is None else f", adjoints clipped at {unroll.adjoint_clip:g}"
     growth = f" growing by {meta.growth:g}" if meta.growth else ""
     told = f" ({unroll.untold:.0%} untold)" if unroll.untold else ""
     what = "update and teleport" if stage.learn == "both" else stage.learn
-    how = order if meta.estimator == "bptt" else f", sigma {meta.sigma:g}, {meta.pairs or meta.tasks} pairs"
+    how = order + clipped if meta.estimator == "bptt" else f", sigma {meta.sigma:g}, {meta.pairs or meta.tasks} pairs"
     return (
         f"- iterations {stage.begin + 1} to {stage.end}: {what} by {meta.estimator}{how}, "
         f"meta-loss {meta.loss}{growth}, {steps} steps{told} in windows of {unroll.window}, "

@@ -42,6 +42,10 @@ class UnrollSettings:
             windows do not always end at the same steps.
         untold: the fraction of the meta-batches whose horizon the update and the teleport are not told, as in a
             training that somebody will stop; at least 0, and below 1.
+        adjoint_clip: what a relative change of one inner step of one task may change in the task's meta-loss, as far as
+            the meta-gradient knows: what goes back through the window is scaled down for tasks whose steps would
+            change more, because their trajectories are chaotic; else they drown the other tasks of the meta-batch, and
+            the more so the longer the window is. None for the exact gradient of the window.
     """
 
     steps: int | tuple[int, int] = 100
@@ -54,6 +58,7 @@ class UnrollSettings:
     in_flight: int = 1
     random_start: bool = False
     untold: float = 0.0
+    adjoint_clip: float | None = None
 
     def __post_init__(self) -> None:
         make_plain(self)
@@ -63,6 +68,8 @@ class UnrollSettings:
         self._check_steps()
         if self.checkpoint is not None:
             at_least(1, **{"unroll.checkpoint": self.checkpoint})
+        if self.adjoint_clip is not None:
+            above_zero(**{"unroll.adjoint_clip": self.adjoint_clip})
         one_of(get_args(EngineName), **{"unroll.engine": self.engine})
         truths = ("second_order", "tf32", "random_start")
         yes_or_no(**{f"unroll.{name}": getattr(self, name) for name in truths})
@@ -110,7 +117,8 @@ class Phase:
         iterations: how long it lasts. A schedule of step sizes begins anew with each phase, and so does Adam.
         learn: which part of the inner optimizer learns; the other one stays as it is.
         estimator, lr, teleport_lr, sigma, pairs, loss, clip, schedule, growth: see `MetaSettings`.
-        steps, window, second_order, engine, curriculum, in_flight, random_start, untold: see `UnrollSettings`.
+        steps, window, second_order, engine, curriculum, in_flight, random_start, untold, adjoint_clip: see
+            `UnrollSettings`.
     """
 
     iterations: int
@@ -132,6 +140,7 @@ class Phase:
     random_start: bool | None = None
     untold: float | None = None
     growth: float | None = None
+    adjoint_clip: float | None = None
 
     def __post_init__(self) -> None:
         make_plain(self)

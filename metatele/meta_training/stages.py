@@ -106,7 +106,7 @@ def _check(stages: Sequence[Stage]) -> None:
                 f"unroll.engine {unroll.engine!r} does not play the particles of estimator {meta.estimator!r}; "
                 "use 'higher'"
             )
-        for name in ("second_order", "checkpoint"):
+        for name in ("second_order", "checkpoint", "adjoint_clip"):
             if getattr(unroll, name) and not by_derivative:
                 raise ConfigError(
                     f"unroll.{name} is of no use to estimator {meta.estimator!r}, which takes no derivative of "

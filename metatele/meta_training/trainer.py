@@ -239,7 +239,8 @@ class MetaTrainer:
     def _play(self, flight: Flight) -> Engine:
         """The engine that backpropagates through a meta-batch."""
         make = self._maker(self.families[flight.family], flight.batch)
-        return make(self.inner, flight.batch, flight.told, self.stage.unroll.second_order)
+        unroll = self.stage.unroll
+        return make(self.inner, flight.batch, flight.told, unroll.second_order, unroll.adjoint_clip)
 
     def _maker(self, given: TaskFamily, batch: MetaBatch) -> MakeEngine:
         """What makes engines for tasks of a family that was given."""

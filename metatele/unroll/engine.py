@@ -1,6 +1,5 @@
 """The engines that play trajectories: their protocol, and how to make one by its name."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Literal, Protocol
 
@@ -40,9 +39,18 @@ class Engine(Protocol):
         """
 
 
-MakeEngine = Callable[[InnerOptimizer, MetaBatch, int | None, bool], Engine]
-"""Makes an engine from an inner optimizer, a meta-batch, its trajectory's length if that is told, and whether to use
-second order."""
+class MakeEngine(Protocol):
+    """Makes an engine for a meta-batch."""
+
+    def __call__(
+        self,
+        inner: InnerOptimizer,
+        batch: MetaBatch,
+        steps: int | None,
+        second_order: bool = False,
+        adjoint_clip: float | None = None,
+    ) -> Engine:
+        """See `metatele.unroll.Unroll`."""
 
 
 def engine_maker(name: EngineName) -> MakeEngine:

@@ -122,7 +122,8 @@ def pair(
 
 def compiled_twin(plain: Unroll, programs: Programs | None = None) -> CompiledUnroll:
     """The same tasks and inner optimizer by compiled steps."""
-    return CompiledUnroll(programs or Programs(), plain.inner, plain.batch, plain.steps, plain.second_order)
+    settings = plain.steps, plain.second_order, plain.adjoint_clip
+    return CompiledUnroll(programs or Programs(), plain.inner, plain.batch, *settings)
 
 
 def assert_agree(plain: Unroll, compiled: CompiledUnroll, **options: Any) -> None:
@@ -367,6 +368,23 @@ def test_chunks_of_tasks(tasks: int, traced_only: None, monkeypatch: pytest.Monk
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 2 * sum(t.nbytes for t in tensors) // tasks + 1)
     assert [c.tasks for c in chunks.split(plain.start(), False)] == {1: [1], 4: [2, 2], 7: [1, 2, 2, 2]}[tasks]
     assert_agree(plain, compiled)
+
+
+@pytest.mark.parametrize("case", ["size-free, after, minibatches", "tensors"])
+@BOTH_ORDERS
+def test_clipped_adjoints(case: str, second_order: bool, traced_only: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where tasks are played in chunks, whose meta-loss is not that of all."""
+    make, family = CASES[case]
+    exact, _ = pair(make(), family, second_order)
+    plain = Unroll(exact.inner, exact.batch, exact.steps, second_order, 1e-4)
+    differs = [not torch.equal(a, b) for a, b in zip(played(exact), played(plain), strict=True)]
+    assert any(differs), "nothing was clipped"
+    assert_agree(plain, compiled_twin(plain))
+    assert_agree(plain, compiled_twin(plain), piece=2)
+    tensors = [*plain.start().params.values(), *plain.start().state.tensors()]
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", sum(t.nbytes for t in tensors) // 2 + 1)
+    assert len(chunks.split(plain.start(), False)) == 2
+    assert_agree(plain, compiled_twin(plain))
 
 
 @pytest.mark.parametrize("checked", [2, 5, 50])

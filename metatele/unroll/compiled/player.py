@@ -101,9 +101,10 @@ class Player:
 
         def make() -> Step:
             with following():
-                function = StepFunction(play.inner, play.batch, play.group, deck.begin.state, second_order, active)
+                state = deck.begin.state
+                function = StepFunction(play.inner, play.batch, play.group, state, second_order, active, play.most)
             return compile_step(function, weights, self._programs, (deck.carry, deck.fixed, deck.now[0]), gradient)
 
         return self._programs.find(
-            (active, *weights.flags, *deck.signature()), second_order if gradient else None, make
+            (active, *weights.flags, play.most, *deck.signature()), second_order if gradient else None, make
         )

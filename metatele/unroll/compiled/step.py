@@ -21,6 +21,7 @@ from metatele.symmetry.action import OfData
 from metatele.task.batch import MetaBatch
 from metatele.task.params import Params, map_params, select_tasks, task_norm
 from metatele.task.stack import stacked_forward
+from metatele.unroll.adjoints import clip_adjoints
 from metatele.unroll.compiled.program import CannotFollowError
 
 DataRows = tuple[Tensor, Tensor]  # inputs and targets
@@ -145,6 +146,7 @@ class StepFunction:
         state: a state of the optimizer; likewise.
         second_order: whether the meta-gradient passes through the inner gradients.
         active: whether the teleport acts at the step.
+        most: see `clip_adjoints`; None for no clipping.
 
     Attributes:
         presumed: what a call takes for granted, in words.
@@ -160,8 +162,10 @@ class StepFunction:
         state: InnerState,
         second_order: bool,
         active: bool,
+        most: float | None = None,
     ) -> None:
         self.inner, self.group, self.second_order, self.active = inner, group, second_order, active
+        self.most = most
         self.template, self.shared = state.map(lambda t: t.new_empty(0)), batch.shares_meta
         self.batch = replace(batch, params={}, inputs={}, targets={}, seeds=batch.seeds[:0], buffers={})
         self.presumed: list[str] = []
@@ -189,7 +193,10 @@ class StepFunction:
             taken = (point, group, self._state(carry), alive, self.active)
             new, state = functional_call(_Stepper(self.inner), learned, taken)
             presume(~alive | task_norm(map_params(torch.detach, new)).isfinite(), IN_ORDER)
-            new = _leave(select_tasks(alive, new, params), alive)
+            new = select_tasks(alive, new, params)
+            if self.most is not None:
+                new, state = clip_adjoints(new, state, params, self.most)
+            new = _leave(new, alive)
             losses, after = self._losses(new, *scored, fixed, self.shared)
             meta_losses = self._in_order(losses, fixed)
         self.presumed = [what for what, _ in notes]

@@ -38,14 +38,20 @@ class CompiledUnroll:
 
     Args:
         programs: holds what is compiled, for other meta-batches of the family, too.
-        inner, batch, steps, second_order: see `metatele.unroll.Unroll`.
+        inner, batch, steps, second_order, adjoint_clip: see `metatele.unroll.Unroll`.
     Raises: what `Unroll` raises.
     """
 
     def __init__(
-        self, programs: Programs, inner: InnerOptimizer, batch: MetaBatch, steps: int | None, second_order: bool = False
+        self,
+        programs: Programs,
+        inner: InnerOptimizer,
+        batch: MetaBatch,
+        steps: int | None,
+        second_order: bool = False,
+        adjoint_clip: float | None = None,
     ) -> None:
-        self.plain = Unroll(inner, batch, steps, second_order)
+        self.plain = Unroll(inner, batch, steps, second_order, adjoint_clip)
         self.programs, self.weights = programs, Weights(inner)
         self._last: tuple[Position, list[Course]] | None = None  # where the last window ended
 
@@ -123,7 +129,7 @@ class CompiledUnroll:
 
     def _graph(self, deck: Deck) -> GraphedWindow | None:
         """The window of all tasks as CUDA graphs; None if it cannot be recorded."""
-        key = (*deck.acts, *self.weights.flags, self.plain.second_order, *deck.signature())
+        key = (*deck.acts, *self.weights.flags, self.plain.second_order, self.plain.most, *deck.signature())
         return self.programs.window(key, lambda: self._record(deck))
 
     def _record(self, deck: Deck) -> GraphedWindow | None:

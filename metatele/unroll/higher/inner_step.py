@@ -17,6 +17,7 @@ from metatele.parts.point import Point
 from metatele.symmetry import ProductGroup
 from metatele.task.params import Params, map_params, select_tasks, task_norm
 from metatele.task.stack import StackedNetwork
+from metatele.unroll.adjoints import clip_adjoints
 from metatele.unroll.trajectory import Position
 
 
@@ -30,6 +31,7 @@ class InnerStep(torch.optim.Optimizer):
         begin: where the tasks stand; those that have diverged stay there.
         whole: the losses on all rows that the tasks train on.
         horizon: the number of steps that the trajectory is to have, or None.
+        most: see `clip_adjoints`; None for no clipping.
     """
 
     def __init__(
@@ -40,10 +42,11 @@ class InnerStep(torch.optim.Optimizer):
         begin: Position,
         whole: Landscape,
         horizon: int | None,
+        most: float | None = None,
     ) -> None:
         super().__init__(network.parameters(), {})
         self.names, self.inner, self.group, self.begin, self.whole = network.names, inner, group, begin, whole
-        self.horizon = horizon
+        self.horizon, self.most = horizon, most
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         raise NotImplementedError("an inner step is taken through higher.innerloop_ctx")
@@ -92,6 +95,7 @@ class DifferentiableInnerStep(higher.optim.DifferentiableOptimizer):
     def __init__(self, other: InnerStep, *args: Any, **kwargs: Any) -> None:
         super().__init__(other, *args, **kwargs)
         self.names, self.inner, self.group, self.horizon = other.names, other.inner, other.group, other.horizon
+        self._most = other.most
         self.inner_state, self.step_count = other.begin.state, other.begin.step
         self._gate = _Gate(other.begin.alive, other.begin.stopped_at)
         self._whole = self._landscape = other.whole
@@ -165,6 +169,8 @@ class DifferentiableInnerStep(higher.optim.DifferentiableOptimizer):
         self._gate.close(task_norm(map_params(torch.detach, new)).isfinite())
         if not bool(self.alive.all()):
             new = select_tasks(self.alive, new, params)
+        if self._most is not None and self._track_higher_grads:
+            new, self.inner_state = clip_adjoints(new, self.inner_state, params, self._most)
         self.step_count += 1
         self._fmodel.update_params([self._leave(p) for p in new.values()])
 

@@ -47,6 +47,8 @@ class Unroll:
         batch: the tasks.
         steps: length of the trajectory, which its parts see as `Point.horizon`; None if they are not told.
         second_order: whether the meta-gradient passes through the inner gradients.
+        adjoint_clip: what a relative change of one step of one task may change in its meta-loss, as far as the
+            meta-gradient knows (see `clip_adjoints`); None for the exact gradient.
 
     Attributes:
         group: the network's group; on the data of the inner part, if all steps see them.
@@ -54,16 +56,29 @@ class Unroll:
     Raises: what `InnerOptimizer.bind` raises; ConfigError if steps is below 1.
     """
 
-    def __init__(self, inner: InnerOptimizer, batch: MetaBatch, steps: int | None, second_order: bool = False) -> None:
+    def __init__(
+        self,
+        inner: InnerOptimizer,
+        batch: MetaBatch,
+        steps: int | None,
+        second_order: bool = False,
+        adjoint_clip: float | None = None,
+    ) -> None:
         if steps is not None:
             at_least(1, steps=steps)
         self.inner, self.batch, self.steps, self.second_order = inner, batch, steps, second_order
+        self.adjoint_clip = adjoint_clip
         parts: tuple[Part, ...] = ("inner", "meta")
         self.index = {part: batch.minibatches(part) for part in parts}
         if all(p.device.type == "cpu" for p in batch.params.values()):
             keep_freed_memory()
         group: ProductGroup = inner.bind(batch.network, batch.trained(batch.params))
         self.group = group.on(batch.inputs["inner"]) if self.index["inner"] is None else group
+
+    @property
+    def most(self) -> float | None:
+        """What a step of one task may change in the meta-loss, a mean over the tasks (see `clip_adjoints`)."""
+        return None if self.adjoint_clip is None else self.adjoint_clip / self.batch.tasks
 
     def start(self) -> Position:
         """The position before the first step."""
@@ -187,7 +202,7 @@ class Unroll:
         """The network at a position, patched by `higher`, and the inner optimizer to go on with."""
         network = StackedNetwork(self.batch.network, self.batch.trained(begin.params), self.batch.constants)
         whole = self._landscape(*self.batch.rows("inner"))
-        opt = InnerStep(network, self.inner, self.group, begin, whole, self.steps)
+        opt = InnerStep(network, self.inner, self.group, begin, whole, self.steps, self.most)
         with higher.innerloop_ctx(network, opt, copy_initial_weights=False, track_higher_grads=differentiable) as pair:
             yield pair
 
