@@ -53,6 +53,10 @@ VARIANTS = {
     "not relative": ["--optimizer.update.init_args.relative=false"],
     "no decay": ["--optimizer.update.init_args.decay=none"],
     "8 units a coordinate": ["--optimizer.update.init_args.per_coordinate=8"],
+    # The designs before it, of those that run on networks of any size.
+    "CoordinateUpdate": ["--optimizer.update=metatele.CoordinateUpdate"],
+    "SmallMLPUpdate": ["--optimizer.update=metatele.SmallMLPUpdate"],
+    "CeloUpdate": ["--optimizer.update=metatele.CeloUpdate"],
 }
 STEPS = (10, 30)  # at which losses are compared, too
 

@@ -32,7 +32,10 @@ def test_a_variant_differs_in_what_it_says(variant: str) -> None:
     meant, varied = parsed(MEANT), parsed(variant)
     assert meant["meta.iterations"] == 50
     changed = {k for k in meant.keys() | varied.keys() if meant.get(k) != varied.get(k)} - {"config", "__path__"}
-    if variant in CHANGED:
+    if variant.endswith("Update"):
+        assert varied["optimizer.update.class_path"] == f"metatele.{variant}"
+        assert all(name.startswith("optimizer.update.") for name in changed)
+    elif variant in CHANGED:
         changed -= {"meta.iterations"}  # with phases, it is their sum
         assert changed == CHANGED[variant]
     else:
