@@ -1,6 +1,8 @@
 """Adjoints are clipped task by task, and no more than is asked for."""
 
+import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -22,7 +24,9 @@ from metatele import (
     meta_train,
     sample_meta_batch,
 )
-from metatele.unroll import Window
+from metatele.unroll import Engine, Window
+from metatele.unroll.compiled import CompiledUnroll, Programs, chunks, program, programs
+from metatele.unroll.trajectory import Position
 
 OPTIMIZERS = {
     "gd": lambda: InnerOptimizer(GradientDescent(0.05, learn=True)),
@@ -40,15 +44,22 @@ def score(window: Window) -> Tensor:
     return (window.meta_losses + 1e-6).log().mean()
 
 
-def gradient(
-    inner: InnerOptimizer, tasks: Sequence[int], clip: float | None, steps: int = 6, piece: int | None = None
+def window_gradient(
+    play: Engine, inner: InnerOptimizer, begin: Position, steps: int, piece: int | None = None
 ) -> Tensor:
-    """The meta-gradient of a window that begins after two steps."""
-    play = Unroll(inner, batch_of(tasks), 20, True, clip)
-    begin = play.window(play.start(), 2, differentiable=False).end
+    """The meta-gradient of a window, all learned weights as one vector."""
     inner.zero_grad()
     play.gradient(begin, steps, score, piece)
     return torch.cat([p.grad.flatten() for p in inner.parameters() if p.grad is not None])
+
+
+def gradient(
+    inner: InnerOptimizer, tasks: Sequence[int], clip: float | None, steps: int = 6, piece: int | None = None
+) -> Tensor:
+    """That of a window that begins after two steps."""
+    play = Unroll(inner, batch_of(tasks), 20, True, clip)
+    begin = play.window(play.start(), 2, differentiable=False).end
+    return window_gradient(play, inner, begin, steps, piece)
 
 
 @pytest.fixture(params=OPTIMIZERS)
@@ -74,6 +85,34 @@ def test_each_task_is_clipped_by_itself(inner: InnerOptimizer) -> None:
 def test_pieces_of_a_window_give_the_same(inner: InnerOptimizer) -> None:
     whole = gradient(inner, range(2), 1e-2)
     torch.testing.assert_close(gradient(inner, range(2), 1e-2, piece=2), whole, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("second_order", [False, True], ids=["first order", "second order"])
+def test_the_compiled_engine_does_it_alike(
+    inner: InnerOptimizer, second_order: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In pieces, too, and where tasks are played in chunks, whose meta-loss is not that of all."""
+    monkeypatch.setattr(program, "compile_graph", lambda graph, inputs: lambda values: graph(*values))
+    monkeypatch.setattr(programs, "compiling", nullcontext)
+    given = inner, batch_of(range(4)), 20, second_order
+    plain, exact = Unroll(*given, 1e-2), Unroll(*given)
+    begin = plain.start()
+
+    def slopes(play: Engine, piece: int | None = None) -> Tensor:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="unroll.engine")  # falling back on 'higher'
+            return window_gradient(play, inner, begin, 5, piece)
+
+    expected = slopes(plain)
+    assert float((expected - slopes(exact)).norm()) > 1e-3 * float(expected.norm()), "nothing was clipped"
+    for split in (False, True):
+        if split:
+            size = sum(t.nbytes for t in (*begin.params.values(), *begin.state.tensors()))
+            monkeypatch.setattr(chunks, "CHUNK_BYTES", size // 2 + 1)
+        assert len(chunks.split(begin, False)) == 1 + split
+        for piece in (None, 2):
+            found = slopes(CompiledUnroll(Programs(), *given, 1e-2), piece)
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-9 * float(expected.abs().max()))
 
 
 def test_of_one_step_the_effect_is_what_was_asked_for() -> None:

@@ -370,23 +370,6 @@ def test_chunks_of_tasks(tasks: int, traced_only: None, monkeypatch: pytest.Monk
     assert_agree(plain, compiled)
 
 
-@pytest.mark.parametrize("case", ["size-free, after, minibatches", "tensors"])
-@BOTH_ORDERS
-def test_clipped_adjoints(case: str, second_order: bool, traced_only: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where tasks are played in chunks, whose meta-loss is not that of all."""
-    make, family = CASES[case]
-    exact, _ = pair(make(), family, second_order)
-    plain = Unroll(exact.inner, exact.batch, exact.steps, second_order, 1e-4)
-    differs = [not torch.equal(a, b) for a, b in zip(played(exact), played(plain), strict=True)]
-    assert any(differs), "nothing was clipped"
-    assert_agree(plain, compiled_twin(plain))
-    assert_agree(plain, compiled_twin(plain), piece=2)
-    tensors = [*plain.start().params.values(), *plain.start().state.tensors()]
-    monkeypatch.setattr(chunks, "CHUNK_BYTES", sum(t.nbytes for t in tensors) // 2 + 1)
-    assert len(chunks.split(plain.start(), False)) == 2
-    assert_agree(plain, compiled_twin(plain))
-
-
 @pytest.mark.parametrize("checked", [2, 5, 50])
 def test_a_window_without_a_gradient(checked: int, traced_only: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled_engine, "CHECKED", checked)
