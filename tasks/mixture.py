@@ -89,14 +89,14 @@ class Mixture(TaskMixture):
 
     def __init__(
         self,
-        weights: Sequence[float] = (25, 15, 20, 5, 20, 15),
-        inputs: tuple[int, int] = (2, 24),
+        weights: Sequence[float] = (20, 15, 20, 5, 20, 20),
+        inputs: tuple[int, int] = (2, 48),
         widths: tuple[int, int] = (6, 64),
         depths: tuple[int, int] = (1, 4),
         rows: tuple[int, int] = (32, 512),
         activations: Sequence[str] = ("relu", "relu", "relu", "leaky_relu", "tanh", "tanh", "silu", "gelu", "identity"),
         batch_sizes: Sequence[int | None] = (None, None, None, 8, 16, 32),
-        noisy: float = 0.4,
+        noisy: float = 0.5,
         rescaled: float = 0.5,
     ) -> None:
         if len(weights) != len(KINDS) or min(weights) < 0 or not sum(weights) > 0:
@@ -135,7 +135,7 @@ class Mixture(TaskMixture):
             parts=SCORED if noisy else (1.0, 0.0, 0.0),
             batch_size=draw.one_of(self.batch_sizes),
             activation=activation,
-            noise=draw.positive(0.05, 1.0) if noisy else 0.0,
+            noise=draw.positive(0.05, 2.0) if noisy else 0.0,
         )
 
     def _blobs(self, draw: "_Draw") -> TaskFamily:
@@ -164,12 +164,12 @@ class Mixture(TaskMixture):
         noisy = draw.uniform() < self.noisy
         return Ridges(
             **self._function(draw),
-            noise=draw.positive(0.05, 1.0) if noisy else 0.0,
+            noise=draw.positive(0.05, 2.0) if noisy else 0.0,
             parts=SCORED if noisy else (1.0, 0.0, 0.0),
         )
 
     def _borders(self, draw: "_Draw") -> TaskFamily:
-        noise = draw.positive(0.05, 1.0) if draw.uniform() < self.noisy else 0.0
+        noise = draw.positive(0.05, 2.0) if draw.uniform() < self.noisy else 0.0
         return Borders(**self._function(draw), classes=draw.log(2, 5), noise=noise, parts=SCORED)
 
     def _function(self, draw: "_Draw") -> dict[str, Any]:

@@ -51,10 +51,11 @@ def _of_stage(stage: Stage) -> str:
     clipped = "" if unroll.adjoint_clip is None else f", adjoints clipped at {unroll.adjoint_clip:g}"
     growth = f" growing by {meta.growth:g}" if meta.growth else ""
     told = f" ({unroll.untold:.0%} untold)" if unroll.untold else ""
+    scored = ", scored on all meta rows" if unroll.all_meta_rows else ""
     what = "update and teleport" if stage.learn == "both" else stage.learn
     how = order + clipped if meta.estimator == "bptt" else f", sigma {meta.sigma:g}, {meta.pairs or meta.tasks} pairs"
     return (
         f"- iterations {stage.begin + 1} to {stage.end}: {what} by {meta.estimator}{how}, "
-        f"meta-loss {meta.loss}{growth}, {steps} steps{told} in windows of {unroll.window}, "
+        f"meta-loss {meta.loss}{growth}{scored}, {steps} steps{told} in windows of {unroll.window}, "
         f"lr {meta.lr:g}, {meta.schedule} schedule, clip {meta.clip}"
     )

@@ -46,6 +46,9 @@ class UnrollSettings:
             the meta-gradient knows: what goes back through the window is scaled down for tasks whose steps would
             change more, because their trajectories are chaotic; else they drown the other tasks of the meta-batch, and
             the more so the longer the window is. None for the exact gradient of the window.
+        all_meta_rows: whether a step is scored on all rows of the meta part, as an evaluation does, and not on a
+            minibatch of them where the family has minibatches. The mean logarithm of small minibatches' losses is
+            lowest for predictions that are too sure: most minibatches hold no row that is predicted wrong.
     """
 
     steps: int | tuple[int, int] = 100
@@ -59,6 +62,7 @@ class UnrollSettings:
     random_start: bool = False
     untold: float = 0.0
     adjoint_clip: float | None = None
+    all_meta_rows: bool = False
 
     def __post_init__(self) -> None:
         make_plain(self)
@@ -71,7 +75,7 @@ class UnrollSettings:
         if self.adjoint_clip is not None:
             above_zero(**{"unroll.adjoint_clip": self.adjoint_clip})
         one_of(get_args(EngineName), **{"unroll.engine": self.engine})
-        truths = ("second_order", "tf32", "random_start")
+        truths = ("second_order", "tf32", "random_start", "all_meta_rows")
         yes_or_no(**{f"unroll.{name}": getattr(self, name) for name in truths})
         if self.window > self.longest:
             raise ConfigError(
@@ -117,8 +121,8 @@ class Phase:
         iterations: how long it lasts. A schedule of step sizes begins anew with each phase, and so does Adam.
         learn: which part of the inner optimizer learns; the other one stays as it is.
         estimator, lr, teleport_lr, sigma, pairs, loss, clip, schedule, growth: see `MetaSettings`.
-        steps, window, second_order, engine, curriculum, in_flight, random_start, untold, adjoint_clip: see
-            `UnrollSettings`.
+        steps, window, second_order, engine, curriculum, in_flight, random_start, untold, adjoint_clip, all_meta_rows:
+            see `UnrollSettings`.
     """
 
     iterations: int
@@ -141,6 +145,7 @@ class Phase:
     untold: float | None = None
     growth: float | None = None
     adjoint_clip: float | None = None
+    all_meta_rows: bool | None = None
 
     def __post_init__(self) -> None:
         make_plain(self)

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -97,7 +97,7 @@ class MetaTrainer:
         self._check_mixtures()
         where = self.seed, self.device, DTYPE, self.ranks
         given = self.validation_families or self.families
-        self.tests = Validation(given, self.validation, self.meta, self.horizon, *where)
+        self.tests = Validation(given, self.validation, self.meta, self.horizon, *where, self.unroll.all_meta_rows)
         for batch in self.tests.batches:  # also reports now, not later, a family that does not fit
             self.inner.bind(batch.network, batch.params)
         self.inner.to(self.device, DTYPE)
@@ -196,6 +196,7 @@ class MetaTrainer:
             indices = [number * tasks + i for i in self.estimator.tasks(self.ranks, tasks)]
             given = self.families[family]
             batch = sample_meta_batch(given, "train", indices, self.seed, number).to(DTYPE, self.device)
+        batch = replace(batch, all_meta_rows=stage.unroll.all_meta_rows)
         if horizon is None:
             horizon = stage.horizon(number, self.seed, number - self._alone)
         told, first = stage.told(number, self.seed), stage.first_window(number, self.seed)

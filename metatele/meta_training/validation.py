@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -34,6 +35,7 @@ class Validation:
         steps: length of the trajectories.
         seed, device, dtype: of the tasks.
         ranks: the processes.
+        all_meta_rows: see `UnrollSettings`.
 
     Attributes:
         families: those, with members in the places of mixtures.
@@ -52,13 +54,15 @@ class Validation:
         device: str,
         dtype: torch.dtype,
         ranks: Ranks,
+        all_meta_rows: bool = False,
     ) -> None:
         self.settings, self.meta, self.steps, self.ranks = settings, meta, steps, ranks
         self.references: list[float] = []
         self.seed, self.device, self.dtype = seed, device, dtype
         self.families = [member for family in families for member in _members(family, seed)]
         own = ranks.share(range(settings.tasks))
-        self.batches = [sample_meta_batch(f, "validation", own, seed).to(dtype, device) for f in self.families]
+        batches = [sample_meta_batch(f, "validation", own, seed).to(dtype, device) for f in self.families]
+        self.batches = [replace(batch, all_meta_rows=all_meta_rows) for batch in batches]
 
     def refer(self) -> None:
         """Measure what the score is relative to, if it is and that is not known.

@@ -25,6 +25,7 @@ class MetaBatch:
         buffers: the networks' buffers, {name: [B, ...]}.
         inputs, targets: the rows of each part, {part: [B, n_part, ...]}.
         seeds: one seed per task, [B] int64, for draws that belong to the task.
+        all_meta_rows: whether the meta part is seen in full at every step, whatever the family's `batch_size`.
     """
 
     family: TaskFamily
@@ -36,6 +37,7 @@ class MetaBatch:
     seeds: Tensor
     frozen: frozenset[str] = frozenset()
     buffers: Params = field(default_factory=dict)
+    all_meta_rows: bool = False
 
     @property
     def constants(self) -> Params:
@@ -116,7 +118,7 @@ class MetaBatch:
     def minibatches(self, part: Part) -> Minibatches | None:
         """The row numbers of each step's minibatch of a part; None for the full batch."""
         size, rows = self.family.batch_size, self.inputs[part].shape[1]
-        if size is None or size >= rows:
+        if size is None or size >= rows or (part == "meta" and self.all_meta_rows):
             return None
         return Minibatches(part, self.seeds, rows, size, self.inputs[part].device)
 

@@ -22,6 +22,7 @@ from metatele.update.tensor_shapes import SHAPE_FEATURES, TensorShapes
 Decay = Literal["none", "relative", "absolute", "both"]
 Kind = tuple[torch.Size, torch.dtype, torch.device]
 GRADIENT, PARAMS, LAST = 5, 6, 7  # places in a span; what comes before PARAMS is made of gradients
+AVERAGED = 5  # the running average of the parameters at step t is of about the last t / AVERAGED steps
 LEAST_SLOPE = 1e-30  # added to squared slopes
 
 
@@ -87,6 +88,9 @@ class TensorUpdate(Update):
             Without "absolute" nothing depends on the scale of the parameters either, if `relative` is true.
         secant: whether the LSTM sees how the slope along the last step has changed. That step is carried along by
             teleports as a covector: multiplied by Adam's second moment.
+        average: whether the parameters may be pulled back to their running average, which is where noisy steps around
+            a minimum cancel (Polyak and Juditsky 1992, with the weights of Shamir and Zhang 2013, arXiv:1212.1824, eq.
+            4). The lead over the average takes the place of the last step.
         horizon: whether it sees the horizon, where that is known.
         course: whether it sees how the loss has gone, where that is known.
         per_coordinate: units of a small network that corrects the step of each coordinate; 0 for none.
@@ -107,22 +111,29 @@ class TensorUpdate(Update):
         horizon: bool = True,
         per_coordinate: int = 0,
         course: bool = True,
+        average: bool = True,
     ) -> None:
         super().__init__()
         above_zero(lr=lr)
-        yes_or_no(relative=relative, secant=secant, horizon=horizon, course=course)
+        yes_or_no(relative=relative, secant=secant, horizon=horizon, course=course, average=average)
         one_of(get_args(Decay), decay=decay)
         at_least(0, per_coordinate=per_coordinate)
         self.hidden, self.lr, self.relative, self.decay = hidden, lr, relative, decay
         self.secant, self.horizon, self.course, self.per_coordinate = secant, horizon, course, per_coordinate
+        self.average = average
         self.pulls = [pull for pull in ("relative", "absolute") if decay in (pull, "both")]
-        many = LAST + secant
+        many = LAST + self._remembers
         own = many * (many - 1) // 2 + many + 2 + ("absolute" in self.pulls) + 2 * secant + SHAPE_FEATURES
         shared = 1 + PROGRESS * horizon + COURSE_FEATURES * course + 2 * secant
-        outputs = PARAMS + len(self.pulls) + 1 + per_coordinate
+        outputs = PARAMS + len(self.pulls) + 1 + average + per_coordinate
         self.core = RecurrentCore(2 * own + shared, hidden, 1, outputs, head_scale=0.1)
         self.network = CoordinateNetwork(LAST, per_coordinate) if per_coordinate else None
         self._bound: tuple[list[Kind], TensorShapes | None] = [], None
+
+    @property
+    def _remembers(self) -> bool:
+        """Whether steps are remembered: the last one, or the lead over the average, their weighted sum."""
+        return self.secant or self.average
 
     def initialise(self) -> None:
         super().initialise()
@@ -146,7 +157,7 @@ class TensorUpdate(Update):
         none = torch.zeros_like(begin)
         slopes = (none,) if self.secant else ()
         course = LossCourse.start(len(begin), begin) if self.course else ()
-        covectors = (zeros,) * (2 + self.secant)
+        covectors = (zeros,) * (2 + self._remembers)
         return State(covectors, (zeros, zeros), (begin, none, *slopes, *course, *self.core.start(begin.numel(), first)))
 
     def propose(self, point: Point, state: State) -> tuple[Params, State]:
@@ -166,10 +177,19 @@ class TensorUpdate(Update):
         out, memory = self.core(features.flatten(0, 1), tuple(rest))
         parts, slopes = self._steps(span, units, out.unflatten(0, first.shape))
         step = {name: f.reshape(p.shape) for (name, p), f in zip(params.items(), parts, strict=True)}
+        if self.average:
+            slopes = _keeps(point) * (slopes + span.products[..., GRADIENT, LAST])
         fast, slow, long, short = ({k: o.moments[i] for k, o in own.items()} for i in range(len(Moments._fields)))
-        lowered = ({k: f * own[k].metric for k, f in step.items()},) if self.secant else ()
+        lowered = (self._lowered(step, own, point),) if self._remembers else ()
         kept = (begin, first, slopes) if self.secant else (begin, first)
         return step, State((fast, slow, *lowered), (long, short), (*kept, *course, *memory))
+
+    def _lowered(self, step: Params, own: dict[str, Own], point: Point) -> Params:
+        """What is remembered of the steps, as a covector."""
+        if not self.average:
+            return {k: f * own[k].metric for k, f in step.items()}
+        leads = {k: own[k].directions[:, LAST].reshape(f.shape) + f for k, f in step.items()}
+        return {k: lead * own[k].metric * _keeps(point) for k, lead in leads.items()}
 
     def _own(self, name: str, point: Point, state: State) -> Own:
         """What is made of a tensor's gradient, coordinate by coordinate."""
@@ -181,7 +201,7 @@ class TensorUpdate(Update):
         short = torch.lerp(short, square, 1 - d)
         lately = (short + LEAST_SQUARE).rsqrt_()
         # The last step, as it was before it became a covector.
-        last = [state.covectors[2][name] / (long + LEAST_SQUARE)] if self.secant else []
+        last = [state.covectors[2][name] / (long + LEAST_SQUARE)] if self._remembers else []
         long = torch.lerp(long, square, 1 - c)
         metric = long + LEAST_SQUARE
         over = metric.rsqrt()
@@ -204,10 +224,10 @@ class TensorUpdate(Update):
         one = torch.ones_like(unit)
         step = self.lr * (shapes.step * unit if self.relative else one)
         roots = [long**0.5 / fast, short**0.5 / fast, short**0.5, long**0.5 / slow]
-        factors = [*roots, 1 / fast, 1.0, 1.0, 1.0][: LAST + self.secant]
+        factors = [*roots, 1 / fast, 1.0, 1.0, 1.0][: LAST + self._remembers]
         seen = point.clock()[: None if self.horizon else 1]
         factor, clock = row([*factors, *seen], unit).split([len(factors), len(seen)])
-        divisors = [one, one, one, one, power, power, unit, step][: LAST + self.secant]
+        divisors = [one, one, one, one, power, power, unit, step][: LAST + self._remembers]
         return Units(factor / torch.stack(divisors, 2), step, power.log(), (unit / begin).log(), clock)
 
     def _features(
@@ -257,15 +277,23 @@ class TensorUpdate(Update):
         weights = size * chosen * scale[..., :many]
         if len(self.pulls) > 1:
             weights = torch.cat([weights[..., :PARAMS], weights[..., PARAMS:].sum(2, keepdim=True)], 2)
+        if self.average:
+            none = [] if self.pulls else [torch.zeros_like(size)]
+            weights = torch.cat([weights, *none, -out[..., many + 1 : many + 2].tanh().square()], 2)
         parts = span.combine(weights)
         slopes = (span.products[..., GRADIENT, : weights.shape[2]] * weights).sum(2)
         if self.network is not None:
             scaled = [x[:, :LAST] * units.scale[:, t, :LAST, None] for t, x in enumerate(span.parts)]
-            more = [size[:, t] * self.network(x, out[:, t, many + 1 :]) for t, x in enumerate(scaled)]
+            more = [size[:, t] * self.network(x, out[:, t, many + 1 + self.average :]) for t, x in enumerate(scaled)]
             along = [(f * x[:, GRADIENT]).sum(1) for f, x in zip(more, span.parts, strict=True)]
             parts = [a + b.unsqueeze(1) for a, b in zip(parts, more, strict=True)]
             slopes = slopes + torch.stack(along, 1)
         return parts, slopes
+
+
+def _keeps(point: Point) -> float:
+    """What remains of a lead over the average when the average has followed by a step."""
+    return (point.step + 1) / (point.step + 1 + AVERAGED)
 
 
 def _kinds(params: Params) -> list[Kind]:
