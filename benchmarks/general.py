@@ -215,7 +215,7 @@ def parser() -> argparse.ArgumentParser:
     add = out.add_argument
     names = [one.name for families in LISTS.values() for one in families]
     add("checkpoints", nargs="+", help="[NAME=]FOLDER,FOLDER,...; the first is judged")
-    add("--list", choices=LISTS, default="first", help="of families: the second was written before the second recipe")
+    add("--list", choices=LISTS, default="first", help="of families: each was written before the recipe of its number")
     add("--tasks", type=whole, default=128)
     add("--steps", type=whole, default=100)
     add("--seed", type=int, default=0, help="of the tasks; the list was made with 0, so that others judge")

@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
 
 def test_the_lists():
     everything = [one for families in LISTS.values() for one in families]
-    assert len({one.name for one in everything}) == len(everything) == 28
+    assert len({one.name for one in everything}) == len(everything) == 42
     for one in everything:
         assert one.why
         if not one.name.startswith("mnist") or MNIST.is_dir():
