@@ -22,7 +22,6 @@ from metatele.update.tensor_shapes import SHAPE_FEATURES, TensorShapes
 Decay = Literal["none", "relative", "absolute", "both"]
 Kind = tuple[torch.Size, torch.dtype, torch.device]
 GRADIENT, PARAMS, LAST = 5, 6, 7  # places in a span; what comes before PARAMS is made of gradients
-AVERAGED = 5  # the running average of the parameters at step t is of about the last t / AVERAGED steps
 LEAST_SLOPE = 1e-30  # added to squared slopes
 
 
@@ -99,6 +98,7 @@ class TensorUpdate(Update):
 
     MOMENTA = (0.9, 0.99)
     SQUARES = (0.999, 0.95)
+    AVERAGED = 5  # the running average of the parameters at step t is of about the last t / AVERAGED steps
     FLOOR = 0.1  # of a tensor's first root mean square: what its steps are measured in when it has shrunk to zero
 
     def __init__(
@@ -178,18 +178,22 @@ class TensorUpdate(Update):
         parts, slopes = self._steps(span, units, out.unflatten(0, first.shape))
         step = {name: f.reshape(p.shape) for (name, p), f in zip(params.items(), parts, strict=True)}
         if self.average:
-            slopes = _keeps(point) * (slopes + span.products[..., GRADIENT, LAST])
+            slopes = self._keeps(point) * (slopes + span.products[..., GRADIENT, LAST])
         fast, slow, long, short = ({k: o.moments[i] for k, o in own.items()} for i in range(len(Moments._fields)))
         lowered = (self._lowered(step, own, point),) if self._remembers else ()
         kept = (begin, first, slopes) if self.secant else (begin, first)
         return step, State((fast, slow, *lowered), (long, short), (*kept, *course, *memory))
+
+    def _keeps(self, point: Point) -> float:
+        """What remains of the lead over the average when the average has followed by a step."""
+        return (point.step + 1) / (point.step + 1 + self.AVERAGED)
 
     def _lowered(self, step: Params, own: dict[str, Own], point: Point) -> Params:
         """What is remembered of the steps, as a covector."""
         if not self.average:
             return {k: f * own[k].metric for k, f in step.items()}
         leads = {k: own[k].directions[:, LAST].reshape(f.shape) + f for k, f in step.items()}
-        return {k: lead * own[k].metric * _keeps(point) for k, lead in leads.items()}
+        return {k: lead * own[k].metric * self._keeps(point) for k, lead in leads.items()}
 
     def _own(self, name: str, point: Point, state: State) -> Own:
         """What is made of a tensor's gradient, coordinate by coordinate."""
@@ -289,11 +293,6 @@ class TensorUpdate(Update):
             parts = [a + b.unsqueeze(1) for a, b in zip(parts, more, strict=True)]
             slopes = slopes + torch.stack(along, 1)
         return parts, slopes
-
-
-def _keeps(point: Point) -> float:
-    """What remains of a lead over the average when the average has followed by a step."""
-    return (point.step + 1) / (point.step + 1 + AVERAGED)
 
 
 def _kinds(params: Params) -> list[Kind]:
