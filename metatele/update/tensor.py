@@ -175,25 +175,25 @@ class TensorUpdate(Update):
             rest = rest[COURSE_STATE:]
         features = self._features(span, units, shapes, (units.power - first) / 3, before, went)
         out, memory = self.core(features.flatten(0, 1), tuple(rest))
-        parts, slopes = self._steps(span, units, out.unflatten(0, first.shape))
+        parts, slopes = self._steps(point, span, units, out.unflatten(0, first.shape))
         step = {name: f.reshape(p.shape) for (name, p), f in zip(params.items(), parts, strict=True)}
         if self.average:
-            slopes = self._keeps(point) * (slopes + span.products[..., GRADIENT, LAST])
+            slopes = slopes + self._kept(point) * span.products[..., GRADIENT, LAST]
         fast, slow, long, short = ({k: o.moments[i] for k, o in own.items()} for i in range(len(Moments._fields)))
         lowered = (self._lowered(step, own, point),) if self._remembers else ()
         kept = (begin, first, slopes) if self.secant else (begin, first)
         return step, State((fast, slow, *lowered), (long, short), (*kept, *course, *memory))
 
-    def _keeps(self, point: Point) -> float:
-        """What remains of the lead over the average when the average has followed by a step."""
-        return (point.step + 1) / (point.step + 1 + self.AVERAGED)
+    def _kept(self, point: Point) -> float:
+        """What remains of a lead over the average when the average has followed by the step before this one."""
+        return point.step / (point.step + self.AVERAGED)
 
     def _lowered(self, step: Params, own: dict[str, Own], point: Point) -> Params:
-        """What is remembered of the steps, as a covector."""
+        """What is remembered of the steps, as a covector: the last one, or the lead before the average follows."""
         if not self.average:
             return {k: f * own[k].metric for k, f in step.items()}
-        leads = {k: own[k].directions[:, LAST].reshape(f.shape) + f for k, f in step.items()}
-        return {k: lead * own[k].metric * self._keeps(point) for k, lead in leads.items()}
+        kept = self._kept(point)
+        return {k: (kept * own[k].directions[:, LAST].reshape(f.shape) + f) * own[k].metric for k, f in step.items()}
 
     def _own(self, name: str, point: Point, state: State) -> Own:
         """What is made of a tensor's gradient, coordinate by coordinate."""
@@ -228,7 +228,8 @@ class TensorUpdate(Update):
         one = torch.ones_like(unit)
         step = self.lr * (shapes.step * unit if self.relative else one)
         roots = [long**0.5 / fast, short**0.5 / fast, short**0.5, long**0.5 / slow]
-        factors = [*roots, 1 / fast, 1.0, 1.0, 1.0][: LAST + self._remembers]
+        kept = self._kept(point) if self.average else 1.0
+        factors = [*roots, 1 / fast, 1.0, 1.0, kept][: LAST + self._remembers]
         seen = point.clock()[: None if self.horizon else 1]
         factor, clock = row([*factors, *seen], unit).split([len(factors), len(seen)])
         divisors = [one, one, one, one, power, power, unit, step][: LAST + self._remembers]
@@ -266,7 +267,7 @@ class TensorUpdate(Update):
         mean = torch.cat([each.mean(1), *shared], 1)
         return torch.cat([each, mean.unsqueeze(1).expand(-1, each.shape[1], -1)], 2)
 
-    def _steps(self, span: Span, units: Units, out: Tensor) -> tuple[list[Tensor], Tensor]:
+    def _steps(self, point: Point, span: Span, units: Units, out: Tensor) -> tuple[list[Tensor], Tensor]:
         """The step of each tensor, T times [B, 1, its entries], and the slopes along them, [B, T].
 
         out: the LSTM's outputs, [B, T, outputs].
@@ -283,7 +284,8 @@ class TensorUpdate(Update):
             weights = torch.cat([weights[..., :PARAMS], weights[..., PARAMS:].sum(2, keepdim=True)], 2)
         if self.average:
             none = [] if self.pulls else [torch.zeros_like(size)]
-            weights = torch.cat([weights, *none, -out[..., many + 1 : many + 2].tanh().square()], 2)
+            pull = out[..., many + 1 : many + 2].tanh().square()
+            weights = torch.cat([weights, *none, -self._kept(point) * pull], 2)
         parts = span.combine(weights)
         slopes = (span.products[..., GRADIENT, : weights.shape[2]] * weights).sum(2)
         if self.network is not None:

@@ -1,6 +1,7 @@
 """The benchmark on held-out families: its tables say what the evaluator found."""
 
 import importlib
+import itertools
 import math
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from benchmarks import general
 from benchmarks.general import FIXED, Line, chosen, families_table, main, summary_table
 from benchmarks.held_out import LISTS
+from benchmarks.parity import Parity
 from benchmarks.real_tables import RealTable
 from metatele import TaskError, sample_meta_batch
 from metatele.evaluation import Evaluation, Interval, Verdict
@@ -60,6 +62,24 @@ def test_real_tables_keep_the_contract_of_families(name):
 def test_a_table_that_is_unknown():
     with pytest.raises(TaskError, match="one of wine, breast_cancer, diabetes, iris, got 'boston'"):
         RealTable("boston", [4])
+
+
+def test_parities_are_what_they_say():
+    family = Parity(3, 5, noise=0.0, flipped=0.0, rows=64)
+    check_task_family(Parity(batch_size=16, activation="tanh"))
+    x, y = family.sample(torch.Generator().manual_seed(0))
+    chosen = [bits for bits in itertools.combinations(range(5), 3) if torch.equal((x[:, list(bits)] > 0).sum(1) % 2, y)]
+    assert len(chosen) == 1
+    shared = torch.Generator().manual_seed(0)
+    assert 0.1 < float((Parity(3, 5, 0.0, 0.3, 64).sample(shared)[1] != y).double().mean()) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"), [({"bits": 7}, r"\(7, 6, "), ({"flipped": 1.5}, r"1\.5"), ({"rows": 0}, "0")]
+)
+def test_a_parity_of_nothing(wrong, said):
+    with pytest.raises(TaskError, match=f"bits <= features.*{said}"):
+        Parity(**wrong)
 
 
 def test_a_line_says_what_the_evaluator_found(folder):
