@@ -88,8 +88,8 @@ class TensorUpdate(Update):
         secant: whether the LSTM sees how the slope along the last step has changed. That step is carried along by
             teleports as a covector: multiplied by Adam's second moment.
         average: whether the parameters may be pulled back to their running average, which is where noisy steps around
-            a minimum cancel (Polyak and Juditsky 1992, with the weights of Shamir and Zhang 2013, arXiv:1212.1824, eq.
-            4). The lead over the average takes the place of the last step.
+            a minimum cancel (Polyak and Juditsky 1992; here the polynomial-decay averaging of Shamir and Zhang 2013,
+            arXiv:1212.1824, eta = 4). The lead over the average takes the place of the last step.
         horizon: whether it sees the horizon, where that is known.
         course: whether it sees how the loss has gone, where that is known.
         per_coordinate: units of a small network that corrects the step of each coordinate; 0 for none.

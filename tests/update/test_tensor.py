@@ -171,7 +171,7 @@ def test_what_is_remembered_is_the_lead_over_the_average():
     for k in range(12):
         step, state = update.propose(Point(params, random_params(SHAPES, k), torch.empty(0), k), state)
         params = map_params(lambda p, f: (p + f).detach(), params, step)
-        # Shamir and Zhang 2013, eq. 4, with the averages counted from 0.
+        # Shamir and Zhang 2013: w_bar <- (1 - s) w_bar + s w, s = (eta + 1) / (t + eta), eta = 4, t = k + 2.
         share = update.AVERAGED / (k + 1 + update.AVERAGED)
         average = map_params(lambda a, p, s=share: a + s * (p - a), average, params)
         state = state.detach()
