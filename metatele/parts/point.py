@@ -1,5 +1,6 @@
 """What an update and a teleport see, and what they remember."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -11,6 +12,7 @@ from metatele.parts.numbers import log, row
 from metatele.task.params import Params, map_params
 
 PROGRESS = 4  # numbers that `Point.progress` gives
+AMOUNTS = 4  # numbers that `Point.amounts` gives
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,18 @@ class Point:
         known = self.horizon.isfinite()
         end = torch.where(known, self.horizon, 1).clamp(min=1)
         return [now, *(torch.where(known, x, 0) for x in _progress(torch.minimum(self.step, end), end))]
+
+    def amounts(self) -> list[float | Tensor]:
+        """How much data there is: (1, log n / 3 - 1, log N / 3 - 1, log(P / N) / 3) with n rows in the step's batch, N rows
+        that the inner loop trains on, and P entries in a task's parameters; zeros, if N or the horizon is not known."""
+        if self.whole is None or self.horizon is None:
+            return [0.0] * AMOUNTS
+        rows, every = (max(inputs.shape[1], 1) for inputs in (self.inputs, self.whole.inputs))
+        entries = max(sum(p.shape[1:].numel() for p in self.params.values()), 1)
+        amounts = [1.0, math.log(rows) / 3 - 1, math.log(every) / 3 - 1, math.log(entries / every) / 3]
+        if not isinstance(self.horizon, Tensor):
+            return [*amounts]
+        return [torch.where(self.horizon.isfinite(), x, 0.0) for x in amounts]
 
     def counted_from(self, step: int) -> "Point":
         """The same point with its steps, and its horizon, counted from a step on."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from metatele.parts.numbers import row, where
-from metatele.parts.point import PROGRESS, Point, State
+from metatele.parts.point import AMOUNTS, PROGRESS, Point, State
 from metatele.recurrent import RecurrentCore
 from metatele.support.checks import above_zero, at_least, one_of, yes_or_no
 from metatele.symmetry import ProductGroup
@@ -58,7 +58,7 @@ class Units(NamedTuple):
         step: what steps are measured in, [B, T].
         power: log root mean square of the gradient, lately, [B, T].
         growth: log root mean square of the parameters relative to where they began, [B, T].
-        clock: what is seen of the time and the horizon (see `Point.clock`).
+        clock: what is seen of the time, the horizon and the rows (see `Point.clock`, `Point.amounts`).
     """
 
     scale: Tensor
@@ -92,6 +92,7 @@ class TensorUpdate(Update):
             arXiv:1212.1824, eta = 4). The lead over the average takes the place of the last step.
         horizon: whether it sees the horizon, where that is known.
         course: whether it sees how the loss has gone, where that is known.
+        rows: whether it sees how many rows there are, where that and the horizon are known: whether to fit them, or not.
         per_coordinate: units of a small network that corrects the step of each coordinate; 0 for none.
     Raises: ConfigError for an argument out of range.
     """
@@ -112,19 +113,20 @@ class TensorUpdate(Update):
         per_coordinate: int = 0,
         course: bool = True,
         average: bool = True,
+        rows: bool = True,
     ) -> None:
         super().__init__()
         above_zero(lr=lr)
-        yes_or_no(relative=relative, secant=secant, horizon=horizon, course=course, average=average)
+        yes_or_no(relative=relative, secant=secant, horizon=horizon, course=course, average=average, rows=rows)
         one_of(get_args(Decay), decay=decay)
         at_least(0, per_coordinate=per_coordinate)
         self.hidden, self.lr, self.relative, self.decay = hidden, lr, relative, decay
         self.secant, self.horizon, self.course, self.per_coordinate = secant, horizon, course, per_coordinate
-        self.average = average
+        self.average, self.rows = average, rows
         self.pulls = [pull for pull in ("relative", "absolute") if decay in (pull, "both")]
         many = LAST + self._remembers
         own = many * (many - 1) // 2 + many + 2 + ("absolute" in self.pulls) + 2 * secant + SHAPE_FEATURES
-        shared = 1 + PROGRESS * horizon + COURSE_FEATURES * course + 2 * secant
+        shared = 1 + PROGRESS * horizon + AMOUNTS * rows + COURSE_FEATURES * course + 2 * secant
         outputs = PARAMS + len(self.pulls) + 1 + average + per_coordinate
         self.core = RecurrentCore(2 * own + shared, hidden, 1, outputs, head_scale=0.1)
         self.network = CoordinateNetwork(LAST, per_coordinate) if per_coordinate else None
@@ -230,7 +232,7 @@ class TensorUpdate(Update):
         roots = [long**0.5 / fast, short**0.5 / fast, short**0.5, long**0.5 / slow]
         kept = self._kept(point) if self.average else 1.0
         factors = [*roots, 1 / fast, 1.0, 1.0, kept][: LAST + self._remembers]
-        seen = point.clock()[: None if self.horizon else 1]
+        seen = point.clock()[: None if self.horizon else 1] + (point.amounts() if self.rows else [])
         factor, clock = row([*factors, *seen], unit).split([len(factors), len(seen)])
         divisors = [one, one, one, one, power, power, unit, step][: LAST + self._remembers]
         return Units(factor / torch.stack(divisors, 2), step, power.log(), (unit / begin).log(), clock)

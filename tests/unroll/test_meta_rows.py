@@ -41,7 +41,9 @@ def batch_of(parts: tuple[float, float, float], batch_size: int | None = 4, all_
 def test_both_engines_score_on_all_of_them(parts, monkeypatch):
     monkeypatch.setattr(program, "compile_graph", lambda graph, inputs: lambda values: graph(*values))
     monkeypatch.setattr(programs, "compiling", nullcontext)
-    inner, batch = InnerOptimizer(TensorUpdate(4)).double(), batch_of(parts)
+    inner, batch = InnerOptimizer(TensorUpdate(4)), batch_of(parts)
+    inner.initialise(3)
+    inner.double()
     minibatches = Unroll(inner, replace(batch, all_meta_rows=False), 9)
     found = []
     for play in (Unroll(inner, batch, 9), CompiledUnroll(Programs(), inner, batch, 9)):
