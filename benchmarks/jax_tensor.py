@@ -120,8 +120,10 @@ class PerTensor:
         rms = jnp.sqrt(squares + numbers.LEAST_SQUARE)
         begin = jnp.where(squares > numbers.LEAST_SQUARE, rms, self.about.begin)
         rows, steps = rows_of(batch, self.shapes[-1].numel()), unroll.longest
-        clock = jax.tree.map(as_jax, numbers.clock(steps))
-        self.data = Data(Tasks(params, begin, rows, minibatches_of(batch, steps)), clock)
+        drawn = minibatches_of(batch, steps)
+        amounts = drawn["inner"].shape[2], rows["inner"][0].shape[1], params.shape[1]
+        clock = jax.tree.map(as_jax, numbers.clock(steps, *amounts))
+        self.data = Data(Tasks(params, begin, rows, drawn), clock)
 
     def start(self, data: Data) -> State:
         tasks = data.tasks

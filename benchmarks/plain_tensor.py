@@ -43,7 +43,8 @@ class TensorTrajectory(Trajectory):
         self.meta = batch.inputs["meta"][task], batch.targets["meta"][task]
         self.rows = [minibatches(batch, part, steps + 1, task) for part in ("inner", "meta")]
         self.about = Shapes(*(like.new_tensor(n) for n in numbers.shape_numbers([p.shape for p in self.params])))
-        self.clock = Clock(*(like.new_tensor(n) for n in numbers.clock(steps)))
+        amounts = self.rows[0].shape[1], len(self.x), sum(p.numel() for p in self.params)
+        self.clock = Clock(*(like.new_tensor(n) for n in numbers.clock(steps, *amounts)))
         squares = torch.stack([p.detach().square().mean() for p in self.params])
         rms = (squares + numbers.LEAST_SQUARE).sqrt()
         self.begin = torch.where(squares > numbers.LEAST_SQUARE, rms, self.about.begin)

@@ -48,7 +48,8 @@ class Clock(NamedTuple):
 
     Attributes:
         time: log(1 + t) / 3.
-        progress: what is known of the horizon T: 1, t / T, log((T - t + 1) / (T + 1)) / 3, log(1 + T) / 3.
+        progress: what is known of the horizon T: 1, t / T, log((T - t + 1) / (T + 1)) / 3, log(1 + T) / 3; and of the
+            data: 1, log n / 3 - 1, log N / 3 - 1, log(P / N) / 3 for n rows in a batch, N in all, and P entries.
         short: what the short second moment has of its numbers.
         kept: what remains of the lead over the average when the average has followed by a step.
         factors: what corrects each direction for the moments' start from zero, [steps, MANY].
@@ -76,8 +77,8 @@ def shape_numbers(shapes: Sequence[Sequence[int]]) -> Shapes:
     return Shapes(counts, fan_in, step, begin, np.stack(features, 1))
 
 
-def clock(steps: int) -> Clock:
-    """The numbers of each step of a trajectory."""
+def clock(steps: int, rows: int, every: int, entries: int) -> Clock:
+    """The numbers of each step of a trajectory, with so many rows in a batch, and in all, and so many parameters."""
     t = np.arange(steps, dtype=np.float64)
     there = 1 - np.array([*MOMENTA, *SQUARES]) ** (t[:, None] + 1)
     progress = [
@@ -85,6 +86,7 @@ def clock(steps: int) -> Clock:
         t / steps,
         np.log((steps - t + 1) / (steps + 1)) / 3,
         np.full(steps, np.log1p(steps) / 3),
+        *np.full((4, steps), [[1], [np.log(rows) / 3 - 1], [np.log(every) / 3 - 1], [np.log(entries / every) / 3]]),
     ]
     kept, factors = t / (t + AVERAGED), np.exp(np.log(there) @ ZERO_START.T)
     factors[:, LEAD] = kept

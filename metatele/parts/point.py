@@ -69,8 +69,9 @@ class Point:
         return [now, *(torch.where(known, x, 0) for x in _progress(torch.minimum(self.step, end), end))]
 
     def amounts(self) -> list[float | Tensor]:
-        """How much data there is: (1, log n / 3 - 1, log N / 3 - 1, log(P / N) / 3) with n rows in the step's batch, N rows
-        that the inner loop trains on, and P entries in a task's parameters; zeros, if N or the horizon is not known."""
+        """How much data there is: (1, log n / 3 - 1, log N / 3 - 1, log(P / N) / 3) with n rows in the step's batch,
+        N that the inner loop trains on, and P entries in a task's parameters; zeros if N or the horizon is not
+        known."""
         if self.whole is None or self.horizon is None:
             return [0.0] * AMOUNTS
         rows, every = (max(inputs.shape[1], 1) for inputs in (self.inputs, self.whole.inputs))

@@ -92,7 +92,7 @@ class TensorUpdate(Update):
             arXiv:1212.1824, eta = 4). The lead over the average takes the place of the last step.
         horizon: whether it sees the horizon, where that is known.
         course: whether it sees how the loss has gone, where that is known.
-        rows: whether it sees how many rows there are, where that and the horizon are known: whether to fit them, or not.
+        rows: whether it sees how many rows there are, where that and the horizon are known (see `Point.amounts`).
         per_coordinate: units of a small network that corrects the step of each coordinate; 0 for none.
     Raises: ConfigError for an argument out of range.
     """
