@@ -52,6 +52,7 @@ VARIANTS = {
     "scored on minibatches": ["--unroll.all_meta_rows=false"],
     "floor 1e-6": ["--meta.floor=1e-6"],
     "no average": ["--optimizer.update.init_args.average=false"],
+    "rows not seen": ["--optimizer.update.init_args.rows=false"],
     "no secant": ["--optimizer.update.init_args.secant=false"],
     "not relative": ["--optimizer.update.init_args.relative=false"],
     "no decay": ["--optimizer.update.init_args.decay=none"],

@@ -14,12 +14,15 @@ from metatele import (
     GradientDescent,
     InnerOptimizer,
     NeuronTeleport,
+    TensorUpdate,
     UnrollSettings,
     ValidationSettings,
     sample_meta_batch,
 )
+from metatele.landscape import Landscape
 from metatele.meta_training import MetaSettings, trainer
-from metatele.parts.point import PROGRESS, Point, State
+from metatele.parts.point import AMOUNTS, PROGRESS, Point, State
+from metatele.support.seeding import seeded
 from metatele.task.params import Params, map_params
 from metatele.testing import ExampleFamily
 from metatele.unroll import Unroll
@@ -54,6 +57,39 @@ def test_a_horizon_that_is_traced_is_a_number_like_any_other():
         numbers = (torch.tensor(float(n), dtype=torch.float64) for n in (step, horizon))
         traced = replace(Point({}, {}, LIKE, 0), **dict(zip(("step", "horizon"), numbers, strict=True)))
         torch.testing.assert_close(traced.progress(LIKE), at(step, horizon))
+
+
+def with_rows(batch: int, every: int, horizon: int | None) -> Point:
+    params = {"w": torch.ones(2, 3, 4), "b": torch.ones(2, 3)}
+    whole = Landscape(torch.nn.Linear(4, 3), torch.nn.functional.mse_loss, torch.ones(2, every, 4), LIKE)
+    return Point(params, params, torch.ones(2, batch, 4), 1, whole=whole, horizon=horizon)
+
+
+def test_what_a_part_sees_of_the_amount_of_data():
+    expected = [1.0, math.log(5) / 3 - 1, math.log(30) / 3 - 1, math.log(15 / 30) / 3]
+    point = with_rows(5, 30, 9)
+    assert point.amounts() == pytest.approx(expected)
+    traced = replace(point, horizon=torch.tensor(9.0, dtype=torch.float64))
+    assert [float(x) for x in traced.amounts()] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("horizon", [None, torch.tensor(math.nan, dtype=torch.float64)])
+def test_nothing_is_seen_of_the_data_where_the_horizon_or_they_are_not_known(horizon):
+    assert [float(x) for x in with_rows(5, 30, horizon).amounts()] == [0.0] * AMOUNTS
+    assert replace(with_rows(5, 30, 9), whole=None).amounts() == [0.0] * AMOUNTS
+    assert all(math.isfinite(x) for x in with_rows(0, 0, 9).amounts())
+
+
+@pytest.mark.parametrize("rows", [False, True])
+def test_a_tensor_update_sees_the_amount_of_data_if_it_is_to(rows):
+    update = TensorUpdate(4, rows=rows)
+    with seeded(0):
+        for p in update.parameters():
+            torch.nn.init.normal_(p, std=0.4)
+    steps = [
+        update.propose(point, update.start(point.params))[0]["w"] for point in (with_rows(5, n, 9) for n in (30, 300))
+    ]
+    assert torch.allclose(*steps) != rows
 
 
 class Annealed(GradientDescent):
