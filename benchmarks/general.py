@@ -1,7 +1,7 @@
 """One recipe against tuned baselines on task families that no recipe was meta-trained or selected on.
 
     python -m benchmarks.general [NAME=]CHECKPOINT[,CHECKPOINT...] [NAME=FOLDER,... ...]
-        [--list first] [--tasks 128] [--steps 100] [--seed 0] [--only FAMILY ...] [--output general]
+        [--list first] [--tasks 128] [--steps 100] [--seed 0] [--only FAMILY ...] [--output general] [--journal FOLDER]
 
 The first recipe is judged, over all of its meta-seeds; further ones, Adam with one untuned step size for all families,
 and the evaluator's seven tuned baselines take part. Every number is the evaluator's: `metatele report` shows the rest.
@@ -223,6 +223,7 @@ def parser() -> argparse.ArgumentParser:
     add("--timing-repeats", type=whole, default=3)
     add("--only", nargs="+", choices=names, metavar="FAMILY", help=f"instead of a list: {', '.join(names)}")
     add("--output", type=Path, default=Path("general"))
+    add("--journal", type=Path, help="keep finished pieces here, so that other checkpoints find the tuned baselines")
     add("--threads", type=whole, default=1)
     return out
 
@@ -251,7 +252,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         settings = Settings(**counts, report_steps=reported)
         for one in chosen(options.list, options.only):
             with progress.status(one.name) as status:
-                how = Options(FIXED, strict=False, family_spec=one.spec, title=one.name, progress=_shower(one, status))
+                shown = {"family_spec": one.spec, "title": one.name, "progress": _shower(one, status)}
+                how = Options(FIXED, strict=False, journal=options.journal, **shown)
                 folder = options.output / one.name.replace(" ", "-")
                 made = evaluated(one, recipes, folder, settings, how)
             progress.print(f"{one.name}: {made.elapsed:.0f} s")
