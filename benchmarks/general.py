@@ -252,8 +252,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         settings = Settings(**counts, report_steps=reported)
         for one in chosen(options.list, options.only):
             with progress.status(one.name) as status:
-                shown = {"family_spec": one.spec, "title": one.name, "progress": _shower(one, status)}
-                how = Options(FIXED, strict=False, journal=options.journal, **shown)
+                shower, journal = _shower(one, status), options.journal
+                how = Options(FIXED, False, family_spec=one.spec, title=one.name, journal=journal, progress=shower)
                 folder = options.output / one.name.replace(" ", "-")
                 made = evaluated(one, recipes, folder, settings, how)
             progress.print(f"{one.name}: {made.elapsed:.0f} s")
