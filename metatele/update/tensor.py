@@ -16,38 +16,13 @@ from metatele.update.base import Update
 from metatele.update.coordinate_network import CoordinateNetwork
 from metatele.update.loss_course import COURSE_FEATURES, COURSE_STATE, LossCourse
 from metatele.update.size_free import LEAST_SQUARE
-from metatele.update.span import Span, inner_products, side_by_side
+from metatele.update.span import Span
+from metatele.update.tensor_directions import GRADIENT, MOMENTA, PARAMS, PAST, SQUARES, Directions, Moments
 from metatele.update.tensor_shapes import SHAPE_FEATURES, TensorShapes
 
 Decay = Literal["none", "relative", "absolute", "both"]
 Kind = tuple[torch.Size, torch.dtype, torch.device]
-GRADIENT, PARAMS, LAST = 5, 6, 7  # places in a span; what comes before PARAMS is made of gradients
 LEAST_SLOPE = 1e-30  # added to squared slopes
-
-
-class Moments(NamedTuple):
-    """Means of a tensor's gradients and of their squares, not corrected for their zero start, shaped like it."""
-
-    fast: Tensor
-    slow: Tensor
-    long: Tensor
-    short: Tensor
-
-
-class Own(NamedTuple):
-    """What is made of one tensor, coordinate by coordinate.
-
-    Attributes:
-        moments: after the gradient.
-        metric: the long second moment, above zero: what makes covectors of steps.
-        directions: [B, R, its entries].
-        products: the directions' inner products, [B, R, R].
-    """
-
-    moments: Moments
-    metric: Tensor
-    directions: Tensor
-    products: Tensor
 
 
 class Units(NamedTuple):
@@ -85,11 +60,11 @@ class TensorUpdate(Update):
         decay: whether the parameters are a direction: divided by their root mean square, so that the pull does not
             depend on it; or as they are, so that large tensors are pulled more strongly, as by AdamW; or both, or not.
             Without "absolute" nothing depends on the scale of the parameters either, if `relative` is true.
-        secant: whether the LSTM sees how the slope along the last step has changed. That step is carried along by
-            teleports as a covector: multiplied by Adam's second moment.
+        secant: whether the LSTM sees how the slope along the last step, or the lead over the average, has changed.
         average: whether the parameters may be pulled back to their running average, which is where noisy steps around
             a minimum cancel (Polyak and Juditsky 1992; here the polynomial-decay averaging of Shamir and Zhang 2013,
-            arXiv:1212.1824, eta = 4). The lead over the average takes the place of the last step.
+            arXiv:1212.1824, eta = 4). The lead over the average takes the place of the last step. Either is carried
+            along by teleports as a covector: multiplied by Adam's second moment.
         horizon: whether it sees the horizon, where that is known.
         course: whether it sees how the loss has gone, where that is known.
         rows: whether it sees how many rows there are, where that and the horizon are known (see `Point.amounts`).
@@ -97,8 +72,6 @@ class TensorUpdate(Update):
     Raises: ConfigError for an argument out of range.
     """
 
-    MOMENTA = (0.9, 0.99)
-    SQUARES = (0.999, 0.95)
     AVERAGED = 5  # the running average of the parameters at step t is of about the last t / AVERAGED steps
     FLOOR = 0.1  # of a tensor's first root mean square: what its steps are measured in when it has shrunk to zero
 
@@ -124,12 +97,12 @@ class TensorUpdate(Update):
         self.secant, self.horizon, self.course, self.per_coordinate = secant, horizon, course, per_coordinate
         self.average, self.rows = average, rows
         self.pulls = [pull for pull in ("relative", "absolute") if decay in (pull, "both")]
-        many = LAST + self._remembers
+        many = PAST + self._remembers
         own = many * (many - 1) // 2 + many + 2 + ("absolute" in self.pulls) + 2 * secant + SHAPE_FEATURES
         shared = 1 + PROGRESS * horizon + AMOUNTS * rows + COURSE_FEATURES * course + 2 * secant
         outputs = PARAMS + len(self.pulls) + 1 + average + per_coordinate
         self.core = RecurrentCore(2 * own + shared, hidden, 1, outputs, head_scale=0.1)
-        self.network = CoordinateNetwork(LAST, per_coordinate) if per_coordinate else None
+        self.network = CoordinateNetwork(PAST, per_coordinate) if per_coordinate else None
         self._bound: tuple[list[Kind], TensorShapes | None] = [], None
 
     @property
@@ -164,8 +137,8 @@ class TensorUpdate(Update):
 
     def propose(self, point: Point, state: State) -> tuple[Params, State]:
         params, shapes = point.params, self._shapes(point.params)
-        own = {name: self._own(name, point, state) for name in params}
-        span = Span([o.directions for o in own.values()], [o.products for o in own.values()], shapes.counts)
+        own = {name: self._directions(name, point, state) for name in params}
+        span = Span([o.rows for o in own.values()], [o.products for o in own.values()], shapes.counts)
         begin, first, *rest = state.memory
         units = self._units(point, span, _sums(o.moments.short for o in own.values()), begin, shapes)
         first = where(point.step == 0, units.power, first)
@@ -180,41 +153,20 @@ class TensorUpdate(Update):
         parts, slopes = self._steps(point, span, units, out.unflatten(0, first.shape))
         step = {name: f.reshape(p.shape) for (name, p), f in zip(params.items(), parts, strict=True)}
         if self.average:
-            slopes = slopes + self._kept(point) * span.products[..., GRADIENT, LAST]
+            slopes = slopes + self._kept(point) * span.products[..., GRADIENT, PAST]
         fast, slow, long, short = ({k: o.moments[i] for k, o in own.items()} for i in range(len(Moments._fields)))
-        lowered = (self._lowered(step, own, point),) if self._remembers else ()
+        past = ({k: own[k].remember(f, self._kept(point)) for k, f in step.items()},) if self._remembers else ()
         kept = (begin, first, slopes) if self.secant else (begin, first)
-        return step, State((fast, slow, *lowered), (long, short), (*kept, *course, *memory))
+        return step, State((fast, slow, *past), (long, short), (*kept, *course, *memory))
 
     def _kept(self, point: Point) -> float:
         """What remains of a lead over the average when the average has followed by the step before this one."""
-        return point.step / (point.step + self.AVERAGED)
+        return point.step / (point.step + self.AVERAGED) if self.average else 0.0
 
-    def _lowered(self, step: Params, own: dict[str, Own], point: Point) -> Params:
-        """What is remembered of the steps, as a covector: the last one, or the lead before the average follows."""
-        if not self.average:
-            return {k: f * own[k].metric for k, f in step.items()}
-        kept = self._kept(point)
-        return {k: (kept * own[k].directions[:, LAST].reshape(f.shape) + f) * own[k].metric for k, f in step.items()}
-
-    def _own(self, name: str, point: Point, state: State) -> Own:
-        """What is made of a tensor's gradient, coordinate by coordinate."""
-        # Autograd gives transposed gradients, which cost more in every operation than a copy does.
-        p, g = point.params[name], point.gradient[name].contiguous()
-        fast, slow, long, short = (m[name] for m in (*state.covectors[:2], *state.squares))
-        square, (a, b), (c, d) = g.square(), self.MOMENTA, self.SQUARES
-        # In this order, what is made is used while the processor has it close at hand.
-        short = torch.lerp(short, square, 1 - d)
-        lately = (short + LEAST_SQUARE).rsqrt_()
-        # The last step, as it was before it became a covector.
-        last = [state.covectors[2][name] / (long + LEAST_SQUARE)] if self._remembers else []
-        long = torch.lerp(long, square, 1 - c)
-        metric = long + LEAST_SQUARE
-        over = metric.rsqrt()
-        slow, fast = torch.lerp(slow, g, 1 - b), torch.lerp(fast, g, 1 - a)
-        rows = [fast, fast, g, slow, fast, g, p, *last]
-        directions = side_by_side(rows, [(slice(0, 4, 3), over), (slice(1, 3), lately)])
-        return Own(Moments(fast, slow, long, short), metric, directions, inner_products(directions))
+    def _directions(self, name: str, point: Point, state: State) -> Directions:
+        before = Moments(*(m[name] for m in (*state.covectors[:2], *state.squares)))
+        past = state.covectors[2][name] if self._remembers else None
+        return Directions.of(point.params[name], point.gradient[name], before, past)
 
     def _units(self, point: Point, span: Span, squares: Tensor, begin: Tensor, shapes: TensorShapes) -> Units:
         """What the directions are measured in.
@@ -224,17 +176,17 @@ class TensorUpdate(Update):
             begin: what the parameters' size was where the state began, [B, T].
         """
         # What the moments have of their numbers: they began without any, as zeros.
-        fast, slow, long, short = (1 - beta ** (point.step + 1) for beta in (*self.MOMENTA, *self.SQUARES))
+        fast, slow, long, short = (1 - beta ** (point.step + 1) for beta in (*MOMENTA, *SQUARES))
         power = (squares / (short * shapes.counts) + LEAST_SQUARE).sqrt()
         unit = torch.addcmul(span.means[..., PARAMS, PARAMS], begin, begin, value=self.FLOOR**2).sqrt()
         one = torch.ones_like(unit)
         step = self.lr * (shapes.step * unit if self.relative else one)
         roots = [long**0.5 / fast, short**0.5 / fast, short**0.5, long**0.5 / slow]
         kept = self._kept(point) if self.average else 1.0
-        factors = [*roots, 1 / fast, 1.0, 1.0, kept][: LAST + self._remembers]
+        factors = [*roots, 1 / fast, 1.0, 1.0, kept][: PAST + self._remembers]
         seen = point.clock()[: None if self.horizon else 1] + (point.amounts() if self.rows else [])
         factor, clock = row([*factors, *seen], unit).split([len(factors), len(seen)])
-        divisors = [one, one, one, one, power, power, unit, step][: LAST + self._remembers]
+        divisors = [one, one, one, one, power, power, unit, step][: PAST + self._remembers]
         return Units(factor / torch.stack(divisors, 2), step, power.log(), (unit / begin).log(), clock)
 
     def _features(
@@ -250,7 +202,8 @@ class TensorUpdate(Update):
 
         Args:
             change: how the gradient's size has changed, [B, T].
-            before: the slopes along the last step where it was taken, [B, T]; None without a secant.
+            before: the slopes along what is remembered of the steps, where the last one was taken, [B, T]; None
+                without a secant.
             went: how the loss has gone, [B, COURSE_FEATURES]; None without the course.
         """
         cosines, squares = span.statistics(units.scale)
@@ -260,7 +213,7 @@ class TensorUpdate(Update):
         own = [cosines, squares.log() / 4, torch.stack(columns, 2)]
         shared = [units.clock.expand(len(change), -1)]
         if before is not None:
-            secants = _secants(span.products[..., GRADIENT, LAST], before)
+            secants = _secants(span.products[..., GRADIENT, PAST], before)
             own.append(secants[:, :-1])
             shared.append(secants[:, -1])
         if went is not None:
@@ -291,7 +244,7 @@ class TensorUpdate(Update):
         parts = span.combine(weights)
         slopes = (span.products[..., GRADIENT, : weights.shape[2]] * weights).sum(2)
         if self.network is not None:
-            scaled = [x[:, :LAST] * units.scale[:, t, :LAST, None] for t, x in enumerate(span.parts)]
+            scaled = [x[:, :PAST] * units.scale[:, t, :PAST, None] for t, x in enumerate(span.parts)]
             more = [size[:, t] * self.network(x, out[:, t, many + 1 + self.average :]) for t, x in enumerate(scaled)]
             along = [(f * x[:, GRADIENT]).sum(1) for f, x in zip(more, span.parts, strict=True)]
             parts = [a + b.unsqueeze(1) for a, b in zip(parts, more, strict=True)]
