@@ -7,7 +7,7 @@ What makes it fast, each against plain autodiff of a scan over steps with all ta
 - A task's parameters, moments and gradient are flat vectors; the directions are the rows of one matrix. They are
   rematerialised: making them again costs less than writing them for every step.
 - The gradient of the directions' inner products is one product for each tensor, not two.
-- Nothing teleports, so that the lead over the average is kept as it is, not as a covector.
+- Nothing teleports, so that the last step is kept as it is, not as a covector.
 """
 
 from functools import partial
@@ -21,7 +21,7 @@ from jax import Array, lax
 from benchmarks import tensor_numbers as numbers
 from benchmarks.jax_inner import Tree, Weights, advance, part_of, score, to_jax
 from benchmarks.jax_minibatches import Rows, cross_entropy, minibatches_of, rows_of, take
-from benchmarks.tensor_numbers import GRADIENT, LEAD, MANY, PARAMS, Clock, Shapes
+from benchmarks.tensor_numbers import GRADIENT, LAST, MANY, PARAMS, Clock, Shapes
 from metatele import InnerOptimizer, TensorUpdate, UnrollSettings
 from metatele.task.batch import MetaBatch
 from metatele.task.family import Part
@@ -66,15 +66,15 @@ class Carry(NamedTuple):
     """What a step hands to the next.
 
     Attributes:
-        params, lead: parameters, and how far they are ahead of their average, before it follows, [n].
+        params, last: parameters, and the step that led to them, [n].
         first: log size of the gradient at the first step, [T].
-        slopes: along the lead, before the last step, [T].
+        slopes: along the last step where it was taken, [T].
         course: the first loss; means of the loss's logarithm, of two spans.
         h, c: of the LSTM, [T, hidden].
     """
 
     params: Array
-    lead: Array
+    last: Array
     moments: Moments
     first: Array
     slopes: Array
@@ -121,7 +121,7 @@ class PerTensor:
         begin = jnp.where(squares > numbers.LEAST_SQUARE, rms, self.about.begin)
         rows, steps = rows_of(batch, self.shapes[-1].numel()), unroll.longest
         drawn = minibatches_of(batch, steps)
-        amounts = drawn["inner"].shape[2], rows["inner"][0].shape[1], params.shape[1]
+        amounts = drawn["inner"].shape[2], rows["inner"][0].shape[1], params.shape[1], len(batch.own_parts) > 1
         clock = jax.tree.map(as_jax, numbers.clock(steps, *amounts))
         self.data = Data(Tasks(params, begin, rows, drawn), clock)
 
@@ -174,12 +174,12 @@ class PerTensor:
         course, went = _course(carry.course, loss, begins)
         features = self._features(products, units, (units.power - first) / 3, carry.slopes, clock, went)
         out, h, c = _lstm(part, features, carry.h, carry.c)
-        mix = self._mix(out, units, clock.kept)
-        step = jnp.concatenate([w @ x for w, x in zip(mix, directions, strict=True)])
-        slopes = jnp.sum(products[:, GRADIENT] * mix, 1) + clock.kept * products[:, GRADIENT, LEAD]
-        params, lead = carry.params + step, clock.kept * carry.lead + step
+        mix = self._mix(out, units)
+        step = jnp.concatenate([w @ x[:LAST] for w, x in zip(mix, directions, strict=True)])
+        slopes = jnp.sum(products[:, GRADIENT, :LAST] * mix, 1)
+        params = carry.params + step
         loss = self._loss(params, take(rows["meta"], index["meta"]))
-        return Carry(params, lead, moments, first, slopes, course, h, c), loss
+        return Carry(params, step, moments, first, slopes, course, h, c), loss
 
     def _split(self, flat: Array) -> list[Array]:
         """What belongs to each tensor, from [..., n]."""
@@ -216,10 +216,10 @@ class PerTensor:
 
         Args:
             change: how the gradient's size has changed, [T].
-            before: the slopes along the lead over the average, before the last step, [T].
+            before: the slopes along the last step where it was taken, [T].
             went: how the loss has gone, [3].
         """
-        about, after = self.about, products[:, GRADIENT, LEAD]
+        about, after = self.about, products[:, GRADIENT, LAST]
         scale = units.scale / jnp.sqrt(about.counts)[:, None]
         gram = products * scale[:, :, None] * scale[:, None]
         size = jnp.sqrt(jnp.diagonal(gram, axis1=1, axis2=2) + numbers.LEAST_SIZE)
@@ -232,13 +232,12 @@ class PerTensor:
         mean = jnp.concatenate([own.mean(0), clock.time[None], clock.progress, secant, went])
         return jnp.concatenate([own, jnp.broadcast_to(mean, (len(own), len(mean)))], 1)
 
-    def _mix(self, out: Array, units: Units, kept: Array) -> Array:
-        """The weights of the directions in the step, [T, MANY], from the LSTM's outputs."""
-        chosen, relative, absolute, log_size, back = jnp.split(out, [PARAMS, PARAMS + 1, PARAMS + 2, PARAMS + 3], 1)
+    def _mix(self, out: Array, units: Units) -> Array:
+        """The weights of the directions in the step, [T, LAST], from the LSTM's outputs."""
+        chosen, relative, absolute, log_size = jnp.split(out, [PARAMS, PARAMS + 1, PARAMS + 2], 1)
         size = -units.step[:, None] * jnp.exp(5 * jnp.tanh(log_size / 2.5))
         pull = 2 * (jnp.tanh(relative) * units.scale[:, PARAMS : PARAMS + 1] + jnp.tanh(absolute))
-        weights = jnp.concatenate([(ADAM + 2 * jnp.tanh(chosen)) * units.scale[:, :PARAMS], pull], 1)
-        return jnp.concatenate([size * weights, -kept * jnp.square(jnp.tanh(back))], 1)
+        return size * jnp.concatenate([(ADAM + 2 * jnp.tanh(chosen)) * units.scale[:, :PARAMS], pull], 1)
 
 
 def _moved(moments: Moments, gradient: Array) -> Moments:
@@ -253,7 +252,7 @@ def _directions(moments: Moments, gradient: Array, carry: Carry) -> Array:
     """The directions, [MANY, n]."""
     fast, slow, long, short = moments
     over, lately = (lax.rsqrt(square + numbers.LEAST_SQUARE) for square in (long, short))
-    rows = [fast * over, fast * lately, gradient * lately, slow * over, fast, gradient, carry.params, carry.lead]
+    rows = [fast * over, fast * lately, gradient * lately, slow * over, fast, gradient, carry.params, carry.last]
     return jnp.stack(rows)
 
 

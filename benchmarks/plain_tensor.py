@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks import tensor_numbers as numbers
 from benchmarks.plain_trajectory import Memory, Rule, Trajectory, minibatches
-from benchmarks.tensor_numbers import GRADIENT, LEAD, MANY, PARAMS, Clock, Shapes
+from benchmarks.tensor_numbers import GRADIENT, LAST, MANY, PARAMS, Clock, Shapes
 from metatele.task.batch import MetaBatch
 
 
@@ -43,13 +43,13 @@ class TensorTrajectory(Trajectory):
         self.meta = batch.inputs["meta"][task], batch.targets["meta"][task]
         self.rows = [minibatches(batch, part, steps + 1, task) for part in ("inner", "meta")]
         self.about = Shapes(*(like.new_tensor(n) for n in numbers.shape_numbers([p.shape for p in self.params])))
-        amounts = self.rows[0].shape[1], len(self.x), sum(p.numel() for p in self.params)
+        amounts = self.rows[0].shape[1], len(self.x), sum(p.numel() for p in self.params), len(batch.own_parts) > 1
         self.clock = Clock(*(like.new_tensor(n) for n in numbers.clock(steps, *amounts)))
         squares = torch.stack([p.detach().square().mean() for p in self.params])
         rms = (squares + numbers.LEAST_SQUARE).sqrt()
         self.begin = torch.where(squares > numbers.LEAST_SQUARE, rms, self.about.begin)
         self.moments = [[torch.zeros_like(p)] * 4 for p in self.params]
-        self.leads = [torch.zeros_like(p) for p in self.params]
+        self.last = [torch.zeros_like(p) for p in self.params]
         self.slopes = torch.zeros_like(self.begin)
         self.course = [torch.zeros_like(self.initial)] * 2
 
@@ -64,7 +64,7 @@ class TensorTrajectory(Trajectory):
 
     def window(self, length: int) -> Tensor:
         self.moments = [[m.detach() for m in moments] for moments in self.moments]
-        self.leads = [lead.detach() for lead in self.leads]
+        self.last = [f.detach() for f in self.last]
         self.slopes, self.course = self.slopes.detach(), [mean.detach() for mean in self.course]
         return super().window(length)
 
@@ -81,11 +81,9 @@ class TensorTrajectory(Trajectory):
         out, self.memories[0] = self.rules[0](features, self.memories[0])
         mixes = [self._mix(o, s) for o, s in zip(out, seen, strict=True)]
         pairs = list(zip(mixes, seen, strict=True))
-        kept = self.clock.kept[self.taken]
-        self.slopes = torch.stack([s.products[GRADIENT] @ mix + kept * s.products[GRADIENT, LEAD] for mix, s in pairs])
-        steps = [(mix @ s.directions).view_as(p) for (mix, s), p in zip(pairs, self.params, strict=True)]
-        self.leads = [kept * lead + f for lead, f in zip(self.leads, steps, strict=True)]
-        self.params = [p + f for p, f in zip(self.params, steps, strict=True)]
+        self.slopes = torch.stack([s.products[GRADIENT, :LAST] @ mix for mix, s in pairs])
+        self.last = [(mix @ s.directions[:LAST]).view_as(p) for (mix, s), p in zip(pairs, self.params, strict=True)]
+        self.params = [p + f for p, f in zip(self.params, self.last, strict=True)]
         return self.loss(self.meta[0][meta], self.meta[1][meta])
 
     def _see(self, i: int, g: Tensor) -> Seen:
@@ -95,7 +93,7 @@ class TensorTrajectory(Trajectory):
         self.moments[i] = [b * m + (1 - b) * x for b, m, x in zip(betas, self.moments[i], seen, strict=True)]
         fast, slow, long, short = self.moments[i]
         over, lately = (long + least).rsqrt(), (short + least).rsqrt()
-        rows = [fast * over, fast * lately, g * lately, slow * over, fast, g, p, self.leads[i]]
+        rows = [fast * over, fast * lately, g * lately, slow * over, fast, g, p, self.last[i]]
         directions = torch.stack([row.flatten() for row in rows])
         products = directions @ directions.T
         power = (short.sum() / (self.clock.short[self.taken] * count) + least).sqrt()
@@ -108,7 +106,7 @@ class TensorTrajectory(Trajectory):
         gram = products * torch.outer(scale, scale) / count
         size = (gram.diagonal() + numbers.LEAST_SIZE).sqrt()
         above = torch.ones(MANY, MANY, dtype=torch.bool).triu(1)
-        columns = torch.stack([growth, absolute, *_secant(products[GRADIENT, LEAD], self.slopes[i])])
+        columns = torch.stack([growth, absolute, *_secant(products[GRADIENT, LAST], self.slopes[i])])
         features = [(gram / torch.outer(size, size))[above], size.log() / 2, columns, self.about.features[i]]
         return Seen(directions, products, scale, step, power.log(), torch.cat(features))
 
@@ -117,7 +115,7 @@ class TensorTrajectory(Trajectory):
         cut = MANY * (MANY - 1) // 2 + MANY  # where the change of the gradient's size has its place
         rows = torch.stack([s.features for s in seen])
         own = torch.cat([rows[:, :cut], change.unsqueeze(1), rows[:, cut:]], 1)
-        after = torch.stack([s.products[GRADIENT, LEAD] for s in seen]).sum()
+        after = torch.stack([s.products[GRADIENT, LAST] for s in seen]).sum()
         shared = [*_secant(after, self.slopes.sum()), *self._went(loss)]
         time, progress = self.clock.time[self.taken].view(1), self.clock.progress[self.taken]
         mean = torch.cat([own.mean(0), time, progress, torch.stack(shared)])
@@ -134,14 +132,13 @@ class TensorTrajectory(Trajectory):
         return [fast / 4, (fast - slow).tanh(), (now - fast).tanh()]
 
     def _mix(self, out: Tensor, seen: Seen) -> Tensor:
-        """The weights of the directions in a tensor's step, [MANY], from the LSTM's outputs."""
-        chosen, (relative, absolute, log_size, back) = 2 * out[:PARAMS].tanh(), out[PARAMS:]
+        """The weights of the directions in a tensor's step, [LAST], from the LSTM's outputs."""
+        chosen, (relative, absolute, log_size) = 2 * out[:PARAMS].tanh(), out[PARAMS:]
         adam = torch.zeros_like(chosen)
         adam[0] = 1
         pull = 2 * (relative.tanh() * seen.scale[PARAMS] + absolute.tanh())
         weights = torch.cat([(adam + chosen) * seen.scale[:PARAMS], pull.view(1)])
-        step = -seen.step * (5 * (log_size / 2.5).tanh()).exp() * weights
-        return torch.cat([step, (-self.clock.kept[self.taken] * back.tanh().square()).view(1)])
+        return -seen.step * (5 * (log_size / 2.5).tanh()).exp() * weights
 
 
 def _secant(after: Tensor, before: Tensor) -> list[Tensor]:

@@ -16,10 +16,8 @@ FLOOR = 0.1  # of a tensor's first root mean square, below which its steps shrin
 LEAST_SQUARE, LEAST_SIZE, LEAST_SLOPE = 1e-20, 1e-8, 1e-30  # under roots
 FAST, SLOW = 0.9, 0.98  # of the means of the loss's logarithm
 LEAST_LOSS, MOST_LOSS, SOLVED = 1e-6, 1e6, 1e-12  # of the first loss; a first loss that gives no scale
-# The directions: fast / long, fast / short, gradient / short, slow / long, fast, gradient, parameters, and how far they
-# are ahead of their running average, which is of about the last t / AVERAGED of t steps.
-GRADIENT, PARAMS, LEAD, MANY = 5, 6, 7, 8
-AVERAGED = 5
+# The directions: fast / long, fast / short, gradient / short, slow / long, fast, gradient, parameters, last step.
+GRADIENT, PARAMS, LAST, MANY = 5, 6, 7, 8
 ZERO_START = np.zeros((MANY, 4))  # powers of what (fast, slow, long, short) have of their numbers, for each direction
 ZERO_START[0, [0, 2]] = ZERO_START[1, [0, 3]] = ZERO_START[3, [1, 2]] = -1, 0.5
 ZERO_START[2, 3], ZERO_START[4, 0] = 0.5, -1
@@ -49,16 +47,15 @@ class Clock(NamedTuple):
     Attributes:
         time: log(1 + t) / 3.
         progress: what is known of the horizon T: 1, t / T, log((T - t + 1) / (T + 1)) / 3, log(1 + T) / 3; and of the
-            data: 1, log n / 3 - 1, log N / 3 - 1, log(P / N) / 3 for n rows in a batch, N in all, and P entries.
+            data: 1, log n / 3 - 1, log N / 3 - 1, log(P / N) / 3 for n rows in a batch, N in all, and P entries; 1 if unseen
+            rows count, else -1.
         short: what the short second moment has of its numbers.
-        kept: what remains of the lead over the average when the average has followed by a step.
         factors: what corrects each direction for the moments' start from zero, [steps, MANY].
     """
 
     time: Array
     progress: Array
     short: Array
-    kept: Array
     factors: Array
 
 
@@ -77,7 +74,7 @@ def shape_numbers(shapes: Sequence[Sequence[int]]) -> Shapes:
     return Shapes(counts, fan_in, step, begin, np.stack(features, 1))
 
 
-def clock(steps: int, rows: int, every: int, entries: int) -> Clock:
+def clock(steps: int, rows: int, every: int, entries: int, unseen: bool) -> Clock:
     """The numbers of each step of a trajectory, with so many rows in a batch, and in all, and so many parameters."""
     t = np.arange(steps, dtype=np.float64)
     there = 1 - np.array([*MOMENTA, *SQUARES]) ** (t[:, None] + 1)
@@ -86,8 +83,7 @@ def clock(steps: int, rows: int, every: int, entries: int) -> Clock:
         t / steps,
         np.log((steps - t + 1) / (steps + 1)) / 3,
         np.full(steps, np.log1p(steps) / 3),
-        *np.full((4, steps), [[1], [np.log(rows) / 3 - 1], [np.log(every) / 3 - 1], [np.log(entries / every) / 3]]),
     ]
-    kept, factors = t / (t + AVERAGED), np.exp(np.log(there) @ ZERO_START.T)
-    factors[:, LEAD] = kept
-    return Clock(np.log1p(t) / 3, np.stack(progress, 1), there[:, 3], kept, factors)
+    data = [1, np.log(rows) / 3 - 1, np.log(every) / 3 - 1, np.log(entries / every) / 3, 1 if unseen else -1]
+    progress += [np.full(steps, number) for number in data]
+    return Clock(np.log1p(t) / 3, np.stack(progress, 1), there[:, 3], np.exp(np.log(there) @ ZERO_START.T))

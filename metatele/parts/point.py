@@ -12,7 +12,7 @@ from metatele.parts.numbers import log, row
 from metatele.task.params import Params, map_params
 
 PROGRESS = 4  # numbers that `Point.progress` gives
-AMOUNTS = 4  # numbers that `Point.amounts` gives
+AMOUNTS = 5  # numbers that `Point.amounts` gives
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Point:
             step is traced, NaN for None; None where nobody knows it. More steps than that are no error.
         losses: the loss of each task on the step's batch, [B], 0 of a task that has diverged; None where nobody knows
             them. In first order they are constants, as the gradient is.
+        unseen: whether the trajectory is judged by its loss on rows that it does not train on; None where nobody says.
     """
 
     params: Params
@@ -41,6 +42,7 @@ class Point:
     whole: Landscape | None = None
     horizon: int | None = None
     losses: Tensor | None = None
+    unseen: bool | None = None
 
     def time(self, like: Tensor) -> Tensor:
         """log(1 + step) / 3, of order one, with the shape, dtype and device of `like`."""
@@ -69,14 +71,15 @@ class Point:
         return [now, *(torch.where(known, x, 0) for x in _progress(torch.minimum(self.step, end), end))]
 
     def amounts(self) -> list[float | Tensor]:
-        """How much data there is: (1, log n / 3 - 1, log N / 3 - 1, log(P / N) / 3) with n rows in the step's batch,
-        N that the inner loop trains on, and P entries in a task's parameters; zeros if N or the horizon is not
-        known."""
+        """What is known of the data: (1, log n / 3 - 1, log N / 3 - 1, log(P / N) / 3, u) with n rows in the step's batch,
+        N that the inner loop trains on, P entries in a task's parameters, and u = 1 if unseen rows are what counts, -1
+        if not, 0 where nobody says; zeros if N or the horizon is not known."""
         if self.whole is None or self.horizon is None:
             return [0.0] * AMOUNTS
         rows, every = (max(inputs.shape[1], 1) for inputs in (self.inputs, self.whole.inputs))
         entries = max(sum(p.shape[1:].numel() for p in self.params.values()), 1)
-        amounts = [1.0, math.log(rows) / 3 - 1, math.log(every) / 3 - 1, math.log(entries / every) / 3]
+        counts = 0.0 if self.unseen is None else 1.0 if self.unseen else -1.0
+        amounts = [1.0, math.log(rows) / 3 - 1, math.log(every) / 3 - 1, math.log(entries / every) / 3, counts]
         if not isinstance(self.horizon, Tensor):
             return [*amounts]
         return [torch.where(self.horizon.isfinite(), x, 0.0) for x in amounts]

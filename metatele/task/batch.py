@@ -58,6 +58,11 @@ class MetaBatch:
         return [p for p in PARTS if p == "inner" or self.inputs[p] is not self.inputs["inner"]]
 
     @property
+    def judged_by_unseen(self) -> bool:
+        """Whether there are rows to judge by that the inner loop does not train on."""
+        return len(self.own_parts) > 1
+
+    @property
     def shares_meta(self) -> bool:
         """Whether the meta part is the inner part itself, seen in full at every step."""
         return self.inputs["meta"] is self.inputs["inner"] and self.family.batch_size is None

@@ -17,7 +17,7 @@ from metatele.update.coordinate_network import CoordinateNetwork
 from metatele.update.loss_course import COURSE_FEATURES, COURSE_STATE, LossCourse
 from metatele.update.size_free import LEAST_SQUARE
 from metatele.update.span import Span
-from metatele.update.tensor_directions import GRADIENT, MOMENTA, PARAMS, PAST, SQUARES, Directions, Moments
+from metatele.update.tensor_directions import GRADIENT, LAST, MOMENTA, PARAMS, SQUARES, Directions, Moments
 from metatele.update.tensor_shapes import SHAPE_FEATURES, TensorShapes
 
 Decay = Literal["none", "relative", "absolute", "both"]
@@ -33,7 +33,7 @@ class Units(NamedTuple):
         step: what steps are measured in, [B, T].
         power: log root mean square of the gradient, lately, [B, T].
         growth: log root mean square of the parameters relative to where they began, [B, T].
-        clock: what is seen of the time, the horizon and the rows (see `Point.clock`, `Point.amounts`).
+        clock: what is seen of the time, the horizon and the data (see `Point.clock`, `Point.amounts`).
     """
 
     scale: Tensor
@@ -60,19 +60,16 @@ class TensorUpdate(Update):
         decay: whether the parameters are a direction: divided by their root mean square, so that the pull does not
             depend on it; or as they are, so that large tensors are pulled more strongly, as by AdamW; or both, or not.
             Without "absolute" nothing depends on the scale of the parameters either, if `relative` is true.
-        secant: whether the LSTM sees how the slope along the last step, or the lead over the average, has changed.
-        average: whether the parameters may be pulled back to their running average, which is where noisy steps around
-            a minimum cancel (Polyak and Juditsky 1992; here the polynomial-decay averaging of Shamir and Zhang 2013,
-            arXiv:1212.1824, eta = 4). The lead over the average takes the place of the last step. Either is carried
-            along by teleports as a covector: multiplied by Adam's second moment.
+        secant: whether the LSTM sees how the slope along the last step has changed. That step is carried along by
+            teleports as a covector: multiplied by Adam's second moment.
         horizon: whether it sees the horizon, where that is known.
         course: whether it sees how the loss has gone, where that is known.
-        rows: whether it sees how many rows there are, where that and the horizon are known (see `Point.amounts`).
+        data: whether it sees how much data there is, and whether unseen rows count (see `Point.amounts`): by that one
+            knows whether to fit the rows.
         per_coordinate: units of a small network that corrects the step of each coordinate; 0 for none.
     Raises: ConfigError for an argument out of range.
     """
 
-    AVERAGED = 5  # the running average of the parameters at step t is of about the last t / AVERAGED steps
     FLOOR = 0.1  # of a tensor's first root mean square: what its steps are measured in when it has shrunk to zero
 
     def __init__(
@@ -85,30 +82,24 @@ class TensorUpdate(Update):
         horizon: bool = True,
         per_coordinate: int = 0,
         course: bool = True,
-        average: bool = True,
-        rows: bool = True,
+        data: bool = True,
     ) -> None:
         super().__init__()
         above_zero(lr=lr)
-        yes_or_no(relative=relative, secant=secant, horizon=horizon, course=course, average=average, rows=rows)
+        yes_or_no(relative=relative, secant=secant, horizon=horizon, course=course, data=data)
         one_of(get_args(Decay), decay=decay)
         at_least(0, per_coordinate=per_coordinate)
         self.hidden, self.lr, self.relative, self.decay = hidden, lr, relative, decay
         self.secant, self.horizon, self.course, self.per_coordinate = secant, horizon, course, per_coordinate
-        self.average, self.rows = average, rows
+        self.data = data
         self.pulls = [pull for pull in ("relative", "absolute") if decay in (pull, "both")]
-        many = PAST + self._remembers
+        many = LAST + secant
         own = many * (many - 1) // 2 + many + 2 + ("absolute" in self.pulls) + 2 * secant + SHAPE_FEATURES
-        shared = 1 + PROGRESS * horizon + AMOUNTS * rows + COURSE_FEATURES * course + 2 * secant
-        outputs = PARAMS + len(self.pulls) + 1 + average + per_coordinate
+        shared = 1 + PROGRESS * horizon + AMOUNTS * data + COURSE_FEATURES * course + 2 * secant
+        outputs = PARAMS + len(self.pulls) + 1 + per_coordinate
         self.core = RecurrentCore(2 * own + shared, hidden, 1, outputs, head_scale=0.1)
-        self.network = CoordinateNetwork(PAST, per_coordinate) if per_coordinate else None
+        self.network = CoordinateNetwork(LAST, per_coordinate) if per_coordinate else None
         self._bound: tuple[list[Kind], TensorShapes | None] = [], None
-
-    @property
-    def _remembers(self) -> bool:
-        """Whether steps are remembered: the last one, or the lead over the average, their weighted sum."""
-        return self.secant or self.average
 
     def initialise(self) -> None:
         super().initialise()
@@ -132,7 +123,7 @@ class TensorUpdate(Update):
         none = torch.zeros_like(begin)
         slopes = (none,) if self.secant else ()
         course = LossCourse.start(len(begin), begin) if self.course else ()
-        covectors = (zeros,) * (2 + self._remembers)
+        covectors = (zeros,) * (2 + self.secant)
         return State(covectors, (zeros, zeros), (begin, none, *slopes, *course, *self.core.start(begin.numel(), first)))
 
     def propose(self, point: Point, state: State) -> tuple[Params, State]:
@@ -150,23 +141,17 @@ class TensorUpdate(Update):
             rest = rest[COURSE_STATE:]
         features = self._features(span, units, shapes, (units.power - first) / 3, before, went)
         out, memory = self.core(features.flatten(0, 1), tuple(rest))
-        parts, slopes = self._steps(point, span, units, out.unflatten(0, first.shape))
+        parts, slopes = self._steps(span, units, out.unflatten(0, first.shape))
         step = {name: f.reshape(p.shape) for (name, p), f in zip(params.items(), parts, strict=True)}
-        if self.average:
-            slopes = slopes + self._kept(point) * span.products[..., GRADIENT, PAST]
         fast, slow, long, short = ({k: o.moments[i] for k, o in own.items()} for i in range(len(Moments._fields)))
-        past = ({k: own[k].remember(f, self._kept(point)) for k, f in step.items()},) if self._remembers else ()
+        lowered = ({k: f * own[k].metric for k, f in step.items()},) if self.secant else ()
         kept = (begin, first, slopes) if self.secant else (begin, first)
-        return step, State((fast, slow, *past), (long, short), (*kept, *course, *memory))
-
-    def _kept(self, point: Point) -> float:
-        """What remains of a lead over the average when the average has followed by the step before this one."""
-        return point.step / (point.step + self.AVERAGED) if self.average else 0.0
+        return step, State((fast, slow, *lowered), (long, short), (*kept, *course, *memory))
 
     def _directions(self, name: str, point: Point, state: State) -> Directions:
         before = Moments(*(m[name] for m in (*state.covectors[:2], *state.squares)))
-        past = state.covectors[2][name] if self._remembers else None
-        return Directions.of(point.params[name], point.gradient[name], before, past)
+        last = state.covectors[2][name] if self.secant else None
+        return Directions.of(point.params[name], point.gradient[name], before, last)
 
     def _units(self, point: Point, span: Span, squares: Tensor, begin: Tensor, shapes: TensorShapes) -> Units:
         """What the directions are measured in.
@@ -182,11 +167,10 @@ class TensorUpdate(Update):
         one = torch.ones_like(unit)
         step = self.lr * (shapes.step * unit if self.relative else one)
         roots = [long**0.5 / fast, short**0.5 / fast, short**0.5, long**0.5 / slow]
-        kept = self._kept(point) if self.average else 1.0
-        factors = [*roots, 1 / fast, 1.0, 1.0, kept][: PAST + self._remembers]
-        seen = point.clock()[: None if self.horizon else 1] + (point.amounts() if self.rows else [])
+        factors = [*roots, 1 / fast, 1.0, 1.0, 1.0][: LAST + self.secant]
+        seen = point.clock()[: None if self.horizon else 1] + (point.amounts() if self.data else [])
         factor, clock = row([*factors, *seen], unit).split([len(factors), len(seen)])
-        divisors = [one, one, one, one, power, power, unit, step][: PAST + self._remembers]
+        divisors = [one, one, one, one, power, power, unit, step][: LAST + self.secant]
         return Units(factor / torch.stack(divisors, 2), step, power.log(), (unit / begin).log(), clock)
 
     def _features(
@@ -202,8 +186,7 @@ class TensorUpdate(Update):
 
         Args:
             change: how the gradient's size has changed, [B, T].
-            before: the slopes along what is remembered of the steps, where the last one was taken, [B, T]; None
-                without a secant.
+            before: the slopes along the last step where it was taken, [B, T]; None without a secant.
             went: how the loss has gone, [B, COURSE_FEATURES]; None without the course.
         """
         cosines, squares = span.statistics(units.scale)
@@ -213,7 +196,7 @@ class TensorUpdate(Update):
         own = [cosines, squares.log() / 4, torch.stack(columns, 2)]
         shared = [units.clock.expand(len(change), -1)]
         if before is not None:
-            secants = _secants(span.products[..., GRADIENT, PAST], before)
+            secants = _secants(span.products[..., GRADIENT, LAST], before)
             own.append(secants[:, :-1])
             shared.append(secants[:, -1])
         if went is not None:
@@ -222,7 +205,7 @@ class TensorUpdate(Update):
         mean = torch.cat([each.mean(1), *shared], 1)
         return torch.cat([each, mean.unsqueeze(1).expand(-1, each.shape[1], -1)], 2)
 
-    def _steps(self, point: Point, span: Span, units: Units, out: Tensor) -> tuple[list[Tensor], Tensor]:
+    def _steps(self, span: Span, units: Units, out: Tensor) -> tuple[list[Tensor], Tensor]:
         """The step of each tensor, T times [B, 1, its entries], and the slopes along them, [B, T].
 
         out: the LSTM's outputs, [B, T, outputs].
@@ -237,15 +220,11 @@ class TensorUpdate(Update):
         weights = size * chosen * scale[..., :many]
         if len(self.pulls) > 1:
             weights = torch.cat([weights[..., :PARAMS], weights[..., PARAMS:].sum(2, keepdim=True)], 2)
-        if self.average:
-            none = [] if self.pulls else [torch.zeros_like(size)]
-            pull = out[..., many + 1 : many + 2].tanh().square()
-            weights = torch.cat([weights, *none, -self._kept(point) * pull], 2)
         parts = span.combine(weights)
         slopes = (span.products[..., GRADIENT, : weights.shape[2]] * weights).sum(2)
         if self.network is not None:
-            scaled = [x[:, :PAST] * units.scale[:, t, :PAST, None] for t, x in enumerate(span.parts)]
-            more = [size[:, t] * self.network(x, out[:, t, many + 1 + self.average :]) for t, x in enumerate(scaled)]
+            scaled = [x[:, :LAST] * units.scale[:, t, :LAST, None] for t, x in enumerate(span.parts)]
+            more = [size[:, t] * self.network(x, out[:, t, many + 1 :]) for t, x in enumerate(scaled)]
             along = [(f * x[:, GRADIENT]).sum(1) for f, x in zip(more, span.parts, strict=True)]
             parts = [a + b.unsqueeze(1) for a, b in zip(parts, more, strict=True)]
             slopes = slopes + torch.stack(along, 1)

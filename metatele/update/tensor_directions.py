@@ -8,7 +8,7 @@ from torch import Tensor
 from metatele.update.size_free import LEAST_SQUARE
 from metatele.update.span import inner_products, side_by_side
 
-GRADIENT, PARAMS, PAST = 5, 6, 7  # places among the directions; what comes before PARAMS is made of gradients
+GRADIENT, PARAMS, LAST = 5, 6, 7  # places among the directions; what comes before PARAMS is made of gradients
 MOMENTA, SQUARES = (0.9, 0.99), (0.999, 0.95)  # of the moments (fast, slow) and (long, short)
 
 
@@ -23,7 +23,7 @@ class Moments(NamedTuple):
 
 class Directions(NamedTuple):
     """R directions of one tensor: fast / root of long, fast / root of short, gradient / root of short, slow / root of
-    long, fast, gradient, parameters and, if steps are remembered, what is remembered of them.
+    long, fast, gradient, parameters and, if it is remembered, the last step.
 
     Attributes:
         moments: after the gradient.
@@ -38,12 +38,12 @@ class Directions(NamedTuple):
     products: Tensor
 
     @staticmethod
-    def of(params: Tensor, gradient: Tensor, before: Moments, past: Tensor | None) -> "Directions":
+    def of(params: Tensor, gradient: Tensor, before: Moments, last: Tensor | None) -> "Directions":
         """Those of a tensor [B, ...].
 
         Args:
             before: the moments before the gradient.
-            past: what `remember` gave; None if steps are not remembered.
+            last: the last step times its `metric`, which is what teleports carry along; None if it is not remembered.
         """
         # Autograd gives transposed gradients, which cost more in every operation than a copy does.
         g = gradient.contiguous()
@@ -52,7 +52,7 @@ class Directions(NamedTuple):
         # In this order, what is made is used while the processor has it close at hand.
         short = torch.lerp(short, square, 1 - d)
         lately = (short + LEAST_SQUARE).rsqrt_()
-        remembered = [] if past is None else [past / (long + LEAST_SQUARE)]
+        remembered = [] if last is None else [last / (long + LEAST_SQUARE)]
         long = torch.lerp(long, square, 1 - c)
         metric = long + LEAST_SQUARE
         over = metric.rsqrt()
@@ -60,9 +60,3 @@ class Directions(NamedTuple):
         made = [fast, fast, g, slow, fast, g, params, *remembered]
         rows = side_by_side(made, [(slice(0, 4, 3), over), (slice(1, 3), lately)])
         return Directions(Moments(fast, slow, long, short), metric, rows, inner_products(rows))
-
-    def remember(self, step: Tensor, kept: float | Tensor) -> Tensor:
-        """A step and a part of what was remembered before it, as a covector, which is what teleports carry along."""
-        if isinstance(kept, Tensor) or kept > 0:
-            step = kept * self.rows[:, PAST].reshape(step.shape) + step
-        return step * self.metric

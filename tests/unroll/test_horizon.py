@@ -1,13 +1,16 @@
 """The length of a trajectory, where it is known: what an update sees of it, and that every engine tells it."""
 
+import functools
 import itertools
 import math
+import warnings
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from metatele.tasks import GaussianMixture
 from torch import Tensor
 
 from metatele import (
@@ -59,15 +62,16 @@ def test_a_horizon_that_is_traced_is_a_number_like_any_other():
         torch.testing.assert_close(traced.progress(LIKE), at(step, horizon))
 
 
-def with_rows(batch: int, every: int, horizon: int | None) -> Point:
+def with_rows(batch: int, every: int, horizon: int | None, unseen: bool | None = None) -> Point:
     params = {"w": torch.ones(2, 3, 4), "b": torch.ones(2, 3)}
     whole = Landscape(torch.nn.Linear(4, 3), torch.nn.functional.mse_loss, torch.ones(2, every, 4), LIKE)
-    return Point(params, params, torch.ones(2, batch, 4), 1, whole=whole, horizon=horizon)
+    return Point(params, params, torch.ones(2, batch, 4), 1, whole=whole, horizon=horizon, unseen=unseen)
 
 
-def test_what_a_part_sees_of_the_amount_of_data():
-    expected = [1.0, math.log(5) / 3 - 1, math.log(30) / 3 - 1, math.log(15 / 30) / 3]
-    point = with_rows(5, 30, 9)
+@pytest.mark.parametrize(("unseen", "told"), [(None, 0.0), (False, -1.0), (True, 1.0)])
+def test_what_a_part_sees_of_the_data(unseen, told):
+    expected = [1.0, math.log(5) / 3 - 1, math.log(30) / 3 - 1, math.log(15 / 30) / 3, told]
+    point = with_rows(5, 30, 9, unseen)
     assert point.amounts() == pytest.approx(expected)
     traced = replace(point, horizon=torch.tensor(9.0, dtype=torch.float64))
     assert [float(x) for x in traced.amounts()] == pytest.approx(expected)
@@ -80,16 +84,39 @@ def test_nothing_is_seen_of_the_data_where_the_horizon_or_they_are_not_known(hor
     assert all(math.isfinite(x) for x in with_rows(0, 0, 9).amounts())
 
 
-@pytest.mark.parametrize("rows", [False, True])
-def test_a_tensor_update_sees_the_amount_of_data_if_it_is_to(rows):
-    update = TensorUpdate(4, rows=rows)
+@pytest.mark.parametrize("data", [False, True])
+def test_a_tensor_update_sees_the_data_if_it_is_to(data):
+    update = TensorUpdate(4, data=data)
     with seeded(0):
         for p in update.parameters():
             torch.nn.init.normal_(p, std=0.4)
-    steps = [
-        update.propose(point, update.start(point.params))[0]["w"] for point in (with_rows(5, n, 9) for n in (30, 300))
-    ]
-    assert torch.allclose(*steps) != rows
+    points = with_rows(5, 30, 9, True), with_rows(5, 300, 9, True), with_rows(5, 30, 9, False)
+    first, *others = (update.propose(point, update.start(point.params))[0]["w"] for point in points)
+    assert [torch.allclose(first, other) for other in others] == [not data] * 2
+
+
+class Telling(GradientDescent):
+    """Notes what it is told of the data."""
+
+    def propose(self, point: Point, state: State) -> tuple[Params, State]:
+        self.told = [float(x) for x in point.amounts()]
+        return super().propose(point, state)
+
+
+@pytest.mark.parametrize("parts", [(1.0, 0.0, 0.0), (0.5, 0.5, 0.0), (0.5, 0.0, 0.5), (0.5, 0.25, 0.25)])
+def test_both_engines_tell_the_data(parts, traced_only):
+    family = GaussianMixture(3, rows=24, hidden=[5], parts=parts, batch_size=4)
+    batch = sample_meta_batch(family, "train", range(2)).to(torch.float64)
+    every = round(24 * parts[0])
+    entries = sum(p[0].numel() for p in batch.params.values())
+    numbers = [1.0, math.log(4) / 3 - 1, math.log(every) / 3 - 1, math.log(entries / every) / 3]
+    for make in (Unroll, functools.partial(CompiledUnroll, Programs())):
+        update = Telling(0.1)
+        play = make(InnerOptimizer(update), batch, 9)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="unroll.engine")  # what is noted has no value while it is traced
+            play.window(play.start(), 1, differentiable=False)
+        assert update.told == pytest.approx([*numbers, -1.0 if parts[0] == 1 else 1.0])
 
 
 class Annealed(GradientDescent):

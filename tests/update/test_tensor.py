@@ -44,10 +44,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "no decay": {"decay": "none"},
     "absolute decay": {"decay": "absolute"},
     "no secant": {"secant": False},
-    "no average": {"average": False},
-    "no rows": {"rows": False},
-    "nothing of the past": {"average": False, "secant": False},
-    "no directions but gradients and the average": {"decay": "none", "secant": False},
+    "no data": {"data": False},
 }
 SCALES = st.floats(-4, 4).map(lambda x: 10.0**x)
 every_setting = pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
@@ -166,50 +163,10 @@ def test_what_it_sees_of_the_horizon():
     assert_horizon_is_seen(strong(), strong(horizon=False), 1e-6)
 
 
-def test_what_is_remembered_is_the_lead_over_the_average():
-    update, params = TensorUpdate(6), random_params(SHAPES, 0)
-    with seeded(0):
-        update.initialise()
-    update.double()
-    average, state = params, update.start(params)
-    for k in range(12):
-        step, state = update.propose(Point(params, random_params(SHAPES, k), torch.empty(0), k), state)
-        params = map_params(lambda p, f: (p + f).detach(), params, step)
-        # Shamir and Zhang 2013: w_bar <- (1 - s) w_bar + s w, s = (eta + 1) / (t + eta), eta = 4, t = k + 2.
-        share = update.AVERAGED / (k + 1 + update.AVERAGED)
-        average = map_params(lambda a, p, s=share: a + s * (p - a), average, params)
-        state = state.detach()
-        metric = map_params(lambda s: s + LEAST_SQUARE, state.squares[0])
-        lead = map_params(lambda c, m, s=share: (1 - s) * c / m, state.covectors[2], metric)
-        assert_steps([lead], [map_params(torch.sub, params, average)])
-
-
-def test_the_pull_to_the_average_goes_no_further_than_to_it():
-    """With the largest weight the average is where the step ends, whatever else is chosen to be nothing."""
-    update, params = TensorUpdate(4), random_params(SHAPES, 0)
-    with seeded(0):
-        update.initialise()
-    update.double()
-    state = update.start(params)
-    for k in range(6):
-        step, state = update.propose(Point(params, random_params(SHAPES, k), torch.empty(0), k), state)
-        params, state = map_params(lambda p, f: (p + f).detach(), params, step), state.detach()
-    kept = 6 / (6 + update.AVERAGED)
-    lead = map_params(lambda c, s: kept * c / (s + LEAST_SQUARE), state.covectors[2], state.squares[0])
-    for p in update.core.head.parameters():
-        p.data.zero_()
-    update.core.head.bias.data[8], update.core.head.bias.data[9] = -1e9, 1e9  # the smallest step size, the whole pull
-    gradient = random_params(SHAPES, 9)
-    step, _ = update.propose(Point(params, gradient, torch.empty(0), 6), state)
-    for name, f in step.items():
-        assert float((f + lead[name]).detach().abs().max()) < 0.05 * float(lead[name].abs().max())
-
-
-@pytest.mark.parametrize("average", [False, True])
-def test_teleports_carry_what_is_remembered_of_the_steps_along(average):
+def test_teleports_carry_the_last_step_along():
     """A rescaling of neurons leaves the slope along it what it was."""
     batch = sample_meta_batch(TeacherStudent(rows=8, spread=10), "train", range(3)).to(torch.float64)
-    inner = InnerOptimizer(strong(average=average), Balance())
+    inner = InnerOptimizer(strong(), Balance())
     group = inner.bind(batch.network, batch.params)
     inner.double()
     here = Landscape(batch.network, batch.family.loss, *batch.rows("inner"))

@@ -165,7 +165,7 @@ class StepFunction:
         most: float | None = None,
     ) -> None:
         self.inner, self.group, self.second_order, self.active = inner, group, second_order, active
-        self.most = most
+        self.most, self.unseen = most, batch.judged_by_unseen
         self.template, self.shared = state.map(lambda t: t.new_empty(0)), batch.shares_meta
         self.batch = replace(batch, params={}, inputs={}, targets={}, seeds=batch.seeds[:0], buffers={})
         self.presumed: list[str] = []
@@ -189,7 +189,7 @@ class StepFunction:
             group = self.group if "inner" in given.now.drawn else self.group.on(x, fixed.made)
             step, horizon = cast(int, given.now.step), cast(int, fixed.horizon)  # see Point
             here, whole = self._landscape(x, y, fixed), self._landscape(*fixed.rows, fixed)
-            point = Point(params, gradient, x, step, here, whole, horizon, torch.where(alive, now[0], 0))
+            point = Point(params, gradient, x, step, here, whole, horizon, torch.where(alive, now[0], 0), self.unseen)
             taken = (point, group, self._state(carry), alive, self.active)
             new, state = functional_call(_Stepper(self.inner), learned, taken)
             presume(~alive | task_norm(map_params(torch.detach, new)).isfinite(), IN_ORDER)

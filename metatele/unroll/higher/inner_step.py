@@ -32,6 +32,7 @@ class InnerStep(torch.optim.Optimizer):
         whole: the losses on all rows that the tasks train on.
         horizon: the number of steps that the trajectory is to have, or None.
         most: see `clip_adjoints`; None for no clipping.
+        unseen: see `Point`.
     """
 
     def __init__(
@@ -43,10 +44,11 @@ class InnerStep(torch.optim.Optimizer):
         whole: Landscape,
         horizon: int | None,
         most: float | None = None,
+        unseen: bool | None = None,
     ) -> None:
         super().__init__(network.parameters(), {})
         self.names, self.inner, self.group, self.begin, self.whole = network.names, inner, group, begin, whole
-        self.horizon, self.most = horizon, most
+        self.horizon, self.most, self.unseen = horizon, most, unseen
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         raise NotImplementedError("an inner step is taken through higher.innerloop_ctx")
@@ -95,7 +97,7 @@ class DifferentiableInnerStep(higher.optim.DifferentiableOptimizer):
     def __init__(self, other: InnerStep, *args: Any, **kwargs: Any) -> None:
         super().__init__(other, *args, **kwargs)
         self.names, self.inner, self.group, self.horizon = other.names, other.inner, other.group, other.horizon
-        self._most = other.most
+        self._most, self._unseen = other.most, other.unseen
         self.inner_state, self.step_count = other.begin.state, other.begin.step
         self._gate = _Gate(other.begin.alive, other.begin.stopped_at)
         self._whole = self._landscape = other.whole
@@ -162,7 +164,7 @@ class DifferentiableInnerStep(higher.optim.DifferentiableOptimizer):
         params = self.params
         gradient = dict(zip(self.names, grouped_grads[0], strict=True))
         here, step = self._landscape, self.step_count
-        point = Point(params, gradient, here.inputs, step, here, self._whole, self.horizon, self._losses)
+        point = Point(params, gradient, here.inputs, step, here, self._whole, self.horizon, self._losses, self._unseen)
         with torch.set_grad_enabled(self._track_higher_grads):
             new, self.inner_state = self.inner.step(point, self.group, self.inner_state, self.alive)
         # Whatever parameters a step starts from, their squares are finite: so are all features.

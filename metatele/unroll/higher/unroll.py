@@ -202,7 +202,8 @@ class Unroll:
         """The network at a position, patched by `higher`, and the inner optimizer to go on with."""
         network = StackedNetwork(self.batch.network, self.batch.trained(begin.params), self.batch.constants)
         whole = self._landscape(*self.batch.rows("inner"))
-        opt = InnerStep(network, self.inner, self.group, begin, whole, self.steps, self.most)
+        unseen = self.batch.judged_by_unseen
+        opt = InnerStep(network, self.inner, self.group, begin, whole, self.steps, self.most, unseen)
         with higher.innerloop_ctx(network, opt, copy_initial_weights=False, track_higher_grads=differentiable) as pair:
             yield pair
 
