@@ -47,8 +47,8 @@ class Clock(NamedTuple):
     Attributes:
         time: log(1 + t) / 3.
         progress: what is known of the horizon T: 1, t / T, log((T - t + 1) / (T + 1)) / 3, log(1 + T) / 3; and of the
-            data: 1, log n / 3 - 1, log N / 3 - 1, log(P / N) / 3 for n rows in a batch, N in all, and P entries; 1 if unseen
-            rows count, else -1.
+            data: 1, log n / 3 - 1, log N / 3 - 1, log(P / N) / 3 for n rows in a batch, N in all, and P entries; 1 if
+            unseen rows count, else -1.
         short: what the short second moment has of its numbers.
         factors: what corrects each direction for the moments' start from zero, [steps, MANY].
     """

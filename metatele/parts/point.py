@@ -71,9 +71,9 @@ class Point:
         return [now, *(torch.where(known, x, 0) for x in _progress(torch.minimum(self.step, end), end))]
 
     def amounts(self) -> list[float | Tensor]:
-        """What is known of the data: (1, log n / 3 - 1, log N / 3 - 1, log(P / N) / 3, u) with n rows in the step's batch,
-        N that the inner loop trains on, P entries in a task's parameters, and u = 1 if unseen rows are what counts, -1
-        if not, 0 where nobody says; zeros if N or the horizon is not known."""
+        """What is known of the data: (1, log n / 3 - 1, log N / 3 - 1, log(P / N) / 3, u) with n rows in the step's
+        batch, N that the inner loop trains on, P entries in a task's parameters, and u = 1 if unseen rows are what
+        counts, -1 if not, 0 where nobody says; zeros if N or the horizon is not known."""
         if self.whole is None or self.horizon is None:
             return [0.0] * AMOUNTS
         rows, every = (max(inputs.shape[1], 1) for inputs in (self.inputs, self.whole.inputs))
