@@ -84,6 +84,7 @@ class Mixture(TaskMixture):
         activations: of the hidden layers, by their names in `metatele.tasks.mlp`.
         batch_sizes: rows in a minibatch; None for the full batch.
         noisy: the fraction of the families that have noisy targets, or digits with noise and wrong labels.
+        noises: the least and the most standard deviation of that noise, but of digits; log-uniform between.
         rescaled: the fraction of the families whose tensors begin at other scales (see `Rescaled`).
     """
 
@@ -98,6 +99,7 @@ class Mixture(TaskMixture):
         batch_sizes: Sequence[int | None] = (None, None, None, 8, 16, 32),
         noisy: float = 0.5,
         rescaled: float = 0.5,
+        noises: tuple[float, float] = (0.05, 2.0),
     ) -> None:
         if len(weights) != len(KINDS) or min(weights) < 0 or not sum(weights) > 0:
             raise TaskError(
@@ -115,7 +117,9 @@ class Mixture(TaskMixture):
         self.weights, self.inputs, self.rows = list(weights), tuple(inputs), tuple(rows)
         self.widths, self.depths = tuple(widths), tuple(depths)
         self.activations, self.batch_sizes = [check_activation(a) for a in activations], list(batch_sizes)
-        self.noisy, self.rescaled = noisy, rescaled
+        if len(noises) != 2 or not 0 < noises[0] <= noises[1] < math.inf:
+            raise TaskError(f"noises must be the least and the most, above 0, got {tuple(noises)}")
+        self.noisy, self.rescaled, self.noises = noisy, rescaled, tuple(noises)
 
     def member(self, generator: torch.Generator) -> TaskFamily:
         draw = _Draw(generator)
@@ -135,7 +139,7 @@ class Mixture(TaskMixture):
             parts=SCORED if noisy else (1.0, 0.0, 0.0),
             batch_size=draw.one_of(self.batch_sizes),
             activation=activation,
-            noise=draw.positive(0.05, 2.0) if noisy else 0.0,
+            noise=draw.positive(*self.noises) if noisy else 0.0,
         )
 
     def _blobs(self, draw: "_Draw") -> TaskFamily:
@@ -164,12 +168,12 @@ class Mixture(TaskMixture):
         noisy = draw.uniform() < self.noisy
         return Ridges(
             **self._function(draw),
-            noise=draw.positive(0.05, 2.0) if noisy else 0.0,
+            noise=draw.positive(*self.noises) if noisy else 0.0,
             parts=SCORED if noisy else (1.0, 0.0, 0.0),
         )
 
     def _borders(self, draw: "_Draw") -> TaskFamily:
-        noise = draw.positive(0.05, 2.0) if draw.uniform() < self.noisy else 0.0
+        noise = draw.positive(*self.noises) if draw.uniform() < self.noisy else 0.0
         return Borders(**self._function(draw), classes=draw.log(2, 5), noise=noise, parts=SCORED)
 
     def _function(self, draw: "_Draw") -> dict[str, Any]:

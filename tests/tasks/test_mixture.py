@@ -49,7 +49,8 @@ def test_a_meta_batch_is_of_a_member_that_depends_on_its_number_and_split() -> N
 
 
 def test_members_are_as_they_were_asked_for() -> None:
-    mixture = Mixture([1, 0, 0, 0, 0, 0], (3, 4), (5, 9), (2, 3), (20, 40), ["tanh"], [8], noisy=1, rescaled=0)
+    few = [1, 0, 0, 0, 0, 0]
+    mixture = Mixture(few, (3, 4), (5, 9), (2, 3), (20, 40), ["tanh"], [8], noisy=1, rescaled=0, noises=(0.2, 0.3))
     for number in range(10):
         family = drawn(mixture, number)
         assert isinstance(family, TeacherStudent)
@@ -58,7 +59,7 @@ def test_members_are_as_they_were_asked_for() -> None:
         assert 2 <= len(family.widths) - 2 <= 3
         assert 20 <= family.rows <= 40
         assert (family.activation, family.batch_size, family.parts) == ("tanh", 8, (0.5, 0.5, 0.0))
-        assert family.noise > 0
+        assert 0.2 <= family.noise <= 0.3
     assert all(isinstance(drawn(Mixture(rescaled=1), n), Rescaled) for n in range(5))
     kinds = [type(drawn(Mixture([0, 0, 1, 0, 0, 0], rescaled=0), n)) for n in range(3)]
     assert kinds == [Digits] * 3
@@ -96,6 +97,8 @@ def test_noise_is_added_to_the_targets_alone_and_none_by_default() -> None:
         ({"activations": ["relo"]}, "relo"),
         ({"batch_sizes": []}, "must not be empty"),
         ({"noisy": 1.5}, "1.5"),
+        ({"noises": (0.5, 0.1)}, r"noises must be .*\(0.5, 0.1\)"),
+        ({"noises": (0.0, 0.1)}, r"\(0.0, 0.1\)"),
     ],
 )
 def test_wrong_arguments_are_named(wrong: dict, told: str) -> None:
