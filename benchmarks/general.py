@@ -1,11 +1,12 @@
 """One recipe against tuned baselines on task families that no recipe was meta-trained or selected on.
 
     python -m benchmarks.general [NAME=]CHECKPOINT[,CHECKPOINT...] [NAME=FOLDER,... ...]
-        [--list first] [--tasks 128] [--steps 100] [--seed 0] [--only FAMILY ...] [--output general] [--journal FOLDER]
+        [--list first] [--tasks 128] [--steps 100] [--seed 0] [--only FAMILY ...] [--output general] [--tuned FOLDER]
 
 The first recipe is judged, over all of its meta-seeds; further ones, Adam with one untuned step size for all families,
 and the evaluator's seven tuned baselines take part. Every number is the evaluator's: `metatele report` shows the rest.
-Each family has a folder of its own; one that is done is not evaluated again, and one that was interrupted goes on.
+Each family has a folder of its own; one that is done is not evaluated again, and one that was interrupted goes on. What
+takes most of the time is to find the baselines' step sizes; they are kept (see `benchmarks.tuned`), in the repository.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from benchmarks.__main__ import show
 from benchmarks.held_out import LISTS, HeldOut
 from benchmarks.performance import markdown
 from benchmarks.tables import NOTHING, Table
+from benchmarks.tuned import FOLDER, found_before, keep
 from metatele import HandDesigned, InnerOptimizer, evaluate
 from metatele.cli.checkpoints import load_all
 from metatele.errors import ConfigError, MetateleError
@@ -223,7 +225,7 @@ def parser() -> argparse.ArgumentParser:
     add("--timing-repeats", type=whole, default=3)
     add("--only", nargs="+", choices=names, metavar="FAMILY", help=f"instead of a list: {', '.join(names)}")
     add("--output", type=Path, default=Path("general"))
-    add("--journal", type=Path, help="keep finished pieces here, so that other checkpoints find the tuned baselines")
+    add("--tuned", type=Path, default=FOLDER, help="where step sizes of baselines are kept, and found again")
     add("--threads", type=whole, default=1)
     return out
 
@@ -252,11 +254,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         settings = Settings(**counts, report_steps=reported)
         for one in chosen(options.list, options.only):
             with progress.status(one.name) as status:
-                shower, journal = _shower(one, status), options.journal
-                how = Options(FIXED, False, family_spec=one.spec, title=one.name, journal=journal, progress=shower)
+                tunings = found_before(options.tuned, one.name, one.family(), settings)
+                shower = _shower(one, status)
+                how = Options(FIXED, False, family_spec=one.spec, title=one.name, progress=shower, tunings=tunings)
                 folder = options.output / one.name.replace(" ", "-")
                 made = evaluated(one, recipes, folder, settings, how)
-            progress.print(f"{one.name}: {made.elapsed:.0f} s")
+            if not tunings:
+                keep(options.tuned, one.name, one.family(), made)
+            progress.print(f"{one.name}: {made.elapsed:.0f} s{', step sizes found before' if tunings else ''}")
             lines.append(Line.of(one.name, made, next(iter(recipes))))
     except MetateleError as error:
         raise SystemExit(f"error: {error}") from error

@@ -153,7 +153,7 @@ def _prepare(
         check_runs(learned, train)
     test = _usable(family, settings, "test", settings.tasks)
     _check_same(ranks, learned, family, settings)
-    stages = Stages(settings, pieces, Turns(ranks, pieces.folder), train, options.progress)
+    stages = Stages(settings, pieces, Turns(ranks, pieces.folder), train, options.progress, options.tunings)
     entrants = _entrants(learned, train, stages)
     return _Prepared(train, stages, entrants, lambda places: _draw(family, settings, "test", [test[i] for i in places]))
 

@@ -1,12 +1,13 @@
 """The settings that an evaluation's numbers depend on, checked when they are made, and the options that do not."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from metatele.errors import ConfigError
 from metatele.support.checks import at_least, make_plain, one_of
+from metatele.tuning.step_size import Tuning
 
 Baselines = Literal["plain", "teleports", "none"]
 Progress = Callable[[str, int, int], None]
@@ -95,6 +96,7 @@ class Options:
         family_spec, title: see `Evaluation`.
         journal: folder for finished pieces, which is kept; by default one in the output folder, deleted at the end.
         progress: called with (what comes next, tasks done, tasks in all, over all contestants).
+        tunings: what `tune` has found before, on the same tasks, by the baseline's name; the others are tuned.
     """
 
     reference: str | None = None
@@ -103,3 +105,4 @@ class Options:
     title: str = ""
     journal: Path | str | None = None
     progress: Progress | None = None
+    tunings: Mapping[str, Tuning] = field(default_factory=dict)

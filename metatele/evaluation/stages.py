@@ -1,6 +1,6 @@
 """The work of an evaluation, piece by piece: tuning, playing, timing; each piece once, through a journal."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metatele.checkpoint import describe
-from metatele.errors import OutputError
+from metatele.errors import ConfigError, OutputError
 from metatele.evaluation.contestants.contestant import Contestant
 from metatele.evaluation.entry import Entry
 from metatele.evaluation.environment import hardware, versions
@@ -53,19 +53,33 @@ class Stages:
         turns: of the processes that share the work.
         train: tasks of the train split, to tune on.
         progress: called with (what comes next, tasks done, tasks in all), in the first process.
+        tunings: see `Options`.
 
     Attributes:
         settings: with the chunk.
         chunk: tasks that are played together.
         task_seeds: of the test tasks, once they have been played.
+    Raises: ConfigError for tunings on other tasks, or for other steps.
     """
 
     def __init__(
-        self, settings: Settings, journal: Journal, turns: Turns, train: MetaBatch, progress: Progress | None
+        self,
+        settings: Settings,
+        journal: Journal,
+        turns: Turns,
+        train: MetaBatch,
+        progress: Progress | None,
+        tunings: Mapping[str, Tuning],
     ) -> None:
+        for name, tuning in tunings.items():
+            if (tuning.tasks, tuning.steps) != (train.tasks, settings.steps):
+                raise ConfigError(
+                    f"options.tunings: {name} was tuned on {tuning.tasks} tasks for {tuning.steps} steps, and here are "
+                    f"{train.tasks} tasks and {settings.steps} steps; leave it out, and it is tuned"
+                )
         self.chunk = settings.chunk or choose_chunk(train)
         self.settings = replace(settings, chunk=self.chunk)
-        self.journal, self.turns, self.train = journal, turns, train
+        self.journal, self.turns, self.train, self.tunings = journal, turns, train, tunings
         self.progress = progress if turns.ranks.first else None
         self.task_seeds: tuple[int, ...] = ()
         self._made_with = fingerprint(versions(), hardware(settings.device))
@@ -133,6 +147,9 @@ class Stages:
         """The step size and schedule of a baseline that are best on the train tasks; None if it fails."""
         update, teleport, s = c.inner.update, c.inner.teleport, self.settings
         assert isinstance(update, HandDesigned)
+        if c.name in self.tunings:
+            self._done += s.tasks
+            return self.tunings[c.name]
         key = fingerprint("tune", self._code(c.inner), describe(c.inner), _data(self.train), s.steps, self.chunk)
         work = partial(tune, update.rule, self.train, s.steps, teleport, self.chunk)
         return self._attempt(c.name, f"tuning {c.name}", s.tasks, partial(self.journal.once, key, Tuning, work))

@@ -2,20 +2,28 @@
 
 import importlib
 import itertools
+import json
 import math
+from dataclasses import replace
+from typing import get_args
 
+import numpy as np
 import pytest
 import torch
+from metatele.tasks import PaperRegression
 
 from benchmarks import general
 from benchmarks.general import FIXED, Line, chosen, families_table, main, summary_table
 from benchmarks.held_out import LISTS
 from benchmarks.parity import Parity
 from benchmarks.real_tables import RealTable
-from metatele import TaskError, sample_meta_batch
-from metatele.evaluation import Evaluation, Interval, Verdict
+from benchmarks.tuned import FOLDER, found_before
+from metatele import ConfigError, TaskError, evaluate, sample_meta_batch
+from metatele.evaluation import Evaluation, Interval, Settings, Tuning, Verdict, stages
 from metatele.evaluation.judge.pairing import best_baseline
 from metatele.testing import check_task_family
+from metatele.tuning import tune
+from metatele.update.hand_designed import UpdateRule
 from tests.conftest import MNIST
 
 FEW = ["general-no-teleport", "--tasks=3", "--steps=4", "--tuning-tasks=2", "--timing-repeats=1"]
@@ -34,7 +42,7 @@ def line(name: str, percent: float, outcome: str, **fields) -> Line:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("general")
-    main([*FEW, "--only", "friedman", "paper", f"--output={folder}"])
+    main([*FEW, "--only", "friedman", "paper", f"--output={folder}", f"--tuned={folder / 'tuned'}"])
     return folder
 
 
@@ -103,7 +111,7 @@ def test_a_line_says_what_the_evaluator_found(folder):
 
 def test_what_is_done_is_not_done_again(folder, capsys, monkeypatch):
     monkeypatch.setattr(general, "evaluate", None)
-    again = [*FEW, "--only", "friedman", "paper", f"--output={folder}"]
+    again = [*FEW, "--only", "friedman", "paper", f"--output={folder}", f"--tuned={folder / 'tuned'}"]
     main(again)
     out = capsys.readouterr().out
     assert "general-no-teleport / best" in out, "in the terminal"
@@ -145,3 +153,55 @@ def test_the_tables():
     assert summary.rows[2][3:] == ["0.630", "2.00", "2", "0", "2", "0"], "the cube root of 1/2 x 2 x 1/4"
     assert summary.rows[4][3:] == ["3.16", "2.00", "0", "1", "1", "0"]
     assert summary.rows[3][3:] == ["0.250", "-", "4", "0", "0", "0"]
+
+
+def test_step_sizes_are_found_once(folder, tmp_path, capsys, monkeypatch):
+    """Another evaluation takes them, on the same tasks only, and has the same results."""
+    tunings = []
+    monkeypatch.setattr(stages, "tune", lambda rule, *given: tunings.append(rule) or tune(rule, *given))
+    paper = [*FEW, "--only", "paper", f"--tuned={folder / 'tuned'}"]
+    main([*paper, f"--output={tmp_path / 'again'}"])
+    assert tunings == []
+    assert "step sizes found before" in capsys.readouterr().err
+    first, again = (Evaluation.load(where / "paper") for where in (folder, tmp_path / "again"))
+    for a, b in zip(first.entries, again.entries, strict=True):
+        assert a.parts == b.parts
+        assert np.array_equal(a.runs[0].losses["inner"], b.runs[0].losses["inner"])
+        assert (a.tuning is None) == (b.tuning is None)
+        assert a.tuning is None or replace(a.tuning, trials=()) == replace(b.tuning, trials=())
+    (path,) = (folder / "tuned").glob("paper.*")
+    other = tmp_path / "tuned" / path.name
+    other.parent.mkdir()
+    changed = json.loads(path.read_text())
+    changed["tasks"][0][0] *= 1.01
+    other.write_text(json.dumps(changed))
+    main([*FEW, "--only", "paper", f"--output={tmp_path / 'third'}", f"--tuned={other.parent}"])
+    assert len(tunings) == 7
+    assert json.loads(other.read_text()) == json.loads(path.read_text()), "it is written anew"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"tasks": 3, "found": {}}'])
+def test_what_was_kept_is_damaged(text, folder, tmp_path):
+    (path,) = (folder / "tuned").glob("paper.*")
+    (tmp_path / path.name).write_text(text)
+    with pytest.raises(SystemExit, match=r"paper.*does not hold what was tuned.*delete it"):
+        main([*FEW, "--only", "paper", f"--output={tmp_path / 'x'}", f"--tuned={tmp_path}"])
+
+
+def test_tunings_of_other_steps_are_refused():
+    found = Tuning("constant", 0.1, 1.0, (), 2, 9)
+    said = r"options.tunings: SGD was tuned on 2 tasks for 9 steps, and here are 3 tasks"
+    with pytest.raises(ConfigError, match=said):
+        evaluate({}, PaperRegression(4), tasks=2, tuning_tasks=3, steps=4, tunings={"SGD": found})
+
+
+def test_what_the_repository_keeps_was_tuned_on_these_families():
+    kept = list(FOLDER.glob("*.json"))
+    names = {one.name.replace(" ", "-"): one for families in LISTS.values() for one in families}
+    assert kept
+    for path in kept:
+        one = names[path.name.partition(".")[0]]
+        assert path.name == f"{path.name.partition('.')[0]}.100-steps.32-tasks.seed-1.json"
+        if not one.name.startswith("mnist") or MNIST.is_dir():
+            found = found_before(FOLDER, one.name, one.family(), Settings(steps=100, seed=1, tuning_tasks=32))
+            assert set(found) == set(get_args(UpdateRule)), f"{one.name} has changed: delete {path.name}"
