@@ -82,7 +82,8 @@ class Point:
         amounts = [1.0, math.log(rows) / 3 - 1, math.log(every) / 3 - 1, math.log(entries / every) / 3, counts]
         if not isinstance(self.horizon, Tensor):
             return [*amounts]
-        return [torch.where(self.horizon.isfinite(), x, 0.0) for x in amounts]
+        known = self.horizon.isfinite().to(self.horizon.dtype)  # in double precision, as Python's numbers are
+        return [known * x for x in amounts]
 
     def counted_from(self, step: int) -> "Point":
         """The same point with its steps, and its horizon, counted from a step on."""
