@@ -146,6 +146,7 @@ SECOND = (
 # Written down before the second recipe was meta-trained, which was made in view of how the first one did on the first
 # list. Nothing was tried on these before, so that some may be at a floor; the table says which. Of MNIST the full batch
 # was to be used, but its baselines would have taken an hour: changed before there was a result.
+
 THIRD = (
     HeldOut("iris", RealTable, {"name": "iris", "hidden": [12]}, "a real table, very few rows"),
     HeldOut("wine 8", RealTable, {"name": "wine", "hidden": [24], "batch_size": 8}, "small minibatches"),
@@ -205,4 +206,5 @@ THIRD = (
 )
 # Written down before the third recipe was meta-trained, which was made in view of the other two lists. Nothing was
 # tried on these before.
+
 LISTS = {"first": FIRST, "second": SECOND, "third": THIRD}

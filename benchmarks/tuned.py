@@ -63,7 +63,5 @@ def _sketch(family: TaskFamily, settings: Settings) -> Sketch:
 
 
 def _path(folder: Path, name: str, settings: Settings) -> Path:
-    return (
-        folder
-        / f"{name.replace(' ', '-')}.{settings.steps}-steps.{settings.tuning_tasks}-tasks.seed-{settings.seed}.json"
-    )
+    told = f"{settings.steps}-steps.{settings.tuning_tasks}-tasks.seed-{settings.seed}"
+    return folder / f"{name.replace(' ', '-')}.{told}.json"

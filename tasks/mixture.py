@@ -114,11 +114,11 @@ class Mixture(TaskMixture):
             raise TaskError(f"activations and batch_sizes must not be empty, got {activations} and {batch_sizes}")
         if not (0 <= noisy <= 1 and 0 <= rescaled <= 1):
             raise TaskError(f"noisy and rescaled must be fractions, got {noisy} and {rescaled}")
+        if len(noises) != 2 or not 0 < noises[0] <= noises[1] < math.inf:
+            raise TaskError(f"noises must be the least and the most, above 0, got {tuple(noises)}")
         self.weights, self.inputs, self.rows = list(weights), tuple(inputs), tuple(rows)
         self.widths, self.depths = tuple(widths), tuple(depths)
         self.activations, self.batch_sizes = [check_activation(a) for a in activations], list(batch_sizes)
-        if len(noises) != 2 or not 0 < noises[0] <= noises[1] < math.inf:
-            raise TaskError(f"noises must be the least and the most, above 0, got {tuple(noises)}")
         self.noisy, self.rescaled, self.noises = noisy, rescaled, tuple(noises)
 
     def member(self, generator: torch.Generator) -> TaskFamily:

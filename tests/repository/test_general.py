@@ -4,6 +4,7 @@ import importlib
 import itertools
 import json
 import math
+import re
 from dataclasses import replace
 from typing import get_args
 
@@ -200,8 +201,9 @@ def test_what_the_repository_keeps_was_tuned_on_these_families():
     names = {one.name.replace(" ", "-"): one for families in LISTS.values() for one in families}
     assert kept
     for path in kept:
-        one = names[path.name.partition(".")[0]]
-        assert path.name == f"{path.name.partition('.')[0]}.100-steps.32-tasks.seed-1.json"
+        name, *told = re.fullmatch(r"(.+)\.(\d+)-steps\.(\d+)-tasks\.seed-(-?\d+)\.json", path.name).groups()
+        one, (steps, tasks, seed) = names[name], map(int, told)
         if not one.name.startswith("mnist") or MNIST.is_dir():
-            found = found_before(FOLDER, one.name, one.family(), Settings(steps=100, seed=1, tuning_tasks=32))
+            settings = Settings(steps=steps, seed=seed, tuning_tasks=tasks)
+            found = found_before(FOLDER, one.name, one.family(), settings)
             assert set(found) == set(get_args(UpdateRule)), f"{one.name} has changed: delete {path.name}"

@@ -24,6 +24,7 @@ from metatele import (
 )
 from metatele.landscape import Landscape
 from metatele.meta_training import MetaSettings, trainer
+from metatele.parts.numbers import row
 from metatele.parts.point import AMOUNTS, PROGRESS, Point, State
 from metatele.support.seeding import seeded
 from metatele.task.params import Params, map_params
@@ -95,12 +96,15 @@ def test_a_tensor_update_sees_the_data_if_it_is_to(data):
     assert [torch.allclose(first, other) for other in others] == [not data] * 2
 
 
+MIX = torch.tensor([0.3, -1.7, 0.9, 2.3, 0.7], dtype=torch.float64)  # no two data give the same sum
+
+
 class Telling(GradientDescent):
-    """Notes what it is told of the data."""
+    """Each entry moves by a sum of what is told of the data."""
 
     def propose(self, point: Point, state: State) -> tuple[Params, State]:
-        self.told = [float(x) for x in point.amounts()]
-        return super().propose(point, state)
+        _, state = super().propose(point, state)
+        return map_params(lambda p: torch.zeros_like(p) + row(point.amounts(), p) @ MIX, point.params), state
 
 
 @pytest.mark.parametrize("parts", [(1.0, 0.0, 0.0), (0.5, 0.5, 0.0), (0.5, 0.0, 0.5), (0.5, 0.25, 0.25)])
@@ -110,13 +114,15 @@ def test_both_engines_tell_the_data(parts, traced_only):
     every = round(24 * parts[0])
     entries = sum(p[0].numel() for p in batch.params.values())
     numbers = [1.0, math.log(4) / 3 - 1, math.log(every) / 3 - 1, math.log(entries / every) / 3]
+    expected = float(torch.tensor([*numbers, -1.0 if parts[0] == 1 else 1.0], dtype=torch.float64) @ MIX)
     for make in (Unroll, functools.partial(CompiledUnroll, Programs())):
-        update = Telling(0.1)
-        play = make(InnerOptimizer(update), batch, 9)
+        play = make(InnerOptimizer(Telling(0.1)), batch, 9)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="unroll.engine")  # what is noted has no value while it is traced
-            play.window(play.start(), 1, differentiable=False)
-        assert update.told == pytest.approx([*numbers, -1.0 if parts[0] == 1 else 1.0])
+            warnings.filterwarnings("error", message="unroll.engine")  # falling back on 'higher'
+            end = play.window(play.start(), 1, differentiable=False).end
+        for name, p in batch.params.items():
+            torch.testing.assert_close(end.params[name] - p, torch.full_like(p, expected), rtol=1e-12, atol=1e-12)
+    assert len(traced_only) == 1
 
 
 class Annealed(GradientDescent):
