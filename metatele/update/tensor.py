@@ -97,7 +97,7 @@ class TensorUpdate(Update):
         own = many * (many - 1) // 2 + many + 2 + ("absolute" in self.pulls) + 2 * secant + SHAPE_FEATURES
         shared = 1 + PROGRESS * horizon + AMOUNTS * data + COURSE_FEATURES * course + 2 * secant
         outputs = PARAMS + len(self.pulls) + 1 + per_coordinate
-        self.core = RecurrentCore(2 * own + shared, hidden, 1, outputs, head_scale=0.1)
+        self.core = RecurrentCore(2 * own + shared, hidden, 1, outputs * (1 + data), head_scale=0.1)
         self.network = CoordinateNetwork(LAST, per_coordinate) if per_coordinate else None
         self._bound: tuple[list[Kind], TensorShapes | None] = [], None
 
@@ -141,6 +141,9 @@ class TensorUpdate(Update):
             rest = rest[COURSE_STATE:]
         features = self._features(span, units, shapes, (units.power - first) / 3, before, went)
         out, memory = self.core(features.flatten(0, 1), tuple(rest))
+        if self.data:
+            out, differs = out.chunk(2, 1)
+            out = torch.addcmul(out, units.clock[-1], differs)
         parts, slopes = self._steps(span, units, out.unflatten(0, first.shape))
         step = {name: f.reshape(p.shape) for (name, p), f in zip(params.items(), parts, strict=True)}
         fast, slow, long, short = ({k: o.moments[i] for k, o in own.items()} for i in range(len(Moments._fields)))
