@@ -174,7 +174,8 @@ class PerTensor:
         course, went = _course(carry.course, loss, begins)
         features = self._features(products, units, (units.power - first) / 3, carry.slopes, clock, went)
         out, h, c = _lstm(part, features, carry.h, carry.c)
-        mix = self._mix(out, units)
+        out, differs = jnp.split(out, 2, 1)
+        mix = self._mix(out + clock.progress[-1] * differs, units)
         step = jnp.concatenate([w @ x[:LAST] for w, x in zip(mix, directions, strict=True)])
         slopes = jnp.sum(products[:, GRADIENT, :LAST] * mix, 1)
         params = carry.params + step

@@ -79,6 +79,8 @@ class TensorTrajectory(Trajectory):
         change = (power - self.first_power) / 3
         features = self._features(change, seen, here if self.second else here.detach())
         out, self.memories[0] = self.rules[0](features, self.memories[0])
+        out, differs = out.chunk(2, 1)
+        out = out + self.clock.progress[self.taken, -1] * differs
         mixes = [self._mix(o, s) for o, s in zip(out, seen, strict=True)]
         pairs = list(zip(mixes, seen, strict=True))
         self.slopes = torch.stack([s.products[GRADIENT, :LAST] @ mix for mix, s in pairs])

@@ -72,7 +72,8 @@ class Mixture(TaskMixture):
 
     The kinds are `TeacherStudent`, `GaussianMixture`, `Digits`, `PaperRegression`, `Ridges` and `Borders`, with all
     their arguments drawn at random. Classification, and regression with noisy targets, is scored on unseen rows: scored
-    on the rows that it trains on, an optimizer learns to blow logits up, and to fit the noise.
+    on the rows that it trains on, an optimizer learns to blow logits up, and to fit the noise. So is a part of the
+    regression without noise, or an optimizer that knows what it is scored on takes unseen rows for noisy ones.
 
     Args:
         weights: how often each of the kinds "teacher", "blobs", "digits", "paper", "ridges" and "borders" is drawn,
@@ -85,6 +86,7 @@ class Mixture(TaskMixture):
         batch_sizes: rows in a minibatch; None for the full batch.
         noisy: the fraction of the families that have noisy targets, or digits with noise and wrong labels.
         noises: the least and the most standard deviation of that noise, but of digits; log-uniform between.
+        unseen: the fraction of the regression families without noise that are scored on unseen rows.
         rescaled: the fraction of the families whose tensors begin at other scales (see `Rescaled`).
     """
 
@@ -100,6 +102,7 @@ class Mixture(TaskMixture):
         noisy: float = 0.5,
         rescaled: float = 0.5,
         noises: tuple[float, float] = (0.05, 2.0),
+        unseen: float = 0.5,
     ) -> None:
         if len(weights) != len(KINDS) or min(weights) < 0 or not sum(weights) > 0:
             raise TaskError(
@@ -112,14 +115,14 @@ class Mixture(TaskMixture):
             raise TaskError(f"rows must be at least 16, half of them to be scored on, got {tuple(rows)}")
         if not activations or not batch_sizes:
             raise TaskError(f"activations and batch_sizes must not be empty, got {activations} and {batch_sizes}")
-        if not (0 <= noisy <= 1 and 0 <= rescaled <= 1):
-            raise TaskError(f"noisy and rescaled must be fractions, got {noisy} and {rescaled}")
+        if not all(0 <= fraction <= 1 for fraction in (noisy, rescaled, unseen)):
+            raise TaskError(f"noisy, rescaled and unseen must be fractions, got {noisy}, {rescaled} and {unseen}")
         if len(noises) != 2 or not 0 < noises[0] <= noises[1] < math.inf:
             raise TaskError(f"noises must be the least and the most, above 0, got {tuple(noises)}")
         self.weights, self.inputs, self.rows = list(weights), tuple(inputs), tuple(rows)
         self.widths, self.depths = tuple(widths), tuple(depths)
         self.activations, self.batch_sizes = [check_activation(a) for a in activations], list(batch_sizes)
-        self.noisy, self.rescaled, self.noises = noisy, rescaled, tuple(noises)
+        self.noisy, self.rescaled, self.noises, self.unseen = noisy, rescaled, tuple(noises), unseen
 
     def member(self, generator: torch.Generator) -> TaskFamily:
         draw = _Draw(generator)
@@ -136,7 +139,7 @@ class Mixture(TaskMixture):
             depth=draw.whole(*self.depths),
             rows=draw.log(*self.rows),
             spread=draw.one_of((1, 1, 3, 10)) if activation in SCALABLE else 1,
-            parts=SCORED if noisy else (1.0, 0.0, 0.0),
+            parts=self._parts(draw, noisy),
             batch_size=draw.one_of(self.batch_sizes),
             activation=activation,
             noise=draw.positive(*self.noises) if noisy else 0.0,
@@ -169,12 +172,16 @@ class Mixture(TaskMixture):
         return Ridges(
             **self._function(draw),
             noise=draw.positive(*self.noises) if noisy else 0.0,
-            parts=SCORED if noisy else (1.0, 0.0, 0.0),
+            parts=self._parts(draw, noisy),
         )
 
     def _borders(self, draw: "_Draw") -> TaskFamily:
         noise = draw.positive(*self.noises) if draw.uniform() < self.noisy else 0.0
         return Borders(**self._function(draw), classes=draw.log(2, 5), noise=noise, parts=SCORED)
+
+    def _parts(self, draw: "_Draw", noisy: bool) -> tuple[float, float, float]:
+        """The parts of a regression family; nothing is drawn where there is no choice."""
+        return SCORED if noisy or (self.unseen > 0 and draw.uniform() < self.unseen) else (1.0, 0.0, 0.0)
 
     def _function(self, draw: "_Draw") -> dict[str, Any]:
         """What `Ridges` and `Borders` have in common."""

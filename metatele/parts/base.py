@@ -3,6 +3,7 @@
 import inspect
 from typing import Any
 
+import torch
 from torch import nn
 
 from metatele.recurrent import RecurrentCore
@@ -41,3 +42,12 @@ class OptimizerPart(nn.Module):
     def learned(self) -> bool:
         """Whether there is anything to meta-train."""
         return any(p.requires_grad for p in self.parameters())
+
+    @torch.no_grad()
+    def begin_with(self, other: "OptimizerPart") -> bool:
+        """Take over the weights that another part has learned; False, and nothing is changed, if they do not fit."""
+        shapes, others = ({k: v.shape for k, v in part.state_dict().items()} for part in (self, other))
+        fits = self.learned and type(self) is type(other) and shapes == others
+        if fits:
+            self.load_state_dict(other.state_dict())
+        return fits

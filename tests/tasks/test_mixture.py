@@ -65,6 +65,16 @@ def test_members_are_as_they_were_asked_for() -> None:
     assert kinds == [Digits] * 3
 
 
+@pytest.mark.parametrize("unseen", [0.0, 1.0])
+@pytest.mark.parametrize("weights", [[1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 1, 0]])
+def test_regression_without_noise_is_scored_on_unseen_rows_as_often_as_asked(weights: list[int], unseen: float) -> None:
+    for number in range(5):
+        family = drawn(Mixture(weights, noisy=0, rescaled=0, unseen=unseen), number)
+        assert family.parts == ((0.5, 0.5, 0.0) if unseen else (1.0, 0.0, 0.0))
+        noisy = drawn(Mixture(weights, noisy=1, rescaled=0, unseen=unseen), number)
+        assert noisy.parts == (0.5, 0.5, 0.0)
+
+
 def test_rescaling_multiplies_each_tensor_by_one_factor() -> None:
     base = TeacherStudent(4, 6, 2, rows=16)
     plain, scaled = (sample_meta_batch(f, "train", range(40)) for f in (base, Rescaled(base, 0.5)))
@@ -97,6 +107,7 @@ def test_noise_is_added_to_the_targets_alone_and_none_by_default() -> None:
         ({"activations": ["relo"]}, "relo"),
         ({"batch_sizes": []}, "must not be empty"),
         ({"noisy": 1.5}, "1.5"),
+        ({"unseen": -0.5}, "-0.5"),
         ({"noises": (0.5, 0.1)}, r"noises must be .*\(0.5, 0.1\)"),
         ({"noises": (0.0, 0.1)}, r"\(0.0, 0.1\)"),
     ],

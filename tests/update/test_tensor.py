@@ -163,6 +163,42 @@ def test_what_it_sees_of_the_horizon():
     assert_horizon_is_seen(strong(), strong(horizon=False), 1e-6)
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_that_unseen_rows_count_has_outputs_of_its_own(told):
+    """Which act on the step even if the LSTM sees nothing."""
+    update, start = strong(), random_params(SHAPES, 0)
+    cell, head = update.core.lstm_cells[0], update.core.head
+    cell.weight_ih.data.zero_()
+    whole = Landscape(None, None, torch.empty(2, 9), None)
+    gradient, horizon = random_params(SHAPES, 1), 9 if told else None
+    point = Point(start, gradient, torch.empty(2, 4), 1, whole=whole, horizon=horizon)
+    nobody, yes, no = (
+        map_params(torch.detach, update.propose(replace(point, unseen=unseen), update.start(start))[0])
+        for unseen in (None, True, False)
+    )
+    assert told != all(torch.equal(yes[name], no[name]) for name in start)
+    head.weight.data[len(head.weight) // 2 :] = 0
+    head.bias.data[len(head.bias) // 2 :] = 0
+    silent, _ = update.propose(replace(point, unseen=True), update.start(start))
+    assert_steps([silent], [nobody])
+
+
+@pytest.mark.parametrize("settings", [{}, {"course": False}, {"secant": False, "per_coordinate": 3}])
+def test_it_may_begin_with_what_did_not_see_the_data(settings):
+    blind, update, start = (
+        strong(data=False, **settings),
+        TensorUpdate(6, **settings).double(),
+        random_params(SHAPES, 0),
+    )
+    assert update.begin_with(blind)
+    whole, gradient = Landscape(None, None, torch.empty(2, 9), None), random_params(SHAPES, 1)
+    point = Point(start, gradient, torch.empty(2, 4), 1, whole=whole, horizon=9, unseen=True)
+    steps = [map_params(torch.detach, part.propose(point, part.start(start))[0]) for part in (update, blind)]
+    assert_steps(steps[:1], steps[1:])
+    assert not blind.begin_with(update)
+    assert not TensorUpdate(7, **settings).begin_with(blind)
+
+
 def test_teleports_carry_the_last_step_along():
     """A rescaling of neurons leaves the slope along it what it was."""
     batch = sample_meta_batch(TeacherStudent(rows=8, spread=10), "train", range(3)).to(torch.float64)
