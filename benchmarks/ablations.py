@@ -51,6 +51,7 @@ VARIANTS = {
     "first order": ["--unroll.second_order=false"],
     "scored on minibatches": ["--unroll.all_meta_rows=false"],
     "floor 1e-6": ["--meta.floor=1e-6"],
+    "unseen rows of noisy regression alone": ["--family.init_args.unseen=0"],
     "data not seen": ["--optimizer.update.init_args.data=false"],
     "no secant": ["--optimizer.update.init_args.secant=false"],
     "not relative": ["--optimizer.update.init_args.relative=false"],

@@ -46,7 +46,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "no secant": {"secant": False},
     "no data": {"data": False},
 }
-SCALES = st.floats(-4, 4).map(lambda x: 10.0**x)
+SCALES = st.floats(-3, 3).map(lambda x: 10.0**x)  # beyond, the least gradients' squares meet what is added to them
 every_setting = pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 
 
