@@ -6,7 +6,6 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from metatele.parts.base import OptimizerPart
 from metatele.parts.numbers import row, where
 from metatele.parts.point import AMOUNTS, PROGRESS, Point, State
 from metatele.recurrent import RecurrentCore
@@ -14,29 +13,16 @@ from metatele.support.checks import above_zero, at_least, one_of, yes_or_no
 from metatele.symmetry import ProductGroup
 from metatele.task.params import Params, map_params
 from metatele.update.base import Update
-from metatele.update.bundles import Bundles
 from metatele.update.coordinate_network import CoordinateNetwork
 from metatele.update.loss_course import COURSE_FEATURES, COURSE_STATE, LossCourse
 from metatele.update.size_free import LEAST_SQUARE
-from metatele.update.span import Span, inner_products
+from metatele.update.span import Span
 from metatele.update.tensor_directions import GRADIENT, LAST, MOMENTA, PARAMS, SQUARES, Directions, Moments
 from metatele.update.tensor_shapes import SHAPE_FEATURES, TensorShapes
 
 Decay = Literal["none", "relative", "absolute", "both"]
 Kind = tuple[torch.Size, torch.dtype, torch.device]
 LEAST_SLOPE = 1e-30  # added to squared slopes
-
-
-class Known(NamedTuple):
-    """What is known of parameters before any step."""
-
-    shapes: TensorShapes
-    bundles: Bundles
-
-    @staticmethod
-    def of(params: Params) -> "Known":
-        """Of stacked parameters {name: [B, ...]}."""
-        return Known(TensorShapes.of(params, next(iter(params.values()))), Bundles(params))
 
 
 class Units(NamedTuple):
@@ -79,8 +65,7 @@ class TensorUpdate(Update):
         horizon: whether it sees the horizon, where that is known.
         course: whether it sees how the loss has gone, where that is known.
         data: whether it sees how much data there is, and whether unseen rows count (see `Point.amounts`): by that one
-            knows whether to fit the rows. What that changes in the LSTM's outputs, +1 if they count and -1 if not, is
-            outputs of its own.
+            knows whether to fit the rows.
         per_coordinate: units of a small network that corrects the step of each coordinate; 0 for none.
     Raises: ConfigError for an argument out of range.
     """
@@ -114,37 +99,20 @@ class TensorUpdate(Update):
         outputs = PARAMS + len(self.pulls) + 1 + per_coordinate
         self.core = RecurrentCore(2 * own + shared, hidden, 1, outputs * (1 + data), head_scale=0.1)
         self.network = CoordinateNetwork(LAST, per_coordinate) if per_coordinate else None
-        self._bound: tuple[list[Kind], Known | None] = [], None
+        self._bound: tuple[list[Kind], TensorShapes | None] = [], None
 
     def initialise(self) -> None:
         super().initialise()
         if self.network is not None:
             self.network.initialise()
 
-    @torch.no_grad()
-    def begin_with(self, other: OptimizerPart) -> bool:
-        """Also with one that does not see the data, if it is the same otherwise: then nothing depends on them yet."""
-        if not isinstance(other, TensorUpdate) or self.arguments() != other.arguments() | {"data": not other.data}:
-            return super().begin_with(other)
-        if not self.data:
-            return False
-        weights = other.state_dict()
-        after = COURSE_FEATURES * self.course + 2 * self.secant  # inputs that follow those for the data
-        inputs = weights["core.cells.0.weight_ih"]
-        seen = inputs.split([inputs.shape[1] - after, after], 1)
-        weights["core.cells.0.weight_ih"] = torch.cat([seen[0], inputs.new_zeros(len(inputs), AMOUNTS), seen[1]], 1)
-        for name in ("core.head.weight", "core.head.bias"):
-            weights[name] = torch.cat([weights[name], torch.zeros_like(weights[name])])
-        self.load_state_dict(weights)
-        return True
-
     def bind(self, params: Params, group: ProductGroup) -> None:
-        self._bound = _kinds(params), Known.of(params)
+        self._bound = _kinds(params), TensorShapes.of(params, next(iter(params.values())))
 
-    def _known(self, params: Params) -> Known:
-        """What is known of parameters, which is there already if these are what the update was bound to."""
-        kinds, known = self._bound
-        return known if known and kinds == _kinds(params) else Known.of(params)
+    def _shapes(self, params: Params) -> TensorShapes:
+        """The numbers about parameters, which are there already if these are what the update was bound to."""
+        kinds, shapes = self._bound
+        return shapes if shapes and kinds == _kinds(params) else TensorShapes.of(params, next(iter(params.values())))
 
     def start(self, params: Params) -> State:
         zeros = map_params(torch.zeros_like, params)
@@ -159,13 +127,11 @@ class TensorUpdate(Update):
         return State(covectors, (zeros, zeros), (begin, none, *slopes, *course, *self.core.start(begin.numel(), first)))
 
     def propose(self, point: Point, state: State) -> tuple[Params, State]:
-        params, (shapes, bundles) = point.params, self._known(point.params)
-        own = self._directions(point, state, bundles)
-        fast, slow, long, short = (bundles.apart(bundle) for bundle in zip(*(o.moments for o in own), strict=True))
-        rows = bundles.columns([o.rows for o in own])
-        span = Span(rows, [inner_products(x) for x in rows], shapes.counts)
+        params, shapes = point.params, self._shapes(point.params)
+        own = {name: self._directions(name, point, state) for name in params}
+        span = Span([o.rows for o in own.values()], [o.products for o in own.values()], shapes.counts)
         begin, first, *rest = state.memory
-        units = self._units(point, span, _sums(short.values()), begin, shapes)
+        units = self._units(point, span, _sums(o.moments.short for o in own.values()), begin, shapes)
         first = where(point.step == 0, units.power, first)
         before = rest.pop(0) if self.secant else None
         course: tuple[Tensor, ...] = ()
@@ -180,20 +146,15 @@ class TensorUpdate(Update):
             out = torch.addcmul(out, units.clock[-1], differs)
         parts, slopes = self._steps(span, units, out.unflatten(0, first.shape))
         step = {name: f.reshape(p.shape) for (name, p), f in zip(params.items(), parts, strict=True)}
-        lowered = []
-        if self.secant:
-            lowered.append(bundles.apart([f * o.metric for f, o in zip(bundles.together(step), own, strict=True)]))
+        fast, slow, long, short = ({k: o.moments[i] for k, o in own.items()} for i in range(len(Moments._fields)))
+        lowered = ({k: f * own[k].metric for k, f in step.items()},) if self.secant else ()
         kept = (begin, first, slopes) if self.secant else (begin, first)
         return step, State((fast, slow, *lowered), (long, short), (*kept, *course, *memory))
 
-    def _directions(self, point: Point, state: State, bundles: Bundles) -> list[Directions]:
-        """Those of each bundle."""
-        (fast, slow, *lowered), (long, short) = state.covectors, state.squares
-        seen = point.params, point.gradient, fast, slow, long, short, *lowered
-        return [
-            Directions.of(p, g, Moments(a, b, c, d), last[0] if last else None)
-            for p, g, a, b, c, d, *last in zip(*map(bundles.together, seen), strict=True)
-        ]
+    def _directions(self, name: str, point: Point, state: State) -> Directions:
+        before = Moments(*(m[name] for m in (*state.covectors[:2], *state.squares)))
+        last = state.covectors[2][name] if self.secant else None
+        return Directions.of(point.params[name], point.gradient[name], before, last)
 
     def _units(self, point: Point, span: Span, squares: Tensor, begin: Tensor, shapes: TensorShapes) -> Units:
         """What the directions are measured in.

@@ -1,4 +1,4 @@
-"""What `TensorUpdate` makes of parameter tensors, coordinate by coordinate."""
+"""What `TensorUpdate` makes of one parameter tensor, coordinate by coordinate."""
 
 from typing import NamedTuple
 
@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from metatele.update.size_free import LEAST_SQUARE
-from metatele.update.span import side_by_side
+from metatele.update.span import inner_products, side_by_side
 
 GRADIENT, PARAMS, LAST = 5, 6, 7  # places among the directions; what comes before PARAMS is made of gradients
 MOMENTA, SQUARES = (0.9, 0.99), (0.999, 0.95)  # of the moments (fast, slow) and (long, short)
 
 
 class Moments(NamedTuple):
-    """Means of gradients and of their squares, not corrected for their zero start, shaped like them."""
+    """Means of a tensor's gradients and of their squares, not corrected for their zero start, shaped like it."""
 
     fast: Tensor
     slow: Tensor
@@ -22,22 +22,24 @@ class Moments(NamedTuple):
 
 
 class Directions(NamedTuple):
-    """R directions of a bundle of tensors: fast / root of long, fast / root of short, gradient / root of short, slow /
-    root of long, fast, gradient, parameters and, if it is remembered, the last step.
+    """R directions of one tensor: fast / root of long, fast / root of short, gradient / root of short, slow / root of
+    long, fast, gradient, parameters and, if it is remembered, the last step.
 
     Attributes:
         moments: after the gradient.
         metric: the long second moment, above zero: what makes covectors of steps.
         rows: [B, R, its entries].
+        products: their inner products, [B, R, R].
     """
 
     moments: Moments
     metric: Tensor
     rows: Tensor
+    products: Tensor
 
     @staticmethod
     def of(params: Tensor, gradient: Tensor, before: Moments, last: Tensor | None) -> "Directions":
-        """Those of a bundle [B, ...].
+        """Those of a tensor [B, ...].
 
         Args:
             before: the moments before the gradient.
@@ -57,4 +59,4 @@ class Directions(NamedTuple):
         slow, fast = torch.lerp(slow, g, 1 - b), torch.lerp(fast, g, 1 - a)
         made = [fast, fast, g, slow, fast, g, params, *remembered]
         rows = side_by_side(made, [(slice(0, 4, 3), over), (slice(1, 3), lately)])
-        return Directions(Moments(fast, slow, long, short), metric, rows)
+        return Directions(Moments(fast, slow, long, short), metric, rows, inner_products(rows))
