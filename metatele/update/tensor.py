@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from metatele.parts.base import OptimizerPart
 from metatele.parts.numbers import row, where
 from metatele.parts.point import AMOUNTS, PROGRESS, Point, State
 from metatele.recurrent import RecurrentCore
@@ -65,7 +66,8 @@ class TensorUpdate(Update):
         horizon: whether it sees the horizon, where that is known.
         course: whether it sees how the loss has gone, where that is known.
         data: whether it sees how much data there is, and whether unseen rows count (see `Point.amounts`): by that one
-            knows whether to fit the rows.
+            knows whether to fit the rows. What that changes in the LSTM's outputs, +1 if they count and -1 if not, is
+            outputs of its own.
         per_coordinate: units of a small network that corrects the step of each coordinate; 0 for none.
     Raises: ConfigError for an argument out of range.
     """
@@ -105,6 +107,22 @@ class TensorUpdate(Update):
         super().initialise()
         if self.network is not None:
             self.network.initialise()
+
+    @torch.no_grad()
+    def begin_with(self, other: OptimizerPart) -> bool:
+        """Also with one that does not see the data, if it is the same otherwise: then nothing depends on them yet."""
+        blind = type(other) is type(self) and not other.arguments()["data"]
+        if not blind or self.arguments() != other.arguments() | {"data": True}:
+            return super().begin_with(other)
+        weights = other.state_dict()
+        after = COURSE_FEATURES * self.course + 2 * self.secant  # inputs that follow those for the data
+        inputs = weights["core.cells.0.weight_ih"]
+        old, late = inputs.split([inputs.shape[1] - after, after], 1)
+        weights["core.cells.0.weight_ih"] = torch.cat([old, inputs.new_zeros(len(inputs), AMOUNTS), late], 1)
+        for name in ("core.head.weight", "core.head.bias"):
+            weights[name] = torch.cat([weights[name], torch.zeros_like(weights[name])])
+        self.load_state_dict(weights)
+        return True
 
     def bind(self, params: Params, group: ProductGroup) -> None:
         self._bound = _kinds(params), TensorShapes.of(params, next(iter(params.values())))
